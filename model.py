@@ -1,0 +1,348 @@
+"""MobileNetV3 by hand: Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2.
+
+    python model.py                              # table of the variants
+    python -c "from model import mobilenet_v3; print(mobilenet_v3('small', num_classes=3755))"
+
+Modules carry torchvision's names, so that a torchvision state dict loads unchanged when the shapes
+agree (``in_channels=3``, ``num_classes=1000``, everything else at its default). What characters need
+on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
+another head width.
+
+Left out: anything about data, classes or training; pretrained ImageNet weights.
+
+Shapes: input (B,1,S,S) float in 0...1 -> logits (B,K) float. S is free; it is halved by the stem
+(``stem_stride``), by three blocks, and by the last stage (``last_stride``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# BatchNorm as in the paper's code and torchvision: slow running averages, large epsilon.
+BN_EPS = 1e-3
+BN_MOMENTUM = 0.01
+
+
+class Bneck(NamedTuple):
+    """One row of the paper's tables: kernel, expansion channels, output channels, SE, h-swish, stride."""
+
+    kernel: int
+    expansion: int
+    out: int
+    se: bool
+    hs: bool
+    stride: int
+
+
+# Paper, table 1: kernel, exp size, #out, SE, NL (h-swish or ReLU), s.
+LARGE = (
+    Bneck(3, 16, 16, False, False, 1),
+    Bneck(3, 64, 24, False, False, 2),
+    Bneck(3, 72, 24, False, False, 1),
+    Bneck(5, 72, 40, True, False, 2),
+    Bneck(5, 120, 40, True, False, 1),
+    Bneck(5, 120, 40, True, False, 1),
+    Bneck(3, 240, 80, False, True, 2),
+    Bneck(3, 200, 80, False, True, 1),
+    Bneck(3, 184, 80, False, True, 1),
+    Bneck(3, 184, 80, False, True, 1),
+    Bneck(3, 480, 112, True, True, 1),
+    Bneck(3, 672, 112, True, True, 1),
+    Bneck(5, 672, 160, True, True, 2),
+    Bneck(5, 960, 160, True, True, 1),
+    Bneck(5, 960, 160, True, True, 1),
+)
+
+# Paper, table 2.
+SMALL = (
+    Bneck(3, 16, 16, True, False, 2),
+    Bneck(3, 72, 24, False, False, 2),
+    Bneck(3, 88, 24, False, False, 1),
+    Bneck(5, 96, 40, True, True, 2),
+    Bneck(5, 240, 40, True, True, 1),
+    Bneck(5, 240, 40, True, True, 1),
+    Bneck(5, 120, 48, True, True, 1),
+    Bneck(5, 144, 48, True, True, 1),
+    Bneck(5, 288, 96, True, True, 2),
+    Bneck(5, 576, 96, True, True, 1),
+    Bneck(5, 576, 96, True, True, 1),
+)
+
+# Variant -> block table, head width (the layer before the classifier).
+VARIANTS = {"large": (LARGE, 1280), "small": (SMALL, 1024)}
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round a channel count to a multiple of `divisor`, never below 90 % of it (paper's code)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class HSigmoid(nn.Module):
+    """h-sigmoid(x) = ReLU6(x + 3) / 6 (paper, section 5.2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.hardsigmoid(x)  # one fused kernel for the formula above
+
+
+class HSwish(nn.Module):
+    """h-swish(x) = x * ReLU6(x + 3) / 6 (paper, section 5.2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.hardswish(x, inplace=self.training)
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, BatchNorm, and an activation unless `act` is None."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        act: type[nn.Module] | None = None,
+    ) -> None:
+        layers = [
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+                padding=(kernel - 1) // 2,
+                groups=groups,
+                bias=False,
+            ),
+            nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM),
+        ]
+        if act is not None:
+            layers.append(act())
+        super().__init__(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale the channels by a gate computed from their means (Hu et al. 2018; paper, section 5.3).
+
+    The squeeze is to a quarter of the *expansion* channels, the gate is an h-sigmoid.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = make_divisible(channels // 4)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.gate = HSigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = x.mean((2, 3), keepdim=True)  # (B,C,1,1)
+        scale = self.fc2(nn.functional.relu(self.fc1(scale)))
+        return x * self.gate(scale)
+
+
+class InvertedResidual(nn.Module):
+    """Expansion 1x1 -> depthwise -> SE -> projection 1x1 (linear), with a residual where shapes agree.
+
+    SE stands inside the bottleneck, between the depthwise convolution and the projection, and
+    nothing follows the residual sum (paper, figure 4).
+    """
+
+    def __init__(self, in_channels: int, row: Bneck) -> None:
+        super().__init__()
+        act = HSwish if row.hs else nn.ReLU
+        self.residual = row.stride == 1 and in_channels == row.out
+        layers: list[nn.Module] = []
+        if row.expansion != in_channels:
+            layers.append(ConvNormAct(in_channels, row.expansion, 1, act=act))
+        layers.append(
+            ConvNormAct(
+                row.expansion, row.expansion, row.kernel, row.stride, row.expansion, act=act
+            )
+        )
+        if row.se:
+            layers.append(SqueezeExcite(row.expansion))
+        layers.append(ConvNormAct(row.expansion, row.out, 1))
+        self.block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self.residual else self.block(x)
+
+
+class MobileNetV3(nn.Module):
+    """MobileNetV3: stem, bottlenecks, last convolution, mean over the map, head.
+
+    Args:
+        rows: block table, `LARGE` or `SMALL`.
+        num_classes: K, the number of logits.
+        in_channels: channels of the input.
+        width: multiplier of all channel counts but the head's.
+        stem_stride: 2 as in the paper, 1 to keep the input's resolution in the stem.
+        last_stride: stride of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2.
+        head: width of the layer before the classifier.
+        dropout: probability, before the classifier.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[Bneck, ...],
+        num_classes: int,
+        in_channels: int = 1,
+        width: float = 1.0,
+        stem_stride: int = 2,
+        last_stride: int = 2,
+        head: int = 1024,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        channels = make_divisible(16 * width)
+        layers: list[nn.Module] = [
+            ConvNormAct(in_channels, channels, 3, stem_stride, act=HSwish)
+        ]
+        last = max(i for i, row in enumerate(rows) if row.stride == 2)
+        for i, row in enumerate(rows):
+            row = row._replace(
+                expansion=make_divisible(row.expansion * width),
+                out=make_divisible(row.out * width),
+                stride=last_stride if i == last else row.stride,
+            )
+            layers.append(InvertedResidual(channels, row))
+            channels = row.out
+        layers.append(ConvNormAct(channels, 6 * channels, 1, act=HSwish))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(6 * channels, head),
+            HSwish(),
+            nn.Dropout(dropout),
+            nn.Linear(head, num_classes),
+        )
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x).mean((2, 3))  # (B,C)
+        return self.classifier(x)  # (B,K)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise one layer: He normal (fan out) for convolutions, N(0, 0.01) for linear layers."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+        nn.init.zeros_(module.bias)
+
+
+def mobilenet_v3(
+    variant: str = "small",
+    num_classes: int = 3755,
+    in_channels: int = 1,
+    width: float = 1.0,
+    stem_stride: int = 2,
+    last_stride: int = 2,
+    head: int = 0,
+    dropout: float = 0.2,
+) -> MobileNetV3:
+    """Build a variant by name.
+
+    Args:
+        variant: 'large' or 'small'.
+        head: width of the layer before the classifier; 0 is the paper's (1280 large, 1024 small).
+        others: see `MobileNetV3`.
+
+    Raises:
+        ValueError: unknown variant, a stride other than 1 or 2, or a count below 1.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"model variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
+    if stem_stride not in (1, 2) or last_stride not in (1, 2):
+        raise ValueError(f"strides are {stem_stride} and {last_stride}, expected 1 or 2 each")
+    if num_classes < 1 or in_channels < 1 or width <= 0 or head < 0:
+        raise ValueError(
+            f"num_classes={num_classes}, in_channels={in_channels}, width={width}, head={head}: "
+            "expected positive numbers (head may be 0)"
+        )
+    rows, default_head = VARIANTS[variant]
+    return MobileNetV3(
+        rows,
+        num_classes,
+        in_channels,
+        width,
+        stem_stride,
+        last_stride,
+        head or default_head,
+        dropout,
+    )
+
+
+def count_macs(model: nn.Module, size: int, in_channels: int = 1) -> tuple[int, int]:
+    """Return multiply-accumulates of one (1,C,size,size) input and the side of the final map."""
+    macs = 0
+    final = 0
+
+    def hook(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        nonlocal macs, final
+        if isinstance(module, nn.Conv2d):
+            macs += output[0].numel() * module.weight[0].numel()
+            # The gates of squeeze-and-excitation work on 1x1 maps: they are not the final map.
+            final = output.shape[-1] if module.weight.shape[-1] > 1 else final
+        elif isinstance(module, nn.Linear):
+            macs += module.weight.numel()
+
+    handles = [m.register_forward_hook(hook) for m in model.modules()]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros(1, in_channels, size, size))
+    model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return macs, final
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print parameters, MACs and the final map's side of the variants."""
+    parser = argparse.ArgumentParser(
+        description="Table of the MobileNetV3 variants: parameters, and for each input size the "
+        "multiply-accumulates in millions and the side of the final map.",
+    )
+    parser.add_argument("--num-classes", type=int, default=3755, help="logits (default: 3755)")
+    parser.add_argument("--head", type=int, default=0, help="head width, 0: the paper's")
+    parser.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
+    args = parser.parse_args(argv)
+    sizes = (32, 48, 64, 96)
+    columns = "".join(f"{f'{s} px':>14}" for s in sizes)
+    print(f"{'variant':<8}{'stem':>5}{'last':>5}{'parameters':>13}{columns}")
+    for variant in VARIANTS:
+        for stem_stride, last_stride in ((2, 2), (2, 1), (1, 2)):
+            try:
+                model = mobilenet_v3(
+                    variant,
+                    args.num_classes,
+                    width=args.width,
+                    stem_stride=stem_stride,
+                    last_stride=last_stride,
+                    head=args.head,
+                )
+            except ValueError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            parameters = sum(p.numel() for p in model.parameters())
+            cells = ""
+            for size in sizes:
+                macs, final = count_macs(model, size)
+                cells += f"{f'{macs / 1e6:.1f} M {final}x{final}':>14}"
+            print(f"{variant:<8}{stem_stride:>5}{last_stride:>5}{parameters:>13,}{cells}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

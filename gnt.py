@@ -349,6 +349,8 @@ def writer_and_split(file_name: str) -> tuple[str | None, str | None]:
     number = int(writer)
     if len(writer) == 4 and 1001 <= number <= 1300:
         return writer, "train" if number <= 1240 else "test"
+    if len(writer) == 5 and 10001 <= number <= 29999 and number != 20000:  # synthesize_gnt.py
+        return writer, "train" if number < 20000 else "test"
     if len(writer) == 3 and (1 <= number <= 420 or 501 <= number <= 800):
         for parent in reversed(parents):
             if match := re.search(r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)", parent):

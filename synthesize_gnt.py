@@ -1,0 +1,204 @@
+"""Make the stand-in data set: synthetic handwriting as .gnt files like those of CASIA-HWDB1.1.
+
+    python synthesize_gnt.py                                    # then: python process_gnt.py
+    python synthesize_gnt.py --writers 300 --workers 8          # 1.1 million pictures
+    python synthesize_gnt.py --fonts DIR --font-share 0.4       # mix in glyphs of font files
+    python synthesize_gnt.py --classes 100 --writers 20 --out data/small
+
+One file a writer, characters in GB order, as CASIA delivers them. Writers 10001, 10002, ... are
+for training, 20001, 20002, ... for testing: numbers no official file has. Equal seeds give equal
+bytes on any number of workers. A run that was stopped goes on where it was: finished files are
+kept, unless they were made with other settings. Left out are CASIA's blank and wrong samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from gnt import LEVEL1, SYMBOLS, select_classes, write_record
+from synthesis import HARD, Fonts, Writer, drawable, render
+
+FIRST_TRAIN, FIRST_TEST = 10001, 20001
+MOST_WRITERS = 9999  # of each kind
+SETTINGS = "synthesis.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides the bytes of the files, and where they go."""
+
+    out: Path
+    characters: str
+    seed: int
+    hard: tuple[float, float]
+    fonts: Fonts | None
+    font_share: float
+
+
+def write_writer(job: Job, number: int) -> Path:
+    """Draw all characters of one writer into `<number>-<c|f|s>.gnt`; a finished file is kept."""
+    path = job.out / f"{number}-{kind(job.characters)}.gnt"
+    if path.exists():
+        return path
+    rng = np.random.default_rng((job.seed, number))
+    writer = Writer.draw(rng, rng.uniform(*job.hard))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            for character in job.characters:
+                bitmap = render(character, writer, rng, job.fonts, job.font_share)
+                write_record(stream, character, bitmap)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def kind(characters: str) -> str:
+    """Return CASIA's letter for a file: c = Chinese characters, s = symbols, f = both."""
+    symbols = any(c in SYMBOLS for c in characters)
+    return "f" if symbols and any(c not in SYMBOLS for c in characters) else "cs"[symbols]
+
+
+def write_all(job: Job, numbers: list[int], workers: int) -> None:
+    """Write the files of all writers, in as many processes as there are workers."""
+    progress = tqdm(total=len(numbers), unit="writer", disable=not sys.stderr.isatty())
+    with progress:
+        if workers == 1:
+            for number in numbers:
+                write_writer(job, number)
+                progress.update()
+            return
+        context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
+        with ProcessPoolExecutor(workers, context, start_worker, (job,)) as pool:
+            try:
+                for _ in pool.map(write_one, numbers):
+                    progress.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+_job: Job | None = None
+
+
+def start_worker(job: Job) -> None:
+    """Keep the job in the worker, so that it travels once."""
+    global _job
+    _job = job
+    cv2.setNumThreads(1)
+
+
+def write_one(number: int) -> Path:
+    return write_writer(_job, number)
+
+
+def keep_settings(job: Job, fonts: Path | None) -> None:
+    """Record the settings beside the files; ValueError if the folder holds files of others."""
+    settings = {
+        "characters": job.characters,
+        "seed": job.seed,
+        "hard": list(job.hard),
+        "fonts": [] if fonts is None else [Path(name).name for name in job.fonts.files],
+        "font_share": job.font_share if fonts else 0,
+    }
+    path = job.out / SETTINGS
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if before != settings:
+            raise ValueError(
+                f"{job.out} holds files made with other settings ({SETTINGS}); "
+                "choose another --out or remove the folder"
+            )
+        return
+    if any(job.out.glob("*.gnt")):
+        raise ValueError(f"{job.out} holds .gnt files of another origin; choose another --out")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("data/synthetic"), help="folder of the .gnt files")
+    add("--writers", type=int, default=40, help="training writers, numbers 10001 and up")
+    add("--test-writers", type=int, default=10, help="test writers, numbers 20001 and up")
+    add("--classes", default="level1", metavar="SPEC",
+        help="level1, symbols, all, a number N (the first N) or a file of characters")  # fmt: skip
+    add("--seed", type=int, default=0, help="equal seeds give equal files")
+    add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
+        help="range of the writers' unsteadiness: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
+    add("--fonts", type=Path, metavar="DIR", help="folder of font files to draw from as well")
+    add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError for settings that make no sense."""
+    for name in ("writers", "test_writers"):
+        if not 0 <= getattr(args, name) <= MOST_WRITERS:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is 0 to {MOST_WRITERS}, got {getattr(args, name)}")
+    if args.writers + args.test_writers == 0:
+        raise ValueError("--writers and --test-writers are both 0: nothing to do")
+    if args.workers < 1:
+        raise ValueError(f"--workers is at least 1, got {args.workers}")
+    if args.seed < 0:
+        raise ValueError(f"--seed is at least 0, got {args.seed}")
+    if not 0 <= args.hard[0] <= args.hard[1] <= 3:
+        raise ValueError(f"--hard is 0 <= FROM <= TO <= 3, got {args.hard[0]} {args.hard[1]}")
+    if not 0 <= args.font_share <= 1:
+        raise ValueError(f"--font-share is 0 to 1, got {args.font_share}")
+
+
+def run(args: argparse.Namespace) -> None:
+    check(args)
+    characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
+    fonts = Fonts(args.fonts, characters) if args.fonts else None
+    drawable(characters, fonts)
+    cv2.setNumThreads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    job = Job(args.out, characters, args.seed, tuple(args.hard), fonts, args.font_share)
+    keep_settings(job, args.fonts)
+    numbers = [FIRST_TRAIN + k for k in range(args.writers)]
+    numbers += [FIRST_TEST + k for k in range(args.test_writers)]
+    write_all(job, numbers, min(args.workers, len(numbers)))
+    count = len(numbers) * len(characters)
+    print(f"{args.out}: {args.writers} training and {args.test_writers} test writers, "
+          f"{len(characters)} characters each, {count:,} pictures")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        run(args)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

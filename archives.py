@@ -15,6 +15,7 @@ Left out: encrypted archives and every other format; they are named as `Trouble`
 
 from __future__ import annotations
 
+import bz2
 import io
 import os
 import re
@@ -136,10 +137,23 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
                     if name.lower().endswith(SUFFIXES):
                         files[Path(folder, name)] = None
         elif path.exists():
-            files[path] = None
+            if not _is_later_volume(path):
+                files[path] = None
         else:
             raise FileNotFoundError(f"{path} does not exist")
     return list(files)
+
+
+def _is_later_volume(path: Path) -> bool:
+    """Tell whether a file is .a00 and so on of an .alz beside it, which is read with that."""
+    return bool(re.fullmatch(r"\.[a-z]\d\d", path.suffix.lower())) and any(
+        path.with_suffix(suffix).exists() for suffix in (".alz", ".ALZ")
+    )
+
+
+def _printable(name: str) -> str:
+    """Return a name from an archive without what would move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
@@ -148,7 +162,7 @@ def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
         try:
             with path.open("rb") as stream:
                 magic = stream.read(4)
-                if magic[:2] == b"PK":
+                if magic in (b"PK\x03\x04", b"PK\x05\x06"):
                     yield from _zip_sources(path, stream)
                 elif magic == b"ALZ\x01":
                     with _Volumes(_volume_files(path)) as volumes:
@@ -158,11 +172,7 @@ def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
                     stream.seek(0)
                     yield Source(str(path), path, size, None, lambda s=stream: s, stream.tell)
         except (OSError, struct.error, zipfile.BadZipFile) as error:
-            yield Trouble(
-                str(path),
-                0,
-                error.strerror or str(error) if isinstance(error, OSError) else str(error),
-            )
+            yield Trouble(str(path), 0, getattr(error, "strerror", None) or str(error))
 
 
 # -- .zip ------------------------------------------------------------------------------------------
@@ -171,12 +181,14 @@ def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
 def _zip_sources(path: Path, stream: BinaryIO) -> Iterator[Source | Trouble]:
     try:
         members = sorted(zipfile.ZipFile(stream).infolist(), key=lambda info: info.filename)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as error:
-        yield Trouble(str(path), 0, f"not a whole .zip ({error}); download it again")
-        return
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        # Cut off: the table of contents at the end is missing, the members themselves are not.
+        members = _walk_zip(stream)
+        at = stream.seek(0, os.SEEK_END)
+        yield Trouble(str(path), at, f"not a whole .zip ({error}); download it again")
     found = False
     for info in members:
-        name = f"{path}/{info.filename}"
+        name = f"{path}/{_printable(info.filename)}"
         suffix = Path(info.filename).suffix.lower()
         if info.is_dir() or suffix not in (".gnt", ".alz"):
             continue
@@ -202,6 +214,25 @@ def _zip_sources(path: Path, stream: BinaryIO) -> Iterator[Source | Trouble]:
             )
     if not found:
         yield Trouble(str(path), 0, "holds no .gnt and no .alz file")
+
+
+def _walk_zip(stream: BinaryIO) -> list[zipfile.ZipInfo]:
+    """Return the members of a .zip by their own headers, as far as these tell their sizes."""
+    members = []
+    at = 0
+    while True:
+        stream.seek(at)
+        header = stream.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            return members
+        flags, method, _, _, crc, packed, size, name, extra = struct.unpack("<6xHHHHIIIHH", header)
+        info = zipfile.ZipInfo(stream.read(name).decode("utf-8", "replace") or "?")
+        if flags & 8 or 0xFFFFFFFF in (packed, size):
+            return members
+        info.flag_bits, info.compress_type, info.CRC = flags, method, crc
+        info.compress_size, info.file_size, info.header_offset = packed, size, at
+        members.append(info)
+        at += 30 + name + extra + packed
 
 
 def _zip_member(stream: BinaryIO, info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
@@ -319,7 +350,7 @@ def _alz_sources(
             data = _raw(volumes, entry.packed)
             if entry.name.lower().endswith(".gnt"):
                 found = True
-                inner = f"{name}/{entry.name}"
+                inner = f"{name}/{_printable(entry.name)}"
                 yield Source(
                     inner,
                     path,
@@ -354,10 +385,13 @@ def _unpack(entry: _Entry, data: Iterator[bytes]) -> Iterator[bytes]:
 # -- ALZip's bzip2 ---------------------------------------------------------------------------------
 # bzip2 with blocks of 900 kB, but without the stream header and the checksums, and with other marks
 # at the beginning of a block and at the end. The bz2 module refuses blocks without their checksum,
-# so they are decoded here (about 3 MB/s; such archives are rare).
+# so they are decoded here (about 2 MB/s; such archives are rare). ALZip leaves out the obsolete
+# bit "randomised" as well; since not every description says so, both forms are read. So is plain
+# bzip2, which some tools write.
 
 BLOCK_MARK, END_MARK = int.from_bytes(b"DLZ\x01", "big"), int.from_bytes(b"DLZ\x02", "big")
-# More than any block can take; what has been read ahead of it is kept for the next one.
+BLOCK_SIZE = 900_000
+# More than any block can take when packed; what has been read ahead of it is kept for the next one.
 BLOCK_BYTES = 1 << 21
 
 
@@ -388,38 +422,59 @@ class _Bits:
 
 def _unbzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
     bits = _Bits(chunks)
-    while True:
-        bits.refill()
-        mark = bits.take(32)
-        if mark == END_MARK:
-            break
+    bits.refill()
+    if bits.data.startswith(b"BZh"):
+        yield from _plain_unbzip(bits)
+        return
+    skipped: tuple[int, ...] = (0, 1)  # bits between mark and block, as long as it is not known
+    mark = bits.take(32)
+    while mark != END_MARK:
         if mark != BLOCK_MARK:
             raise ArchiveError(f"damaged bzip2 data (mark {mark:08x})")
-        try:
-            yield _unbzip_block(bits)
-        except (IndexError, ValueError) as error:
-            raise ArchiveError(f"damaged bzip2 data ({error})") from None
-    for _ in chunks:
-        pass
+        begin = bits.at
+        for skip in skipped:
+            bits.at = begin + skip
+            try:
+                block = _unbzip_block(bits)
+                mark = bits.take(32)
+            except (IndexError, ValueError, ArchiveError) as error:
+                problem = error
+                continue
+            if mark in (BLOCK_MARK, END_MARK):
+                skipped = (skip,)
+                break
+            problem = ArchiveError(f"mark {mark:08x}")
+        else:
+            raise ArchiveError(f"damaged bzip2 data ({problem})")
+        yield block
+        bits.refill()
+
+
+def _plain_unbzip(bits: _Bits) -> Iterator[bytes]:
+    decoder = bz2.BZ2Decompressor()
+    try:
+        chunk = bits.data
+        while chunk and not decoder.eof:
+            yield decoder.decompress(chunk, CHUNK)
+            while not decoder.needs_input and not decoder.eof:
+                yield decoder.decompress(b"", CHUNK)
+            chunk = next(bits.chunks, b"")
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"damaged bzip2 data ({error})") from None
 
 
 def _unbzip_block(bits: _Bits) -> bytes:
     """Decode one block: Huffman codes, move to front, Burrows-Wheeler, run lengths."""
-    if bits.take(1):
-        raise ArchiveError("bzip2 data of the obsolete randomised kind")
     origin = bits.take(24)
     groups = bits.take(16)
-    used = [
-        16 * i + j
-        for i in range(16)
-        if groups >> (15 - i) & 1
-        for mask in (bits.take(16),)
-        for j in range(16)
-        if mask >> (15 - j) & 1
-    ]
+    used = []
+    for group in range(16):
+        if groups >> (15 - group) & 1:
+            members = bits.take(16)
+            used += [16 * group + i for i in range(16) if members >> (15 - i) & 1]
     column = _unmove(_read_symbols(bits, len(used) + 2), used)
     if origin >= len(column):
-        raise ArchiveError("damaged bzip2 data (origin)")
+        raise ArchiveError(f"block of {len(column)} bytes begins at {origin}")
     follow = np.argsort(column, kind="stable").tolist()
     order, position = [], origin
     for _ in range(len(follow)):
@@ -457,7 +512,7 @@ def _read_symbols(bits: _Bits, alphabet: int) -> list[int]:
             if symbols[-1] == alphabet - 1:
                 bits.at = base + at
                 return symbols[:-1]
-    raise ArchiveError("damaged bzip2 data (a block without end)")
+    raise ArchiveError("block without end")
 
 
 def _read_code(bits: _Bits, alphabet: int) -> tuple[int, list[int]]:
@@ -467,7 +522,7 @@ def _read_code(bits: _Bits, alphabet: int) -> tuple[int, list[int]]:
         while bits.take(1):
             length += -1 if bits.take(1) else 1
         if not 1 <= length <= 20:
-            raise ArchiveError("damaged bzip2 data (code length)")
+            raise ArchiveError("code length")
         lengths.append(length)
     longest = max(lengths)
     order = sorted(range(alphabet), key=lengths.__getitem__)
@@ -479,24 +534,25 @@ def _read_code(bits: _Bits, alphabet: int) -> tuple[int, list[int]]:
 
 def _unmove(symbols: list[int], recent: list[int]) -> np.ndarray:
     """Undo run lengths (symbols 0 and 1 are their binary digits) and move-to-front; uint8."""
-    values, counts = [], []
-    weight = 1
-    run = 0
-    for symbol in symbols:
-        if symbol < 2:
+    values: list[int] = []
+    counts: list[int] = []
+    weight, run, total = 1, 0, 0
+    for symbol in [*symbols, -1]:
+        if 0 <= symbol < 2:
             run += weight << symbol
             weight <<= 1
-            if run > BLOCK_BYTES:
-                raise ArchiveError("damaged bzip2 data (run length)")
+            if run > BLOCK_SIZE:
+                raise ArchiveError("run length")
             continue
         if run:
             values.append(recent[0])
             counts.append(run)
+            total += run
             run, weight = 0, 1
-        recent.insert(0, recent.pop(symbol - 1))
-        values.append(recent[0])
-        counts.append(1)
-    if run:
-        values.append(recent[0])
-        counts.append(run)
+            if total > BLOCK_SIZE:
+                raise ArchiveError("block too long")
+        if symbol > 1:
+            recent.insert(0, recent.pop(symbol - 1))
+            values.append(recent[0])
+            counts.append(1)
     return np.repeat(np.array(values, np.uint8), counts)

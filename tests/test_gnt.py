@@ -1,0 +1,205 @@
+"""The .gnt record: round trip, every kind of damage, names, selections, random corruption."""
+
+import io
+import random
+import struct
+
+import numpy as np
+import pytest
+
+from gnt import (
+    LEVEL1,
+    SYMBOLS,
+    Damage,
+    Sample,
+    character_of,
+    decode_tag,
+    encode_tag,
+    folder_name,
+    read_gnt,
+    select_classes,
+    write_record,
+    writer_and_split,
+)
+
+TEXT = "啊阿埃挨哎唉哀皑癌蔼"
+
+
+def bitmap_of(i: int) -> np.ndarray:
+    """Return a bitmap like a scan: paper with a grey stroke, its size depending on i."""
+    bitmap = np.full((30 + i, 40 - i), 255, np.uint8)
+    bitmap[5 : 10 + i, 3:9] = np.arange(6, dtype=np.uint8) * 20
+    return bitmap
+
+
+def gnt_bytes(text: str = TEXT) -> bytes:
+    stream = io.BytesIO()
+    for i, character in enumerate(text):
+        write_record(stream, character, bitmap_of(i))
+    return stream.getvalue()
+
+
+def offsets(data: bytes) -> list[int]:
+    found, at = [], 0
+    while at < len(data):
+        found.append(at)
+        at += struct.unpack_from("<I", data, at)[0]
+    return found
+
+
+def read(data: bytes) -> tuple[str, list[Damage]]:
+    """Return (characters read, damage), having checked each bitmap against what was written."""
+    items = list(read_gnt(io.BytesIO(data), "x.gnt"))
+    samples = [item for item in items if isinstance(item, Sample)]
+    for sample in samples:
+        np.testing.assert_array_equal(sample.bitmap, bitmap_of(TEXT.index(sample.character)))
+    return (
+        "".join(sample.character for sample in samples),
+        [item for item in items if isinstance(item, Damage)],
+    )
+
+
+def test_round_trip_and_layout():
+    data = gnt_bytes()
+    assert data[:10] == struct.pack("<I2sHH", 10 + 30 * 40, b"\xb0\xa1", 40, 30)
+    assert read(data) == (TEXT, [])
+    assert [s.offset for s in read_gnt(io.BytesIO(data), "x")] == offsets(data)
+
+
+def test_symbols_and_ascii_tags():
+    assert len(LEVEL1) == 3755 and LEVEL1[0] == "啊" and LEVEL1[-1] == "座"
+    assert len(set(SYMBOLS)) == 171 and not set(SYMBOLS) & set(LEVEL1)
+    assert sorted(SYMBOLS, key=encode_tag) == list(SYMBOLS)
+    assert encode_tag("A") == b"A\0" and decode_tag(b"A\0") == "A"
+    assert encode_tag("Ａ") == b"\xa3\xc1" and decode_tag(b"\xa3\xc1") == "Ａ"
+    assert decode_tag(b"\xa1\xa4") == "·" and decode_tag(b"\xa1\xaa") == "—"
+    assert all(decode_tag(encode_tag(c)) == c for c in LEVEL1 + SYMBOLS)
+    for tag in (b"\0\0", b"\xff\xff", b"AB", b"\x07\0", b"\xa1\xa1", b"\xaa\xa1"):
+        assert decode_tag(tag) is None
+    with pytest.raises(ValueError, match="two-byte"):
+        encode_tag("😀")
+
+
+def test_cut_off_file():
+    data = gnt_bytes()
+    last = offsets(data)[-1]
+    for missing, reason in ((1, "bitmap bytes"), (len(data) - last - 4, "of a header")):
+        text, damage = read(data[:-missing])
+        assert text == TEXT[:-1]
+        assert [(d.offset, d.kind) for d in damage] == [(last, "cut")] and reason in damage[
+            0
+        ].reason
+
+
+@pytest.mark.parametrize("field", ["size", "width"])
+def test_size_mismatch_loses_one_record(field):
+    data = bytearray(gnt_bytes())
+    at = offsets(data)[3]
+    struct.pack_into(
+        "<I" if field == "size" else "<H", data, at + (6 if field == "width" else 0), 7
+    )
+    text, damage = read(bytes(data))
+    assert text == TEXT[:3] + TEXT[4:]
+    assert [(d.offset, d.kind) for d in damage] == [(at, "size")]
+
+
+def test_missing_and_surplus_bytes():
+    data, at = gnt_bytes(), offsets(gnt_bytes())
+    text, damage = read(data[: at[4] + 500] + data[at[4] + 600 :])  # inside a bitmap
+    assert text == TEXT[:4] + TEXT[5:] and [d.offset for d in damage] == [at[4]]
+    text, damage = read(data[: at[4]] + b"\xff" * 5000 + data[at[4] :])  # between two records
+    assert text == TEXT and [(d.offset, d.kind) for d in damage] == [(at[4], "size")]
+    text, damage = read(data + bytes(100))
+    assert text == TEXT and [(d.offset, d.kind) for d in damage] == [(len(data), "size")]
+
+
+def test_zero_width_and_bad_tag():
+    data, at = gnt_bytes(), offsets(gnt_bytes())
+    zero = struct.pack("<I2sHH", 10, b"\xb0\xa1", 0, 30)
+    text, damage = read(data[: at[2]] + zero + data[at[2] :])
+    assert text == TEXT and [(d.offset, d.kind) for d in damage] == [(at[2], "zero")]
+    text, damage = read(data[: at[2] + 4] + b"\xff\xff" + data[at[2] + 6 :])
+    assert text == TEXT[:2] + TEXT[3:] and [(d.offset, d.kind) for d in damage] == [(at[2], "tag")]
+
+
+def test_nothing_readable():
+    assert [(d.offset, d.kind) for d in read(b"")[1]] == [(0, "empty")]
+    for data in (bytes(100_000), b"\xff" * 3_000_000, b"PK\x03\x04 not a gnt file"):
+        text, damage = read(data)
+        assert not text and len(damage) == 1 and damage[0].offset == 0
+
+
+def test_stream_error_is_damage_and_keeps_what_came_before():
+    class Failing(io.BytesIO):
+        def read(self, count=-1):
+            data = super().read(count)
+            if not data:
+                raise OSError("bad CRC: 1, the archive says 2")
+            return data
+
+    data = gnt_bytes()
+    items = list(read_gnt(Failing(data), "x.gnt"))
+    assert len(items) == len(TEXT) + 1
+    assert items[-1] == Damage("x.gnt", len(data), "bad CRC: 1, the archive says 2", "archive")
+
+
+def test_random_corruption_never_raises_and_keeps_most():
+    rng = random.Random(0)
+    for _ in range(300):
+        data = bytearray(gnt_bytes())
+        hits = rng.randint(1, 3)
+        for _ in range(hits):
+            at = rng.randrange(len(data))
+            action = rng.randrange(3)
+            if action == 0:
+                data[at] = rng.randrange(256)
+            elif action == 1:
+                del data[at : at + rng.randrange(1, 50)]
+            else:
+                data[at:at] = rng.randbytes(rng.randrange(1, 50))
+        items = list(read_gnt(io.BytesIO(bytes(data)), "x"))
+        good = sum(isinstance(item, Sample) for item in items)
+        # Each hit can spoil the record it is in and the one before it.
+        assert len(TEXT) - 2 * hits <= good <= len(TEXT)
+
+
+def test_write_record_refuses_what_the_format_cannot_hold():
+    for bitmap in (np.zeros((0, 5), np.uint8), np.zeros((5, 5)), np.zeros((5, 5, 1), np.uint8)):
+        with pytest.raises(ValueError, match="uint8"):
+            write_record(io.BytesIO(), "啊", bitmap)
+
+
+def test_select_classes(tmp_path):
+    assert select_classes("all") is None and select_classes("level1") == LEVEL1
+    assert select_classes("symbols") == SYMBOLS and select_classes("3") == "啊阿埃"
+    path = tmp_path / "字.txt"
+    path.write_text("\ufeff天 地\n天人\n", encoding="utf-8")
+    assert select_classes(str(path)) == "天地人"
+    for spec in ("0", "3756", "nonsense", str(tmp_path / "none.txt")):
+        with pytest.raises(ValueError, match="--classes"):
+            select_classes(spec)
+
+
+def test_folder_names():
+    assert folder_name("啊") == "U+554A" and folder_name("A") == "U+0041"
+    for character in "啊Aa/*・😀":
+        assert character_of(folder_name(character)) == character
+    assert character_of("啊") == "啊" and character_of("U+zz") == "U+zz"
+    assert character_of("U+110000") == "U+110000"
+
+
+@pytest.mark.parametrize(
+    ("name", "writer", "split"),
+    [
+        ("1001-c.gnt", "1001", "train"), ("1240-f.gnt", "1240", "train"),
+        ("1241-c.gnt", "1241", "test"), ("a/1300.gnt", "1300", "test"),
+        ("C001-f-f.gnt", "C001", "test"), ("c060.gnt", "C060", "test"),
+        ("Gnt1.0Test.zip/006-t.gnt", "006", "test"),
+        ("HWDB1.0trn_gnt.zip/x.alz/001-f.gnt", "001", "train"),
+        (r"Gnt1.2TrainPart1\501-f.gnt", "501", "train"),
+        ("006-t.gnt", "006", None), ("9001-c.gnt", "9001", None), ("1301.gnt", "1301", None),
+        ("my.gnt", None, None), ("12.gnt", None, None),
+    ],
+)  # fmt: skip
+def test_official_numbers(name, writer, split):
+    assert writer_and_split(name) == (writer, split)

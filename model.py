@@ -200,9 +200,7 @@ class MobileNetV3(nn.Module):
     ) -> None:
         super().__init__()
         channels = make_divisible(16 * width)
-        layers: list[nn.Module] = [
-            ConvNormAct(in_channels, channels, 3, stem_stride, act=HSwish)
-        ]
+        layers: list[nn.Module] = [ConvNormAct(in_channels, channels, 3, stem_stride, act=HSwish)]
         last = max(i for i, row in enumerate(rows) if row.stride == 2)
         for i, row in enumerate(rows):
             row = row._replace(

@@ -268,7 +268,7 @@ class Augmentation(NamedTuple):
     """Strengths of the batch augmentation; 0 switches a part off.
 
     Angles in degrees; scale, shear and shift as shares of the glyph's side; elastic in pixels at
-    64 px; stroke and erase are probabilities.
+    64 px; stroke, blur and erase are probabilities.
     """
 
     rotation: float = 10.0
@@ -277,13 +277,14 @@ class Augmentation(NamedTuple):
     shift: float = 0.04
     elastic: float = 2.0
     stroke: float = 0.5
+    blur: float = 0.2
     erase: float = 0.1
 
 
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
     """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
 
-    One warp (affine and elastic together), then stroke width, then erasing. The random numbers come
+    One warp (affine and elastic together), then stroke width, blur, erasing. The random numbers come
     from `generator`, which lives on the CPU, so that every device draws the same ones.
 
     Args:
@@ -295,6 +296,8 @@ def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Te
     x = warp(x, strength, generator)
     if strength.stroke:
         x = vary_stroke_width(x, strength.stroke, generator)
+    if strength.blur:
+        x = blur(x, strength.blur, generator)
     if strength.erase:
         x = erase(x, strength.erase, generator)
     return x
@@ -351,6 +354,18 @@ def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator)
     thin = -torch.nn.functional.max_pool2d(-x, 3, 1, 1)
     # Thinning wipes out strokes of one or two pixels: go only part of the way there.
     return torch.where(mix > 0, x.lerp(thick, mix.clamp(min=0)), x.lerp(thin, -0.6 * mix))
+
+
+def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Soften some samples, as if a small picture had been enlarged; full ink stays full.
+
+    A 5x5 mean, levelled again to the sample's old maximum, mixed with the original.
+    """
+    mix = torch.rand(x.shape[0], 1, 1, 1, generator=generator)
+    mix *= torch.rand(mix.shape, generator=generator) < probability
+    soft = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
+    gain = x.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
+    return x.lerp(soft * gain, mix.to(x.device, non_blocking=True))
 
 
 def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:

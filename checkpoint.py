@@ -1,0 +1,150 @@
+"""A checkpoint: weights, classes, config and metrics in one file; the one place that reads one.
+
+    from checkpoint import load, build_model
+    loaded = load("checkpoints/small64.pt")           # plain dict, weights_only
+    model = build_model(loaded).eval()
+
+    key        content
+    format     1
+    model      state dict of the bare module (EMA weights), float32 or float16
+    config     dict of config.Config
+    classes    str (index = label), or a list of str where a label is not one character
+    metrics    dict of float
+    epoch      epochs that were finished
+    made_with  versions
+    resume     last.pt only: raw weights, optimizer, scaler, position in the schedule
+
+Files are written to a temporary name and renamed, so a killed run leaves the file of before.
+Left out: ONNX files (see recognizer.py and export.py), old formats.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import nn
+
+from model import mobilenet_v3
+
+FORMAT = 1
+# What a model is built from; the rest of the config does not change its shape.
+ARCHITECTURE = ("variant", "width", "stem_stride", "last_stride", "head", "dropout")
+
+
+def join_classes(classes: Sequence[str]) -> str | list[str]:
+    """Return one str where every label is one character, else the list; index = label in both."""
+    return "".join(classes) if all(len(label) == 1 for label in classes) else list(classes)
+
+
+def save(
+    path: str | Path,
+    model: Mapping[str, torch.Tensor],
+    config: Mapping,
+    classes: Sequence[str],
+    metrics: Mapping[str, float],
+    epoch: int,
+    resume: Mapping | None = None,
+) -> None:
+    """Write a checkpoint; see the module's table."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "model": {name: tensor.detach().cpu() for name, tensor in model.items()},
+        "config": dict(config),
+        "classes": join_classes(classes),
+        "metrics": dict(metrics),
+        "epoch": epoch,
+        "made_with": {"torch": str(torch.__version__), "python": platform.python_version()},
+    }
+    if resume is not None:
+        content["resume"] = dict(resume)
+    temporary = path.with_name(path.name + ".part")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load(path: str | Path) -> dict:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this repository, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint; train one (python train.py) or name another "
+            "(--checkpoint FILE)"
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+    missing = {"format", "model", "config", "classes"} - set(
+        loaded if isinstance(loaded, dict) else ()
+    )
+    if missing:
+        raise ValueError(
+            f"{path}: not a checkpoint of this repository, it lacks {', '.join(sorted(missing))}"
+        )
+    if loaded["format"] > FORMAT:
+        raise ValueError(
+            f"{path}: checkpoint format {loaded['format']}, this code reads up to {FORMAT}; update it"
+        )
+    loaded["model"] = {name: widen(tensor) for name, tensor in loaded["model"].items()}
+    loaded["classes"] = list(loaded["classes"])
+    return loaded
+
+
+def widen(tensor: torch.Tensor) -> torch.Tensor:
+    """Return floating point weights as float32 (shipped files hold float16)."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def build_model(loaded: Mapping) -> nn.Module:
+    """Rebuild the network of a loaded checkpoint, with its weights."""
+    config = loaded["config"]
+    model = mobilenet_v3(
+        num_classes=len(loaded["classes"]), **{key: config[key] for key in ARCHITECTURE}
+    )
+    model.load_state_dict(loaded["model"])
+    return model
+
+
+def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
+    """Copy a checkpoint's weights into a model with other classes.
+
+    Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
+
+    Returns:
+        Number of shared labels.
+
+    Raises:
+        ValueError: the networks differ in more than their classes.
+    """
+    source, target = dict(loaded["model"]), model.state_dict()
+    row = {label: i for i, label in enumerate(loaded["classes"])}
+    shared = [(i, row[label]) for i, label in enumerate(classes) if label in row]
+    for name in ("classifier.3.weight", "classifier.3.bias"):
+        old = source.pop(name)
+        if shared and old.shape[1:] == target[name].shape[1:]:
+            here, there = map(list, zip(*shared, strict=True))
+            target[name][here] = old[there]
+    for name, tensor in source.items():
+        if name not in target or target[name].shape != tensor.shape:
+            raise ValueError(
+                f"--init-from: {name} is {tuple(tensor.shape)} in the checkpoint and "
+                f"{tuple(target[name].shape) if name in target else 'absent'} in this model; "
+                "give the same --variant, --width, --head as the checkpoint"
+            )
+        target[name] = tensor
+    model.load_state_dict(target)
+    return len(shared)

@@ -2,12 +2,12 @@
 
     writer = Writer.draw(seed=1)                      # one hand: slant, pen, joins, unsteadiness
     bitmap = render("永", writer, np.random.default_rng(2))          # (h, w) uint8, 255 = paper
-    bitmap = render("永", writer, rng, Fonts("fonts"), font_share=0.4)    # 40 % from font files
-    source = Source("永和九年", seed=1); bitmap, label = source.draw(7)      # pure in (seed, index)
+    bitmap = render("永", writer, rng, fonts)         # two of five from fonts = Fonts("dir", "永")
+    bitmap, label = Source("永和九年", seed=1).draw(7)               # depends on (seed, 7) alone
 
 How a character becomes a picture:
 
-template   its strokes as points in em units (strokes/medians.npz), or the skeleton of a font glyph
+template   its strokes, some components abbreviated, or the skeleton of a glyph (templates.py)
 pose       every stroke and component moved, turned, stretched; a smooth warp; the writer's slant
 path       hooks dropped, strokes joined by the lifted pen, corners rounded, pen width along the way
 field      for every pixel, how far it lies inside the ink (px)
@@ -21,14 +21,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-STROKES = Path(__file__).with_name("strokes") / "medians.npz"
-STEP = 0.025  # distance of neighbouring points of a template, em
-GAP = 6  # points that bridge two strokes
+from templates import (
+    GAP,
+    STEP,
+    Fonts,
+    Template,
+    components,
+    parts,
+    stroke_data,
+    stroke_template,
+    symbols,
+)
+
 HARD = (0.6, 1.5)  # range from which a writer's unsteadiness is drawn
 
 
@@ -58,6 +66,8 @@ class Writer:
     hookless: float  # probability that an end hook is left out
     dots: float  # length of dots
     skip: float  # probability that a stroke is left out
+    abbreviation: float  # share of the components that are abbreviated
+    habits: tuple[float, ...]  # which they are, and how: a number in 0..1 for every component
     pen: float  # px
     pressure: float  # amplitude of the pen width's waves
     start: float  # pen width at the start of a run of the pen
@@ -77,7 +87,8 @@ class Writer:
         def spread(median: float, log_sd: float) -> float:
             return float(median * np.exp(normal(0, log_sd)))
 
-        em = np.clip(spread(80, 0.2), 48, 140)
+        em = np.clip(spread(75, 0.2), 45, 140)
+        pen = em * np.clip(spread(0.055, 0.2), 0.035, 0.085)
         return cls(
             em=float(em),
             unsteady_size=hard * uniform(0.03, 0.09),
@@ -101,37 +112,18 @@ class Writer:
             hookless=float(rng.beta(1, 1.5)),
             dots=uniform(0.8, 1.35),
             skip=hard * uniform(0, 0.004),
-            pen=float(em * np.clip(spread(0.056, 0.2), 0.035, 0.085)),
+            abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
+            habits=tuple(rng.random(64).tolist()),
+            pen=float(pen),
             pressure=uniform(0.05, 0.22),
             start=uniform(0.55, 1.15),
             end=uniform(0.3, 1.0),
             brush=uniform(0, 0.7),
-            edge=uniform(1.4, 3.2),
-            ink=uniform(20, 90),
+            edge=float(max(1.2, pen * uniform(0.4, 0.95))),
+            ink=uniform(0, 80),
             grain=uniform(16, 42),
             cut=float(uniform(165, 254) if rng.random() < 0.3 else 254),
         )
-
-
-@dataclass(frozen=True)
-class Template:
-    """A character at rest: N points in em units, origin at the middle of its box, y down.
-
-    Points of one stroke follow each other, with GAP points after each stroke but the last for the
-    way to the next. A glyph's template is a loose set of skeleton points with their `radius`.
-    """
-
-    points: np.ndarray  # (N, 2) float32
-    owner: np.ndarray  # (N,) stroke of each point
-    arch: np.ndarray  # (N,) 0 at the ends of a stroke, 1 in its middle
-    centre: np.ndarray  # (n, 2) of each stroke
-    normal: np.ndarray  # (n, 2) across the chord of each stroke
-    length: np.ndarray  # (n,) of the chord
-    first: np.ndarray  # (n,) index of each stroke's first point
-    last: np.ndarray  # (n,)
-    hook: np.ndarray  # (n,) index where the end hook starts, `last` where there is none
-    radical: np.ndarray  # (n,) bool
-    radius: np.ndarray | None = None  # (N,) em, of glyphs only
 
 
 def render(
@@ -151,7 +143,7 @@ def render(
     if fonts is not None and rng.random() < font_share:
         template = fonts.template(character, rng)
     if template is None:
-        template = stroke_template(character)
+        template = stroke_template(character, forms(character, writer, rng))
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * np.float32(em)
     pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), 0.075 * em)
@@ -161,84 +153,19 @@ def render(
     else:
         brush = writer.brush * rng.uniform(0.5, 1)
         radius = np.maximum((1 - brush) * pen / 2 + brush * em * template.radius, 0.8)
-    return ink(field(points, radius), writer, rng)
+    return ink(field(points, radius, writer.edge / 2 + 1), writer, rng)
 
 
-# Templates --------------------------------------------------------------------------------------
-
-
-@functools.cache
-def stroke_data() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
-    """Read strokes/medians.npz: character -> polylines (k, 2) in em, which are the radical (n,)."""
-    with np.load(STROKES) as arrays:
-        steps = arrays["steps"].astype(np.int64)
-        points = (np.cumsum(steps, axis=1) % 256).T.astype(np.float32) / 256
-        lines = np.split(points, np.cumsum(arrays["points"].astype(np.int64))[:-1])
-        ends = np.cumsum(arrays["strokes"].astype(np.int64))
-        radical = np.unpackbits(arrays["radical"])[: len(lines)].astype(bool)
-        starts = ends - arrays["strokes"]
-        return {
-            chr(code): (lines[start:end], radical[start:end])
-            for code, start, end in zip(arrays["characters"], starts, ends, strict=True)
-        }
-
-
-@functools.lru_cache(maxsize=8192)
-def stroke_template(character: str) -> Template:
-    """Resample the strokes of a character evenly and lay out its template."""
-    if character not in stroke_data():
-        raise ValueError(f"no strokes are known for {character!r}; give fonts that have it")
-    lines, radical = stroke_data()[character]
-    lines = [resample(line) for line in lines]
-    count = np.array([len(line) for line in lines])
-    first = np.concatenate([[0], np.cumsum(count[:-1] + GAP)])
-    last = first + count - 1
-    total = int(last[-1]) + 1
-    points = np.zeros((total, 2), np.float32)
-    arch = np.zeros(total, np.float32)
-    for start, line in zip(first, lines, strict=True):
-        points[start : start + len(line)] = line
-        arch[start : start + len(line)] = np.sin(np.linspace(0, np.pi, len(line)))
-    inked = np.concatenate(lines)
-    points -= (inked.min(axis=0) + inked.max(axis=0)) / 2
-    owner = np.repeat(np.arange(len(lines)), np.diff(np.append(first, total)))
-    chord = points[last] - points[first]
-    length = np.hypot(*chord.T) + 1e-6
-    return Template(
-        points=points,
-        owner=owner,
-        arch=arch,
-        centre=np.stack([points[a : b + 1].mean(axis=0) for a, b in zip(first, last, strict=True)]),
-        normal=np.stack([-chord[:, 1], chord[:, 0]], axis=1) / length[:, None],
-        length=length,
-        first=first,
-        last=last,
-        hook=np.array([a + hook_start(line) for a, line in zip(first, lines, strict=True)]),
-        radical=radical,
-    )
-
-
-def resample(line: np.ndarray) -> np.ndarray:
-    """Place points (>= 3) at even distances of about STEP along a polyline (k, 2)."""
-    steps = np.hypot(*np.diff(line, axis=0).T)
-    along = np.concatenate([[0], np.cumsum(steps)])
-    at = np.linspace(0, along[-1], max(3, round(float(along[-1]) / STEP) + 1))
-    return np.stack([np.interp(at, along, line[:, k]) for k in (0, 1)], axis=1).astype(np.float32)
-
-
-def hook_start(line: np.ndarray) -> int:
-    """Return the index at which the end hook of a resampled stroke starts, else its last index.
-
-    A hook is a sharp turn (> 70 degrees) within the last third and the last eight steps.
-    """
-    count = len(line)
-    step = np.diff(line, axis=0)
-    angle = np.arctan2(step[:, 1], step[:, 0])
-    for k in range(max(count - 8, count * 2 // 3), count - 2):
-        turn = angle[min(count - 2, k + 2)] - angle[max(0, k - 3)]
-        if abs((turn + np.pi) % (2 * np.pi) - np.pi) > 1.2:
-            return k + 1
-    return count - 1
+def forms(character: str, writer: Writer, rng: np.random.Generator) -> tuple[int, ...]:
+    """Choose the abbreviations (0 = as printed) of a character's components, mostly by habit."""
+    if character in symbols():
+        return (int(rng.integers(len(symbols()[character]))),)
+    chosen = []
+    for _, _, number in parts(character):
+        habit = writer.habits[number] if rng.random() < 0.8 else rng.random()
+        habit /= max(writer.abbreviation, 1e-6)
+        chosen.append(1 + int(habit * len(components()[number].forms)) if habit < 1 else 0)
+    return tuple(chosen)
 
 
 # Pose -------------------------------------------------------------------------------------------
@@ -260,7 +187,7 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     # One affine map a stroke, times one a component: x -> linear @ (x - centre) + offset.
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     linear = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)  # (n, 2, 2)
-    group = components(template, rng)
+    group = groups_of(template, rng)
     groups = int(group.max()) + 1
     noise = rng.standard_normal((groups, 6))
     stretch = writer.component_stretch
@@ -295,7 +222,7 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     return (placed @ (np.diag([wide, 1 / wide]) @ spin @ lean).T).astype(np.float32)
 
 
-def components(template: Template, rng: np.random.Generator) -> np.ndarray:
+def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
     """Group strokes that move together: the radical and the rest, or cuts in stroke order."""
     count = len(template.length)
     group = np.zeros(count, np.int64)
@@ -318,15 +245,15 @@ def components(template: Template, rng: np.random.Generator) -> np.ndarray:
 def trace(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lead the pen along the strokes: points (M, 2) in px, less than a pixel apart, and width (M,).
+    """Lead the pen along the strokes: points (M, 2) in px, at most a pixel apart, and width (M,).
 
     `points` (N, 2) are the posed points of a stroke template in px; `width` is 1 for the full pen.
     """
     count = len(template.length)
     chance = rng.random((4, count))
     last = np.where(chance[0] < writer.hookless, template.hook, template.last)
-    for k in np.flatnonzero(last < template.last):
-        points[last[k] : template.last[k] + 1] = points[last[k]]
+    index = np.arange(len(points))
+    points = points[np.minimum(index, last[template.owner])]
     down = np.ones(len(points), bool)
     width = np.ones(len(points))
     if count > 1:
@@ -337,12 +264,12 @@ def trace(
     link = down[1:] & down[:-1]
     smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
     width *= taper(link, writer)
-    wave = rng.uniform(0.12, 0.35) * np.arange(len(points)) + rng.uniform(0, 2 * np.pi)
+    wave = rng.uniform(0.12, 0.35) * index + rng.uniform(0, 2 * np.pi)
     width *= 1 + writer.pressure * np.sin(wave)
 
     steps = np.hypot(*np.diff(points, axis=0).T) * link
     along = np.concatenate([[0], np.cumsum(steps)])
-    at = np.linspace(0, along[-1], int(along[-1] / 0.8) + 2)
+    at = np.linspace(0, along[-1], int(along[-1]) + 2)
     dense = np.stack([np.interp(at, along, points[:, k]) for k in (0, 1)], axis=1)
     return dense, np.maximum(np.interp(at, along, width), 0.42)
 
@@ -404,36 +331,40 @@ def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
 # Ink --------------------------------------------------------------------------------------------
 
 
-def field(points: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     """Return how far inside the ink each pixel lies, (H, W) float32 px, negative on paper.
 
     `points` (M, 2) px, at most about a pixel apart; `radius` (M,) px of the ink around each.
-    A distance transform tells every pixel its nearest point; the distance is then taken exactly.
+    Exact up to `margin` px outside the ink. A distance transform tells every pixel its nearest point; the distance is then taken exactly.
     """
-    margin = float(radius.max()) + 3
-    points = points - points.min(axis=0) + margin
-    w, h = (np.ceil(points.max(axis=0) + margin)).astype(int)
-    cell = np.rint(points[:, 1]).astype(np.int64) * w + np.rint(points[:, 0]).astype(np.int64)
+    reach = float(radius.max()) + margin
+    points = (points - points.min(axis=0) + reach).astype(np.float32)
+    w, h = (points.max(axis=0) + reach + 1).astype(int)
+    column, row = np.rint(points.T).astype(np.int32)
+    cell = row * w + column
     paper = np.ones(h * w, np.uint8)
     paper[cell] = 0
-    point_at = np.zeros(h * w, np.int64)
+    point_at = np.empty(h * w, np.int32)
     point_at[cell] = np.arange(len(cell))
-    source = np.flatnonzero(paper == 0)  # labels count the zero pixels in this order, from 1
     rough, label = cv2.distanceTransformWithLabels(
         paper.reshape(h, w), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    near = np.flatnonzero(rough.ravel() < margin)
-    nearest = point_at[source][label.ravel()[near] - 1]
+    # Labels count the pixels of the path from 1, row by row.
+    point_of = np.concatenate([[0], point_at[np.flatnonzero(paper == 0)]])
+    near = np.flatnonzero(rough.ravel() < reach)
+    nearest = point_of[label.ravel()[near]]
     y, x = np.divmod(near, w)
-    dx, dy = x - points[nearest, 0], y - points[nearest, 1]
+    offset = points[nearest]
+    offset[:, 0] -= x
+    offset[:, 1] -= y
     inside = np.full(h * w, -margin, np.float32)
-    inside[near] = radius[nearest] - np.sqrt(dx * dx + dy * dy)
+    inside[near] = radius.astype(np.float32)[nearest] - np.hypot(offset[:, 0], offset[:, 1])
     return inside.reshape(h, w)
 
 
 @functools.cache
 def grain_texture() -> np.ndarray:
-    """Return a fixed texture (1024, 1024) float32 of unit variance: fine grain and small blotches."""
+    """Return a fixed texture (1024, 1024) float32 of unit variance: grain and small blotches."""
     white = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
     texture = 0.7 * white + 1.6 * cv2.GaussianBlur(white, (0, 0), 1.0)
     patch = cv2.resize(white[:72, :72], (1024, 1024), interpolation=cv2.INTER_LINEAR)
@@ -461,146 +392,6 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     darkest = grey[inked].min()
     grey = (grey - darkest) * (255 / (255 - darkest))
     return np.where(inked, np.clip(grey, 0, 254), 255).astype(np.uint8)
-
-
-# Fonts ------------------------------------------------------------------------------------------
-
-
-class Fonts:
-    """Glyphs of font files, re-inked with the writer's pen.
-
-    `folder` is searched for .ttf, .otf, .ttc, .woff and .woff2 files; each folder that directly
-    holds font files counts as one typeface, since web fonts come in many subsets. Needs Pillow.
-    """
-
-    GLYPH = 96  # px in an em of the glyphs that are thinned
-
-    def __init__(self, folder: str | Path, characters: Sequence[str] | None = None):
-        """Find out which file has which of `characters` (default: all of the stroke data).
-
-        Raises FileNotFoundError if the folder holds no font, ValueError if none has any character.
-        """
-        characters = list(stroke_data()) if characters is None else characters
-        suffixes = {".ttf", ".otf", ".ttc", ".woff", ".woff2"}
-        files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes)
-        if not files:
-            raise FileNotFoundError(f"{folder}: no font file (.ttf, .otf, .ttc, .woff, .woff2)")
-        self.files = [str(path) for path in files]
-        faces: dict[Path, dict[str, int]] = {}
-        for number, path in enumerate(files):
-            has = faces.setdefault(path.parent, {})
-            missing = [c for c in characters if c not in has]
-            has.update(dict.fromkeys(covered(self._open(number), missing), number))
-        self.faces = [face for face in faces.values() if face]  # typeface: character -> file
-        if not self.faces:
-            raise ValueError(f"{folder}: {len(files)} font files, none has any of the characters")
-        self._templates: dict[tuple[int, str], Template | None] = {}
-
-    def __getstate__(self) -> dict:
-        return {"files": self.files, "faces": self.faces, "_templates": {}}
-
-    def _open(self, number: int):
-        return open_font(self.files[number], self.GLYPH)
-
-    def template(self, character: str, rng: np.random.Generator) -> Template | None:
-        """Return the character's skeleton in a random typeface, None if no typeface has it."""
-        having = [k for k, face in enumerate(self.faces) if character in face]
-        if not having:
-            return None
-        face = having[rng.integers(len(having))]
-        key = (face, character)
-        if key not in self._templates:
-            font = self._open(self.faces[face][character])
-            self._templates[key] = glyph_template(font, character)
-        return self._templates[key]
-
-
-@functools.lru_cache(maxsize=1024)
-def open_font(path: str, size: int):
-    """Open a font file with Pillow at `size` px in an em; ValueError if it cannot be read."""
-    try:
-        from PIL import ImageFont
-    except ImportError as error:
-        raise ValueError("fonts need Pillow: pip install pillow") from error
-    try:
-        return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-    except OSError as error:
-        raise ValueError(f"{path}: not a font that FreeType reads ({error})") from error
-
-
-def covered(font, characters: Sequence[str]) -> list[str]:
-    """Return those of `characters` which the font has: their glyph is not that of no character."""
-    nothing = "\U000ffffd"  # private use
-    box, mask = font.getbbox(nothing), bytes(font.getmask(nothing))
-    return [
-        c for c in characters if font.getbbox(c) != box or bytes(font.getmask(c)) != mask
-    ]
-
-
-def glyph_template(font, character: str) -> Template | None:
-    """Thin a glyph to its skeleton; connected pieces take the place of strokes. None if empty."""
-    mask = font.getmask(character, mode="L")
-    w, h = mask.size
-    if w * h == 0 or mask.getbbox() is None:
-        return None
-    picture = np.pad(np.array(mask, np.uint8).reshape(h, w), 3)
-    body = (picture > 127).astype(np.uint8)
-    skeleton = thin((cv2.GaussianBlur(picture, (0, 0), 1.2) > 110).astype(np.uint8))
-    pieces, label = cv2.connectedComponents(skeleton, connectivity=8)
-    y, x = np.nonzero(skeleton)
-    if len(y) == 0:
-        return None
-    owner = label[y, x] - 1
-    em = np.float32(font.size)
-    points = np.stack([x, y], axis=1).astype(np.float32)
-    points = (points - (points.min(axis=0) + points.max(axis=0)) / 2) / em
-    size = np.bincount(owner)
-    centre = np.stack([np.bincount(owner, points[:, k]) / size for k in (0, 1)], axis=1)
-    count = pieces - 1
-    depth = cv2.distanceTransform(body, cv2.DIST_L2, 5)
-    return Template(
-        points=points,
-        owner=owner,
-        arch=np.zeros(len(points), np.float32),
-        centre=centre,
-        normal=np.zeros((count, 2), np.float32),
-        length=np.full(count, 1.0),
-        first=np.zeros(count, np.int64),
-        last=np.zeros(count, np.int64),
-        hook=np.zeros(count, np.int64),
-        radical=np.zeros(count, bool),
-        radius=depth[y, x] / em,
-    )
-
-
-def thinning_tables() -> np.ndarray:
-    """Return, for both sub-steps of Zhang and Suen 1984, the 256 neighbourhoods that lose a pixel.
-
-    Bit k of the code is neighbour k, clockwise from north.
-    """
-    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1  # (256, 8)
-    total = bits.sum(axis=1)
-    rises = ((bits == 0) & (np.roll(bits, -1, axis=1) == 1)).sum(axis=1)
-    n, e, s, w = bits[:, 0], bits[:, 2], bits[:, 4], bits[:, 6]
-    edge = (total >= 2) & (total <= 6) & (rises == 1)
-    return np.stack([edge & (n * e * s == 0) & (e * s * w == 0),
-                     edge & (n * e * w == 0) & (n * s * w == 0)]).astype(np.uint8)  # fmt: skip
-
-
-THINNING = thinning_tables()
-NEIGHBOURS = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)
-
-
-def thin(body: np.ndarray) -> np.ndarray:
-    """Thin a mask (H, W) of 0 and 1 to lines one pixel wide (Zhang and Suen 1984)."""
-    body = body.copy()
-    while True:
-        before = int(body.sum())
-        for table in THINNING:
-            code = cv2.filter2D(body, cv2.CV_8U, NEIGHBOURS, borderType=cv2.BORDER_CONSTANT)
-            body &= 1 - cv2.LUT(code, table)
-        if int(body.sum()) == before:
-            return body
 
 
 # Streams ----------------------------------------------------------------------------------------
@@ -644,7 +435,7 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def drawable(characters: Sequence[str], fonts: Fonts | None = None) -> None:
     """Raise ValueError naming the characters for which neither strokes nor glyphs are known."""
-    known = set(stroke_data())
+    known = set(stroke_data()) | set(symbols())
     for face in fonts.faces if fonts else []:
         known |= face.keys()
     missing = [c for c in characters if c not in known]

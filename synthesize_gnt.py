@@ -27,7 +27,8 @@ import numpy as np
 from tqdm import tqdm
 
 from gnt import LEVEL1, SYMBOLS, select_classes, write_record
-from synthesis import HARD, Fonts, Writer, drawable, render
+from synthesis import HARD, Writer, drawable, render
+from templates import Fonts
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind

@@ -1,0 +1,451 @@
+"""The converter as a user runs it: archives of all kinds, damage, interruption, download."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import alz_writer
+import cv2
+import numpy as np
+import pytest
+from alz_writer import BZIP2, DEFLATE, STORE, alz, alz_bzip2, volumes
+
+import download
+from archives import Source, open_sources
+from gnt import write_record
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = "啊阿埃A＋①"
+
+
+def bitmap_of(writer: int, i: int) -> np.ndarray:
+    rng = np.random.default_rng(1000 * writer + i)
+    bitmap = np.full((20 + i % 7, 24 + writer % 5), 255, np.uint8)
+    bitmap[4:15, 5:12] = rng.integers(0, 200, (11, 7))
+    return bitmap
+
+
+def gnt_of(writer: int, text: str = TEXT) -> bytes:
+    stream = io.BytesIO()
+    for i, character in enumerate(text):
+        write_record(stream, character, bitmap_of(writer, i))
+    return stream.getvalue()
+
+
+def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, str(ROOT / "process_gnt.py"), *map(str, arguments)]
+
+
+def run(*arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=100)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in tree(folder).items() if name.endswith(".png")}
+
+
+def expected(split: str, prefix: str, writer: int, text: str = TEXT) -> dict[str, np.ndarray]:
+    return {
+        f"{split}/U+{ord(character):04X}/{prefix}_{i:05d}.png": bitmap_of(writer, i)
+        for i, character in enumerate(text)
+    }
+
+
+def check(out: Path, *parts: dict[str, np.ndarray]) -> None:
+    """Check that a tree holds exactly these pictures, one channel, bit for bit."""
+    wanted = {name: bitmap for part in parts for name, bitmap in part.items()}
+    found = pictures(out)
+    assert sorted(found) == sorted(wanted)
+    for name, data in found.items():
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert picture.dtype == np.uint8
+        np.testing.assert_array_equal(picture, wanted[name])
+
+
+def test_official_numbers_decide_and_the_table_counts(tmp_path):
+    source = tmp_path / "手写 数据"
+    source.mkdir()
+    (source / "1001-f.gnt").write_bytes(gnt_of(1))
+    (source / "1241-f.gnt").write_bytes(gnt_of(2))
+    (source / "C001-f-f.gnt").write_bytes(gnt_of(3))
+    (source / "readme.txt").write_text("not for us")
+    out = tmp_path / "输出"
+    result = run(source, "--out", out, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    check(
+        out, expected("train", "1001", 1), expected("test", "1241", 2), expected("test", "C001", 3)
+    )
+    assert "938,679" in result.stdout and "234,228" in result.stdout
+    train = next(line.split() for line in result.stdout.splitlines() if line.startswith("train"))
+    assert train[1:6] == ["HWDB1.1", "1", "1", "6", "6"]
+
+
+@pytest.mark.parametrize("method", [STORE, DEFLATE, BZIP2])
+def test_archives_of_all_kinds_give_the_same_tree(tmp_path, method):
+    files = {f"{number}-c.gnt": gnt_of(number % 7, TEXT * 9) for number in (1001, 1002, 1241)}
+    (tmp_path / "loose").mkdir()
+    for name, data in files.items():
+        (tmp_path / "loose" / name).write_bytes(data)
+    archive = alz({f"../../{name}": data for name, data in files.items()}, method)
+    cut = volumes(archive, len(archive) // 3)
+    inputs = {
+        "alz": {"a.alz": archive},
+        "zip": {"HWDB1.1trn_gnt.zip": zipped({"x/y.alz": archive})},
+    }
+    inputs["split"] = {
+        f"b.{'alz' if not i else f'a{i - 1:02d}'}": part for i, part in enumerate(cut)
+    }
+    inputs["zipped split"] = {"c.zip": zipped(inputs["split"])}
+    inputs["plain zip"] = {
+        "Gnt1.1TrainPart1.zip": zipped(
+            {f"/abs/../{name}": data for name, data in files.items()},
+            zipfile.ZIP_STORED if method == STORE else zipfile.ZIP_DEFLATED,
+        )
+    }
+    assert run(tmp_path / "loose", "--out", tmp_path / "wanted").returncode == 0
+    wanted = pictures(tmp_path / "wanted")
+    assert len(wanted) == 3 * 9 * len(TEXT)
+    for name, parts in inputs.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, data in parts.items():
+            (folder / file).write_bytes(data)
+        result = run(folder, "--out", tmp_path / f"out {name}", "--workers", 1)
+        assert result.returncode == 0, result.stderr
+        assert pictures(tmp_path / f"out {name}") == wanted, name
+    assert {path.name for path in tmp_path.parent.glob("*.gnt")} == set()
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_alz_bzip2_of_several_blocks(tmp_path, drop, monkeypatch):
+    """Both with and without the obsolete bit, runs longer than 255 among the data."""
+    data = np.random.default_rng(0).choice(np.array([255] * 6 + [0, 7], np.uint8), 1_000_000)
+    data = data.tobytes() + bytes([255]) * 500_000
+    monkeypatch.setattr(alz_writer, "pack", lambda data, method: alz_bzip2(data, drop))
+    (tmp_path / "x.alz").write_bytes(alz({"1001.gnt": data}, BZIP2))
+    for source in open_sources([tmp_path / "x.alz"]):
+        assert isinstance(source, Source) and source.open().read() == data
+
+
+def test_other_names_need_split(tmp_path):
+    (tmp_path / "my_file 字.gnt").write_bytes(gnt_of(5))
+    result = run(tmp_path, "--out", tmp_path / "out")
+    assert result.returncode == 2 and "--split" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert run(tmp_path, "--out", tmp_path / "out", "--split", "test").returncode == 0
+    check(tmp_path / "out", expected("test", "my-file-字", 5))
+
+
+def test_split_does_not_move_official_files(tmp_path):
+    (tmp_path / "1241-c.gnt").write_bytes(gnt_of(1))
+    result = run(tmp_path, "--out", tmp_path / "out", "--split", "train")
+    assert result.returncode == 0 and "not applied" in result.stderr
+    check(tmp_path / "out", expected("test", "1241", 1))
+
+
+def test_archive_name_tells_the_split_of_hwdb_1_0(tmp_path):
+    (tmp_path / "Gnt1.0Test.zip").write_bytes(zipped({"006-t.gnt": gnt_of(6)}))
+    assert run(tmp_path / "Gnt1.0Test.zip", "--out", tmp_path / "out").returncode == 0
+    check(tmp_path / "out", expected("test", "006", 6))
+
+
+def test_classes_and_limit(tmp_path):
+    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
+    out = tmp_path / "out"
+    result = run(tmp_path, "--out", out, "--classes", "2")
+    assert result.returncode == 0
+    check(out, expected("train", "1001", 1, TEXT[:2]))
+    row = next(line.split() for line in result.stdout.splitlines() if line.startswith("train"))
+    assert row[4:6] == ["6", "2"] and row[-3:] == ["4", "0", "0"]
+    refused = run(tmp_path, "--out", out, "--classes", "all")
+    assert refused.returncode == 2 and "--classes" in refused.stderr
+    assert run(tmp_path, "--out", tmp_path / "s", "--classes", "symbols").returncode == 0
+    assert {name.split("/")[1] for name in pictures(tmp_path / "s")} == {"U+0041", "U+2460"}
+    assert run(tmp_path, "--out", tmp_path / "l", "--limit", "3").returncode == 0
+    check(tmp_path / "l", expected("train", "1001", 1, TEXT[:3]))
+    assert run(tmp_path, "--out", tmp_path / "l").returncode == 0
+    check(tmp_path / "l", expected("train", "1001", 1))
+
+
+def test_same_numbers_do_not_overwrite_each_other(tmp_path):
+    for folder, writer in (("a", 1), ("b", 2), ("c", 1)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1001.gnt").write_bytes(gnt_of(writer))
+    out = tmp_path / "out"
+    wanted = expected("train", "1001", 1), expected("train", "1001-2", 2)
+    result = run(tmp_path / "a", tmp_path / "b", tmp_path / "c", "--out", out)
+    assert result.returncode == 0 and "same content" in result.stderr
+    check(out, *wanted)
+    assert run(tmp_path / "b", "--out", out).returncode == 0  # known already
+    check(out, *wanted)
+    apart = tmp_path / "apart"
+    for folder in "abc":
+        assert run(tmp_path / folder, "--out", apart).returncode == 0
+    check(apart, *wanted)
+
+
+def test_running_twice_changes_nothing_and_missing_files_are_restored(tmp_path):
+    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
+    (tmp_path / "1002.gnt").write_bytes(gnt_of(2))
+    out = tmp_path / "out"
+    first = run(tmp_path, "--out", out)
+    before, times = tree(out), {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
+    second = run(tmp_path, "--out", out)
+    assert second.stdout == first.stdout and tree(out) == before
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} == times
+    (out / "train" / "U+554A" / "1002_00000.png").unlink()
+    assert run(tmp_path, "--out", out).returncode == 0 and tree(out) == before
+
+
+def test_a_changed_source_replaces_its_pictures(tmp_path):
+    path, out = tmp_path / "1001.gnt", tmp_path / "out"
+    path.write_bytes(gnt_of(1))
+    run(path, "--out", out)
+    path.write_bytes(gnt_of(2, TEXT[:2]))
+    assert run(path, "--out", out).returncode == 0
+    check(out, expected("train", "1001", 2, TEXT[:2]))
+
+
+def test_damage_is_reported_with_offset_and_the_rest_kept(tmp_path):
+    data = gnt_of(1)
+    record = len(gnt_of(1, TEXT[:1]))
+    broken = bytearray(data)
+    broken[record] ^= 1
+    (tmp_path / "1001.gnt").write_bytes(broken)  # size mismatch in the second record
+    (tmp_path / "1002.gnt").write_bytes(gnt_of(2)[:-3])
+    (tmp_path / "1003.gnt").write_bytes(b"")
+    archive = bytearray(zipped({"1004.gnt": gnt_of(4)}, zipfile.ZIP_STORED))
+    archive[len(archive) // 4] ^= 1  # a pixel: the checksum is wrong, the records are whole
+    (tmp_path / "x.zip").write_bytes(archive)
+    (tmp_path / "y.alz").write_bytes(alz({"1005.gnt": gnt_of(5)}, crc_error=1))
+    (tmp_path / "z.alz").write_bytes(alz({"1006.gnt": gnt_of(6)}, encrypted=True))
+    out = tmp_path / "out"
+    result = run(tmp_path, "--out", out)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"1001.gnt at byte {record}: size" in result.stderr
+    assert "1002.gnt at byte" in result.stderr and "cut off" in result.stderr
+    assert "1003.gnt at byte 0: the file is empty" in result.stderr
+    assert "x.zip/1004.gnt at byte" in result.stderr and "y.alz/1005.gnt at byte" in result.stderr
+    assert result.stderr.count("bad CRC") == 2 and "encrypted" in result.stderr
+    names = [name.split("/")[-1][:4] for name in pictures(out)]
+    counts = {number: names.count(number) for number in sorted(set(names))}
+    assert counts == {"1001": 5, "1002": 5, "1004": 6, "1005": 6}
+    again = run(tmp_path, "--out", out)
+    assert again.returncode == 1 and again.stderr == result.stderr
+    (tmp_path / "1001.gnt").write_bytes(data)  # repaired
+    run(tmp_path, "--out", out)
+    assert sum("1001_" in name for name in pictures(out)) == 6
+
+
+@pytest.mark.parametrize("end", [0.4, 0.9])
+def test_cut_off_archives_keep_what_came_before(tmp_path, end):
+    files = {f"{number}.gnt": gnt_of(number % 5, TEXT * 3) for number in range(1001, 1011)}
+    for name, data in (("a.zip", zipped(files)), ("b.alz", alz(files))):
+        path = tmp_path / name
+        path.write_bytes(data[: int(len(data) * end)])
+        out = tmp_path / f"out {name}"
+        result = run(path, "--out", out, "--workers", 1)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        writers = {picture.split("/")[-1][:4] for picture in pictures(out)}
+        assert "1001" in writers and len(writers) >= 10 * end - 2
+
+
+def test_not_an_archive(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 but nothing more")
+    (tmp_path / "b.alz").write_bytes(b"ALZ\x01\x0a\0\0\0 but nothing more")
+    (tmp_path / "c.zip").write_bytes(zipped({"readme.txt": b"hello"}))
+    result = run(tmp_path, "--out", tmp_path / "out")
+    assert result.returncode == 1 and result.stderr.count("damage:") >= 3
+    assert "Traceback" not in result.stderr
+
+
+def test_errors_are_one_line(tmp_path):
+    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
+    cases = [
+        [tmp_path / "none.gnt"],
+        [tmp_path, "--classes", "nonsense"],
+        [tmp_path, "--out", tmp_path / "1001.gnt"],
+        [tmp_path, "--workers", "0"],
+    ]
+    for arguments in cases:
+        result = run(*arguments)
+        assert result.returncode == 2 and "error: " in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+    (tmp_path / "out" / "train" / "cats").mkdir(parents=True)
+    result = run(tmp_path / "1001.gnt", "--out", tmp_path / "out")
+    assert result.returncode == 2 and "did not make" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+def test_read_only_folder(tmp_path):
+    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o500)
+    result = run(tmp_path / "1001.gnt", "--out", out)
+    assert result.returncode == 2 and "error: " in result.stderr
+
+
+def test_without_path(tmp_path):
+    result = run(cwd=tmp_path)
+    assert result.returncode == 2 and "--download" in result.stderr
+    assert len(result.stderr.splitlines()) <= 24 and "Gnt1.1Test.zip" in result.stderr
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1001.gnt").write_bytes(gnt_of(1))
+    for _ in range(2):  # the tree is in data/ too, and is not taken for a source
+        assert run(cwd=tmp_path).returncode == 0
+        check(tmp_path / "data", expected("train", "1001", 1))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_and_resumed_is_an_unbroken_run(tmp_path, kill):
+    files = {f"{number}.gnt": gnt_of(number % 5, TEXT * 700) for number in range(1001, 1005)}
+    path = tmp_path / "HWDB1.1trn_gnt.zip"
+    path.write_bytes(zipped({"x.alz": alz(files)}))
+    assert run(path, "--out", tmp_path / "unbroken").returncode == 0
+    wanted = tree(tmp_path / "unbroken")
+    out, first = tmp_path / "out", tmp_path / "out" / "train" / "U+554A"
+    codes = []
+    for number in (1001, 1002, 1004):  # interrupted as soon as this writer's pictures appear
+        process = subprocess.Popen(
+            command(path, "--out", out, "--workers", 2),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while process.poll() is None and not (first / f"{number}_00000.png").exists():
+            time.sleep(0.002)
+        process.send_signal(kill)
+        assert "Traceback" not in process.communicate(timeout=30)[1]
+        codes.append(process.returncode)
+        time.sleep(0.2)
+        half = first / f"{number}_00000.png"  # as a kill in the middle of writing may leave it
+        half.write_bytes(half.read_bytes()[:20])
+        state = json.loads((out / "train" / ".process_gnt.json").read_text(encoding="utf-8"))
+        assert not state["sources"][str(number)]["complete"]
+    assert codes == [130 if kill == signal.SIGINT else -signal.SIGKILL] * 3
+    assert run(path, "--out", out).returncode == 0
+    assert tree(out) == wanted
+
+
+# -- download --------------------------------------------------------------------------------------
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """A server of `files` that knows ranges and breaks off after `step` bytes of each answer."""
+
+    files: dict[str, bytes] = {}
+    step = 1 << 30
+    requests: list[tuple[str, str | None]] = []
+
+    def do_GET(self):
+        span = self.headers.get("Range")
+        self.requests.append((self.path, span))
+        data = self.files.get(self.path.rpartition("/")[2])
+        if data is None:
+            self.send_error(404)
+            return
+        begin = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
+        if begin >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.end_headers()
+            return
+        self.send_response(206 if span else 200)
+        if span:
+            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - begin))
+        self.end_headers()
+        self.wfile.write(data[begin : begin + self.step])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site():
+    handler = type("Handler", (Site,), {"requests": [], "files": {}})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    handler.url = f"http://127.0.0.1:{server.server_address[1]}/pub"
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_resumes_and_converts(tmp_path, site):
+    site.files = {"competition-gnt.zip": zipped({"C001-f-f.gnt": gnt_of(1)}, zipfile.ZIP_STORED)}
+    site.step = 2000
+    out = tmp_path / "data"
+    arguments = ["--download", "--set", "competition", "--mirror", site.url, "--out", out]
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert (out / "competition-gnt.zip").read_bytes() == site.files["competition-gnt.zip"]
+    spans = [span for _, span in site.requests]
+    assert spans[:2] == [None, "bytes=2000-"] and len(spans) >= 2
+    check(out, expected("test", "C001", 1))
+    before = len(site.requests)
+    assert run(*arguments).returncode == 0 and len(site.requests) == before
+
+
+def test_download_continues_the_part_of_an_earlier_run(tmp_path, site):
+    data = zipped({"C001-f-f.gnt": gnt_of(1)})
+    site.files = {"competition-gnt.zip": data}
+    (tmp_path / "competition-gnt.zip.part").write_bytes(data[:100])
+    download.download_set("competition", tmp_path, site.url)
+    assert site.requests == [("/pub/competition-gnt.zip", "bytes=100-")]
+    assert (tmp_path / "competition-gnt.zip").read_bytes() == data
+    (tmp_path / "competition-gnt.zip").rename(tmp_path / "competition-gnt.zip.part")
+    download.download_set("competition", tmp_path, site.url)  # complete, but not yet renamed
+    assert (tmp_path / "competition-gnt.zip").read_bytes() == data
+
+
+def test_download_checks_md5_and_tries_the_addresses_in_turn(tmp_path, site, monkeypatch):
+    good, bad = b"the archive", b"an error page"
+    site.files = {"one.zip": bad}
+    monkeypatch.setitem(download.MD5, "one.zip", hashlib.md5(good).hexdigest())
+    closed = "http://127.0.0.1:9/"
+    edition = download.Edition((closed, site.url + "/"), ("one.zip",))
+    monkeypatch.setitem(download.EDITIONS, "1.1", (edition,))
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    with pytest.raises(OSError) as error:
+        download.download_set("1.1", tmp_path)
+    message = str(error.value)
+    assert closed in message and "has not the MD5" in message and download.PAGE in message
+    assert list(tmp_path.iterdir()) == []
+    site.files = {"one.zip": good}
+    assert download.download_set("1.1", tmp_path) == [tmp_path / "one.zip"]
+
+
+def test_download_says_what_the_site_answered(tmp_path, site):
+    result = run("--download", "--mirror", site.url, "--out", tmp_path)
+    assert result.returncode == 2 and "404" in result.stderr and "by hand" in result.stderr
+    assert "Traceback" not in result.stderr

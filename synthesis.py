@@ -30,6 +30,7 @@ from templates import (
     STEP,
     Fonts,
     Template,
+    box,
     components,
     parts,
     stroke_data,
@@ -38,6 +39,9 @@ from templates import (
 )
 
 HARD = (0.6, 1.5)  # range from which a writer's unsteadiness is drawn
+GAP_INDEX = np.arange(1, GAP + 1)
+GAP_PLACE = GAP_INDEX / (GAP + 1)  # of the points between two strokes, 0..1
+GAP_ARCH = np.sin(np.pi * GAP_PLACE)
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def render(
     if template is None:
         template = stroke_template(character, forms(character, writer, rng))
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
-    points = pose(template, writer, rng) * np.float32(em)
+    points = pose(template, writer, rng) * em
     pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), 0.075 * em)
     if template.radius is None:
         points, width = trace(template, points, em, writer, rng)
@@ -172,71 +176,66 @@ def forms(character: str, writer: Writer, rng: np.random.Generator) -> tuple[int
 
 
 def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.ndarray:
-    """Move strokes, components and the whole character as a hand would; (N, 2) float32 in em."""
-    count = len(template.length)
-    z = rng.standard_normal((6, count))
-    loose = 1.0 if template.radius is None else 0.4  # the parts of a glyph are whole components
-    angle = loose * writer.turn * z[0]
-    scale = np.exp(loose * writer.stretch * z[1])
-    dot = template.length < 0.2
-    scale[dot] *= writer.dots
-    angle[dot] *= 1.8
-    moved = template.centre + loose * writer.shift * z[2:4].T
-    bow = (writer.bow + writer.bow_spread * z[4]) * template.length
+    """Move strokes, components and the whole character as a hand would; (N,) complex in em.
 
-    # One affine map a stroke, times one a component: x -> linear @ (x - centre) + offset.
-    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-    linear = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)  # (n, 2, 2)
+    An affine map of the plane is z -> a z + b conj(z) + c.
+    """
+    count = len(template.length)
+    z = rng.standard_normal((5, count))
+    loose = 1.0 if template.radius is None else 0.4  # the parts of a glyph are whole components
+    dot = template.length < 0.2
+    angle = (loose * writer.turn) * z[0] * np.where(dot, 1.8, 1)
+    scale = np.exp((loose * writer.stretch) * z[1]) * np.where(dot, writer.dots, 1)
+    spin = scale * np.exp(1j * angle)
+    centre = template.centre + (loose * writer.shift) * (z[2] + 1j * z[3])
+    bow = writer.bow + writer.bow_spread * z[4]
+
     group = groups_of(template, rng)
     groups = int(group.max()) + 1
-    noise = rng.standard_normal((groups, 6))
-    stretch = writer.component_stretch
-    parts = np.empty((groups, 2, 2))
-    parts[:, [0, 1], [0, 1]] = np.exp(stretch * noise[:, :2])
-    parts[:, [0, 1], [1, 0]] = stretch * noise[:, 2:4] * (0.5, 0.4)
-    size = np.bincount(group, minlength=groups)[:, None]
-    middle = np.stack([np.bincount(group, moved[:, k], groups) for k in (0, 1)], 1) / size
-    home = middle + writer.component_shift * noise[:, 4:]
-    linear = parts[group] @ linear
-    offset = (parts[group] @ (moved - middle[group])[:, :, None])[:, :, 0] + home[group]
+    a, b, c = rng.standard_normal((3, groups)) + 1j * rng.standard_normal((3, groups))
+    a = 1 + writer.component_stretch * 0.7 * (a.real + 0.3j * a.imag)
+    b = writer.component_stretch * 0.7 * (b.real + 0.6j * b.imag)
+    member = group == np.arange(groups)[:, None]
+    middle = member @ centre / np.maximum(member.sum(axis=1), 1)
+    from_middle = centre - middle[group]
+    home = (middle + writer.component_shift * c)[group]
+    home += a[group] * from_middle + b[group] * from_middle.conj()
 
     owner = template.owner
-    rest = template.points
-    local = rest - template.centre[owner]
-    local += (template.normal * bow[:, None])[owner] * template.arch[:, None]
-    m = linear.reshape(count, 4).T[:, owner]
-    placed = np.stack([m[0] * local[:, 0] + m[1] * local[:, 1],
-                       m[2] * local[:, 0] + m[3] * local[:, 1]], axis=1)  # fmt: skip
-    placed += offset[owner]
+    local = template.local + template.sway * bow[owner]
+    placed = (a[group] * spin)[owner] * local + (b[group] * spin.conj())[owner] * local.conj()
+    placed += home[owner]
+    # A smooth warp: plane waves of up to 1.4 periods an em, more of them for the stiff glyphs.
+    for _ in range(2 if template.radius is None else 4):
+        wave = complex(*rng.uniform(-2.8 * np.pi, 2.8 * np.pi, 2))
+        height = writer.warp * complex(*rng.standard_normal(2))
+        placed += height * np.sin((template.points * wave).real + rng.uniform(0, 2 * np.pi))
 
-    # A smooth warp: plane waves of about one period an em, more and larger for stiff glyphs.
-    waves = 2 if template.radius is None else 4
-    frequency = rng.uniform(-1.4, 1.4, (2, waves)) * (2 * np.pi)
-    phase = rng.uniform(0, 2 * np.pi, waves)
-    placed += np.sin(rest @ frequency + phase) @ (writer.warp * rng.standard_normal((waves, 2)))
-
-    turn = writer.rotation + 0.02 * rng.standard_normal()
-    wide = np.sqrt(writer.aspect * np.exp(0.07 * rng.standard_normal()))
-    lean = np.array([[1, -writer.slant], [0, 1]]) @ np.array([[1, 0], [-writer.rise, 1]])
-    spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    return (placed @ (np.diag([wide, 1 / wide]) @ spin @ lean).T).astype(np.float32)
+    z = rng.standard_normal(2)
+    x, y = placed.real, placed.imag - writer.rise * placed.real
+    x = x - writer.slant * y
+    placed = (x + 1j * y) * np.exp(1j * (writer.rotation + 0.02 * z[0]))
+    wide = np.sqrt(writer.aspect * np.exp(0.07 * z[1]))
+    return placed.real * wide + 1j * (placed.imag / wide)
 
 
 def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
-    """Group strokes that move together: the radical and the rest, or cuts in stroke order."""
+    """Group strokes (n,) that move together: the radical and the rest, or cuts in their order."""
     count = len(template.length)
-    group = np.zeros(count, np.int64)
     if count < 4:
-        return group
-    radical = template.radical
-    if radical.any() and not radical.all() and rng.random() < 0.7:
-        group += radical
+        return np.zeros(count, np.int64)
+    chance = rng.random(6)
+    cuts = (1 + chance[:3] * (count - 1)).astype(int)
+    index = np.arange(count)
+    if chance[3] < 0.7 and template.radical.any() and not template.radical.all():
+        group = template.radical.astype(np.int64)
     else:
-        for cut in rng.integers(1, count, 1 + (count > 8)):
-            group[cut:] += 1
-    if count > 9 and rng.random() < 0.5:
-        group[rng.integers(2, count - 1) :] += 3
-    return np.unique(group, return_inverse=True)[1]
+        group = (index >= cuts[0]).astype(np.int64)
+        if count > 8:
+            group += index >= cuts[1]
+    if count > 9 and chance[4] < 0.5:
+        group += 3 * (index >= cuts[2])
+    return group
 
 
 # Path -------------------------------------------------------------------------------------------
@@ -245,9 +244,9 @@ def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
 def trace(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lead the pen along the strokes: points (M, 2) in px, at most a pixel apart, and width (M,).
+    """Lead the pen along the strokes: points (M,) in px, at most a pixel apart, and width (M,).
 
-    `points` (N, 2) are the posed points of a stroke template in px; `width` is 1 for the full pen.
+    `points` (N,) are the posed points of a stroke template in px; `width` is 1 for the full pen.
     """
     count = len(template.length)
     chance = rng.random((4, count))
@@ -257,53 +256,35 @@ def trace(
     down = np.ones(len(points), bool)
     width = np.ones(len(points))
     if count > 1:
-        bridge(template, points, last, em, writer, chance, down, width, rng)
-    if count > 4:
-        for k in np.flatnonzero(chance[3] < writer.skip):
-            down[template.first[k] : template.last[k] + 1] = False
+        leave = points[last[:-1]]
+        way = points[template.first[1:]] - leave
+        drawn = drawn_share(np.abs(way) / em, chance[1:3, 1:], writer)[:, None]
+        bend = 0.12j * rng.standard_normal(count - 1)
+        gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
+        points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + bend[:, None] * GAP_ARCH)
+        down[gap] = GAP_PLACE <= drawn
+        width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
+    if count > 4 and (chance[3] < writer.skip).any():
+        down &= (chance[3] >= writer.skip)[template.owner]
     link = down[1:] & down[:-1]
     smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
-    width *= taper(link, writer)
     wave = rng.uniform(0.12, 0.35) * index + rng.uniform(0, 2 * np.pi)
-    width *= 1 + writer.pressure * np.sin(wave)
+    width *= taper(link, writer) * (1 + writer.pressure * np.sin(wave))
 
-    steps = np.hypot(*np.diff(points, axis=0).T) * link
-    along = np.concatenate([[0], np.cumsum(steps)])
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(points)) * link)])
     at = np.linspace(0, along[-1], int(along[-1]) + 2)
-    dense = np.stack([np.interp(at, along, points[:, k]) for k in (0, 1)], axis=1)
-    return dense, np.maximum(np.interp(at, along, width), 0.42)
+    return np.interp(at, along, points), np.maximum(np.interp(at, along, width), 0.42)
 
 
-def bridge(
-    template: Template,
-    points: np.ndarray,
-    last: np.ndarray,
-    em: float,
-    writer: Writer,
-    chance: np.ndarray,
-    down: np.ndarray,
-    width: np.ndarray,
-    rng: np.random.Generator,
-) -> None:
-    """Fill the gaps between strokes in place: the way to the next stroke, and how much is drawn."""
-    leave = points[last[:-1]]
-    way = points[template.first[1:]] - leave
-    distance = np.hypot(*way.T) / em
+def drawn_share(distance: np.ndarray, chance: np.ndarray, writer: Writer) -> np.ndarray:
+    """Return how much (k,) of the ways between strokes is drawn: 1 for joins, less for tails.
+
+    `distance` (k,) in em; `chance` (2, k) in 0..1.
+    """
     near = np.exp(-((distance / writer.reach) ** 2)) + 0.5 * (distance < 0.06)
-    joined = chance[1, 1:] < writer.joining * near
-    tail = (chance[2, 1:] < writer.tails / 2) & (distance < 0.7)
-    drawn = np.where(joined, 1.0, np.where(tail, rng.uniform(0.15, 0.45, len(way)), 0.0))
-    t = np.arange(1, GAP + 1, dtype=np.float32) / (GAP + 1)
-    gap = template.last[:-1, None] + np.arange(1, GAP + 1)  # (n - 1, GAP)
-    bend = 0.12 * rng.standard_normal(len(way))[:, None] * way[:, ::-1] * (-1, 1)
-    points[gap] = (
-        leave[:, None]
-        + way[:, None] * t[:, None]
-        + bend[:, None] * np.sin(np.pi * t)[:, None]
-    )
-    down[gap] = t <= drawn[:, None]
-    light = np.where(joined[:, None], 1, 1 - 0.7 * t / np.maximum(drawn, 0.1)[:, None])
-    width[gap] = writer.lightness * light
+    tail = (chance[1] < writer.tails / 2) & (distance < 0.7)
+    share = np.where(tail, 0.15 + 0.6 * chance[1], 0.01)
+    return np.where(chance[0] < writer.joining * near, 1.0, share)
 
 
 def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
@@ -312,7 +293,7 @@ def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
     Diffusion with fixed ends: the runs need not be taken apart, `link[i]` ties i to i + 1.
     """
     rounds = int(np.ceil(sigma**2))
-    inner = (link[1:] & link[:-1])[:, None] * np.float32(sigma**2 / (2 * max(rounds, 1)))
+    inner = (link[1:] & link[:-1]) * (sigma**2 / (2 * max(rounds, 1)))
     for _ in range(rounds):
         points[1:-1] += inner * (points[:-2] + points[2:] - 2 * points[1:-1])
 
@@ -320,12 +301,12 @@ def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
 def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
     """Return the pen width (N,) as the pen lands at the start of a run and leaves at its end."""
     index = np.arange(len(link) + 1)
-    tied = np.concatenate([[False], link])
-    since = index - np.maximum.accumulate(np.where(tied, 0, index))
-    tied = np.concatenate([[False], link[::-1]])
-    until = (index - np.maximum.accumulate(np.where(tied, 0, index)))[::-1]
-    landing = np.minimum(1, writer.start + (1 - writer.start) * since / 4)
-    return landing * np.minimum(1, writer.end + (1 - writer.end) * until / 6)
+    start = np.concatenate([[True], ~link])
+    since = index - np.maximum.accumulate(np.where(start, index, 0))
+    end = np.concatenate([~link, [True]])
+    until = np.minimum.accumulate(np.where(end, index, len(link))[::-1])[::-1] - index
+    landing = np.minimum(1, writer.start + (1 - writer.start) / 4 * since)
+    return landing * np.minimum(1, writer.end + (1 - writer.end) / 6 * until)
 
 
 # Ink --------------------------------------------------------------------------------------------
@@ -334,32 +315,27 @@ def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
 def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     """Return how far inside the ink each pixel lies, (H, W) float32 px, negative on paper.
 
-    `points` (M, 2) px, at most about a pixel apart; `radius` (M,) px of the ink around each.
-    Exact up to `margin` px outside the ink. A distance transform tells every pixel its nearest point; the distance is then taken exactly.
+    `points` (M,) px, at most about a pixel apart; `radius` (M,) px of the ink around each. A
+    distance transform tells every pixel its nearest point; the distance is then taken exactly.
     """
-    reach = float(radius.max()) + margin
-    points = (points - points.min(axis=0) + reach).astype(np.float32)
-    w, h = (points.max(axis=0) + reach + 1).astype(int)
-    column, row = np.rint(points.T).astype(np.int32)
-    cell = row * w + column
+    low, high = box(points)
+    rim = (float(radius.max()) + margin) * (1 + 1j)
+    points = (points - low + rim).astype(np.complex64)
+    size = high - low + 2 * rim
+    w, h = int(size.real) + 2, int(size.imag) + 2
+    cell = np.rint(points.imag).astype(np.int32) * w + np.rint(points.real).astype(np.int32)
     paper = np.ones(h * w, np.uint8)
     paper[cell] = 0
     point_at = np.empty(h * w, np.int32)
     point_at[cell] = np.arange(len(cell))
-    rough, label = cv2.distanceTransformWithLabels(
+    _, label = cv2.distanceTransformWithLabels(
         paper.reshape(h, w), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
     # Labels count the pixels of the path from 1, row by row.
-    point_of = np.concatenate([[0], point_at[np.flatnonzero(paper == 0)]])
-    near = np.flatnonzero(rough.ravel() < reach)
-    nearest = point_of[label.ravel()[near]]
-    y, x = np.divmod(near, w)
-    offset = points[nearest]
-    offset[:, 0] -= x
-    offset[:, 1] -= y
-    inside = np.full(h * w, -margin, np.float32)
-    inside[near] = radius.astype(np.float32)[nearest] - np.hypot(offset[:, 0], offset[:, 1])
-    return inside.reshape(h, w)
+    nearest = np.append(0, point_at[np.flatnonzero(paper == 0)])
+    pixel = np.arange(w, dtype=np.float32) + 1j * np.arange(h, dtype=np.float32)[:, None]
+    away = points[nearest][label] - pixel
+    return radius.astype(np.float32)[nearest][label] - np.sqrt(away.real**2 + away.imag**2)
 
 
 @functools.cache

@@ -28,24 +28,25 @@ FOLDER = Path(__file__).with_name("strokes")
 STEP = 0.025  # distance of neighbouring points of a template, em
 GAP = 6  # points that bridge two strokes
 SYMBOL_EM = 0.9  # height of the box of a symbol
-GAP_POINTS = np.zeros((GAP, 2), np.float32)
+NO_POINTS = np.zeros(GAP)
 GLYPH = 96  # px in an em of the font glyphs that are thinned
 
 
 @dataclass(frozen=True)
 class Template:
-    """A character at rest: N points in em units, origin at the middle of its box, y down.
+    """A character at rest: N points in em units, origin at the middle of its box.
 
-    Points of one stroke follow each other, with GAP points after each stroke but the last for the
-    way to the next. A font's template is a loose set of skeleton points with their `radius`, its
-    connected pieces taking the place of strokes.
+    The plane is that of complex numbers: x right, imaginary y down. Points of one stroke follow
+    each other, with GAP points after each stroke but the last for the way to the next. A font's
+    template is a loose set of skeleton points with their `radius`, its connected pieces taking
+    the place of strokes.
     """
 
-    points: np.ndarray  # (N, 2) float32
+    points: np.ndarray  # (N,) complex
     owner: np.ndarray  # (N,) stroke of each point
-    arch: np.ndarray  # (N,) 0 at the ends of a stroke, 1 in its middle
-    centre: np.ndarray  # (n, 2) of each stroke
-    normal: np.ndarray  # (n, 2) across the chord of each stroke
+    local: np.ndarray  # (N,) complex: points less the centre of their stroke
+    sway: np.ndarray  # (N,) complex: how a stroke bends, across its chord, 0 at its ends
+    centre: np.ndarray  # (n,) complex, of each stroke
     length: np.ndarray  # (n,) of the chord
     first: np.ndarray  # (n,) index of each stroke's first point
     last: np.ndarray  # (n,)
@@ -58,22 +59,22 @@ class Component(NamedTuple):
     """A component as it is printed, and its abbreviations."""
 
     name: str
-    shape: np.ndarray  # (strokes, 6, 2) as by `outline`
+    shape: np.ndarray  # (strokes, 6) as by `outline`
     place: str  # start, end or any: where in the stroke order it is looked for
-    forms: list[list[np.ndarray]]  # each a list of polylines (k, 2) in the component's box
+    forms: list[list[np.ndarray]]  # each a list of polylines in the component's box
 
 
 class Stroke(NamedTuple):
     """One stroke with evenly spaced points."""
 
-    points: np.ndarray  # (k, 2) float32 em
-    arch: np.ndarray  # (k,) float32, see Template
+    points: np.ndarray  # (k,) complex, em
+    arch: np.ndarray  # (k,) 0 at the ends, 1 in the middle
     hook: int  # index where the end hook starts, else the last
 
     @classmethod
     def along(cls, line: np.ndarray) -> Stroke:
         points = resample(line)
-        arch = np.sin(np.linspace(0, np.pi, len(points), dtype=np.float32))
+        arch = np.sin(np.linspace(0, np.pi, len(points)))
         return cls(points, arch, hook_start(points))
 
 
@@ -82,11 +83,11 @@ class Stroke(NamedTuple):
 
 @functools.cache
 def stroke_data() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
-    """Read the strokes of all characters: polylines (k, 2) in em, which are the radical (n,)."""
+    """Read the strokes of all characters: polylines (k,) in em, and which are the radical (n,)."""
     with np.load(FOLDER / "medians.npz") as arrays:
         steps = arrays["steps"].astype(np.int64)
-        points = (np.cumsum(steps, axis=1) % 256).T.astype(np.float32) / 256
-        lines = np.split(points, np.cumsum(arrays["points"].astype(np.int64))[:-1])
+        x, y = np.cumsum(steps, axis=1) % 256 / 256
+        lines = np.split(x + 1j * y, np.cumsum(arrays["points"].astype(np.int64))[:-1])
         ends = np.cumsum(arrays["strokes"].astype(np.int64))
         radical = np.unpackbits(arrays["radical"])[: len(lines)].astype(bool)
         starts = ends - arrays["strokes"]
@@ -112,10 +113,9 @@ def stroke_template(character: str, forms: tuple[int, ...] = ()) -> Template:
     chosen = list(zip(parts(character), forms, strict=False))
     for (start, stop, number), form in reversed(chosen):
         if form:
-            run = np.concatenate([stroke.points for stroke in strokes[start:stop]])
-            low, size = run.min(axis=0), np.maximum(np.ptp(run, axis=0), 0.05)
+            low, high = box(np.concatenate([stroke.points for stroke in strokes[start:stop]]))
             drawn = components()[number].forms[form - 1]
-            strokes[start:stop] = [Stroke.along(line * size + low) for line in drawn]
+            strokes[start:stop] = [Stroke.along(place(line, low, high - low)) for line in drawn]
             radical[start:stop] = [all(radical[start:stop])] * len(drawn)
     return lay_out(strokes, np.array(radical))
 
@@ -132,22 +132,23 @@ def printed_strokes(character: str) -> tuple[list[Stroke], np.ndarray]:
 def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:
     """Join strokes to a template, with room for the ways between them."""
     count = np.array([len(stroke.arch) for stroke in strokes])
-    pieces = [piece for stroke in strokes for piece in (stroke.points, GAP_POINTS)][:-1]
-    points = np.concatenate(pieces)
-    inked = np.concatenate(pieces[::2])
-    points -= (inked.min(axis=0) + inked.max(axis=0)) / 2
-    arches = [piece for stroke in strokes for piece in (stroke.arch, GAP_POINTS[:, 0])][:-1]
     first = np.concatenate([[0], np.cumsum(count[:-1] + GAP)])
     last = first + count - 1
-    chord = points[last] - points[first]
-    length = np.hypot(chord[:, 0], chord[:, 1]) + 1e-6
+    pieces = [piece for stroke in strokes for piece in (stroke.points, NO_POINTS)][:-1]
+    low, high = box(np.concatenate(pieces[::2]))
+    points = np.concatenate(pieces) - (low + high) / 2
+    owner = np.repeat(np.arange(len(strokes)), np.diff(np.append(first, len(points))))
     bounds = np.stack([first, last + 1], axis=1).ravel()[:-1]
+    centre = np.add.reduceat(points, bounds)[::2] / count
+    chord = points[last] - points[first]
+    length = np.abs(chord) + 1e-6
+    arches = [piece for stroke in strokes for piece in (stroke.arch, NO_POINTS)][:-1]
     return Template(
         points=points,
-        owner=np.repeat(np.arange(len(strokes)), np.diff(np.append(first, len(points)))),
-        arch=np.concatenate(arches),
-        centre=np.add.reduceat(points, bounds)[::2] / count[:, None],
-        normal=np.stack([-chord[:, 1], chord[:, 0]], axis=1) / length[:, None],
+        owner=owner,
+        local=points - centre[owner],
+        sway=np.concatenate(arches) * (1j * chord)[owner],
+        centre=centre,
         length=length,
         first=first,
         last=last,
@@ -156,12 +157,23 @@ def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:
     )
 
 
+def box(points: np.ndarray) -> tuple[complex, complex]:
+    """Return the upper left and the lower right corner of points (N,)."""
+    x, y = points.real, points.imag
+    return complex(x.min(), y.min()), complex(x.max(), y.max())
+
+
+def place(line: np.ndarray, corner: complex, size: complex) -> np.ndarray:
+    """Bring a polyline from the box of 1 x 1 to the box at `corner` of at least 0.05 em."""
+    w, h = max(size.real, 0.05), max(size.imag, 0.05)
+    return corner + line.real * w + 1j * (line.imag * h)
+
+
 def resample(line: np.ndarray, count: int | None = None) -> np.ndarray:
-    """Place points (>= 3) at even distances, by default about STEP, along a polyline (k, 2)."""
-    steps = np.hypot(*np.diff(line, axis=0).T)
-    along = np.concatenate([[0], np.cumsum(steps)])
-    at = np.linspace(0, along[-1], count or max(3, round(float(along[-1]) / STEP) + 1))
-    return np.stack([np.interp(at, along, line[:, k]) for k in (0, 1)], axis=1).astype(np.float32)
+    """Place points (>= 3) at even distances, by default about STEP, along a polyline (k,)."""
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(line)))])
+    at = np.linspace(0, along[-1], count or max(3, round(along[-1] / STEP) + 1))
+    return np.interp(at, along, line)
 
 
 def hook_start(line: np.ndarray) -> int:
@@ -170,8 +182,7 @@ def hook_start(line: np.ndarray) -> int:
     A hook is a sharp turn (> 70 degrees) within the last third and the last eight steps.
     """
     count = len(line)
-    step = np.diff(line, axis=0)
-    angle = np.arctan2(step[:, 1], step[:, 0])
+    angle = np.angle(np.diff(line))
     for k in range(max(count - 8, count * 2 // 3), count - 2):
         turn = angle[min(count - 2, k + 2)] - angle[max(0, k - 3)]
         if abs((turn + np.pi) % (2 * np.pi) - np.pi) > 1.2:
@@ -194,7 +205,7 @@ def parts(character: str) -> tuple[tuple[int, int, int], ...]:
     drawn = np.stack([resample(line, 6) for line in stroke_data()[character][0]])
     total = len(drawn)
     found, taken = [], np.zeros(total, bool)
-    runs: dict[int, np.ndarray] = {}  # by number of strokes: all runs of the character, (k, n, 6, 2)
+    runs: dict[int, np.ndarray] = {}  # by number of strokes: all runs, (k, n, 6)
     for number, component in enumerate(components()):
         count = len(component.shape)
         if count > total:
@@ -202,8 +213,8 @@ def parts(character: str) -> tuple[tuple[int, int, int], ...]:
         if count not in runs:
             index = np.arange(total - count + 1)[:, None] + np.arange(count)
             runs[count] = outline(drawn[index])
-        error = np.abs(runs[count] - component.shape).mean(axis=(2, 3))
-        alike = (error.mean(axis=1) < 0.055) & (error.max(axis=1) < 0.1)
+        error = np.abs(runs[count] - component.shape).mean(axis=2)  # of each stroke
+        alike = (error.mean(axis=1) < 0.08) & (error.max(axis=1) < 0.15)
         for start in np.flatnonzero(alike).tolist():
             stop = start + count
             fits = {"start": start == 0, "end": stop == total, "any": True}[component.place]
@@ -214,10 +225,13 @@ def parts(character: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def outline(runs: np.ndarray) -> np.ndarray:
-    """Bring runs of strokes (..., n, 6, 2) to the box of each run, 1 x 1."""
-    low = runs.min(axis=(-3, -2), keepdims=True)
-    high = runs.max(axis=(-3, -2), keepdims=True)
-    return (runs - low) / np.maximum(high - low, 0.04)
+    """Bring runs of strokes (..., n, 6) to the box of each run, 1 x 1."""
+
+    def fill(value: np.ndarray) -> np.ndarray:
+        low = value.min(axis=(-2, -1), keepdims=True)
+        return (value - low) / np.maximum(value.max(axis=(-2, -1), keepdims=True) - low, 0.04)
+
+    return fill(runs.real) + 1j * fill(runs.imag)
 
 
 @functools.cache
@@ -246,13 +260,12 @@ def symbols() -> dict[str, list[list[np.ndarray]]]:
             lines = []
             for part in text.split():
                 x, y, w, h = (int(digit) / 9 for digit in part[2:])
-                inner = found[part[0]][0]
-                box = np.concatenate(inner)
-                low, size = box.min(axis=0), np.maximum(np.ptp(box, axis=0), 0.1)
-                lines += [(line - low) / size * (w, h) + (x, y) for line in inner]
+                inner = outline(np.concatenate(found[part[0]][0])[None])[0]
+                cuts = np.cumsum([len(line) for line in found[part[0]][0]])[:-1]
+                lines += [place(line, x + 1j * y, w + 1j * h) for line in np.split(inner, cuts)]
         else:
             lines = parse_strokes(text)
-        found.setdefault(symbol, []).append([line * np.float32(SYMBOL_EM) for line in lines])
+        found.setdefault(symbol, []).append([line * SYMBOL_EM for line in lines])
     return found
 
 
@@ -268,11 +281,11 @@ def forms_section(name: str) -> list[str]:
 
 
 def parse_strokes(text: str) -> list[np.ndarray]:
-    """Parse `00 99 | ~40 04` into polylines (k, 2) in a box of 1 x 1; ~ makes a smooth curve."""
+    """Parse `00 99 | ~40 04` into polylines (k,) in a box of 1 x 1; ~ makes a smooth curve."""
     lines = []
     for stroke in text.split("|"):
-        digits = [[int(digit) for digit in point] for point in stroke.replace("~", "").split()]
-        line = np.array(digits, np.float32) / 9
+        points = stroke.replace("~", "").split()
+        line = np.array([complex(int(x), int(y)) for x, y in points]) / 9
         lines.append(curve(line) if "~" in stroke else line)
     return lines
 
@@ -280,10 +293,10 @@ def parse_strokes(text: str) -> list[np.ndarray]:
 def curve(line: np.ndarray) -> np.ndarray:
     """Lead a smooth curve through the points of a polyline (Catmull and Rom 1974)."""
     p = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
-    t = np.linspace(0, 1, 8, endpoint=False)[:, None, None]
-    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
+    t = np.linspace(0, 1, 8, endpoint=False)
+    a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
     arc = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    return np.concatenate([arc.transpose(1, 0, 2).reshape(-1, 2), line[-1:]])
+    return np.append(arc.ravel(), line[-1])
 
 
 # Fonts ------------------------------------------------------------------------------------------
@@ -373,17 +386,19 @@ def font_template(font, character: str) -> Template | None:
         return None
     owner = label[y, x] - 1
     count = pieces - 1
-    em = np.float32(font.size)
-    points = np.stack([x, y], axis=1).astype(np.float32)
-    points = (points - (points.min(axis=0) + points.max(axis=0)) / 2) / em
-    centre = np.stack([np.bincount(owner, points[:, k]) for k in (0, 1)], axis=1)
+    em = font.size
+    points = (x + 1j * y) / em
+    low, high = box(points)
+    points -= (low + high) / 2
+    centre = np.bincount(owner, points.real) + 1j * np.bincount(owner, points.imag)
+    centre /= np.bincount(owner)
     depth = cv2.distanceTransform((picture > 127).astype(np.uint8), cv2.DIST_L2, 5)
     return Template(
         points=points,
         owner=owner,
-        arch=np.zeros(len(points), np.float32),
-        centre=centre / np.bincount(owner)[:, None],
-        normal=np.zeros((count, 2), np.float32),
+        local=points - centre[owner],
+        sway=np.zeros(len(points)),
+        centre=centre,
         length=np.ones(count),
         first=np.zeros(count, np.int64),
         last=np.zeros(count, np.int64),

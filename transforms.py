@@ -17,6 +17,7 @@ Left out: finding several characters in one picture. A picture holds one charact
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,8 @@ CLEAN_PAPER = 0.35
 CLEAN_NEAR_PAPER = 0.06
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
+# Side of the grid of pulls that bends a glyph.
+PULLS = 5
 # Longest side at which paper, light and noise of an unclean picture are estimated.
 ANALYSIS_SIDE = 768
 
@@ -291,7 +294,7 @@ def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Te
         x: (B,1,S,S) float in 0...1.
 
     Returns:
-        (B,1,S,S) float in 0...1.
+        (B,1,S,S) float in 0...1, in a memory of its own.
     """
     x = warp(x, strength, generator)
     if strength.stroke:
@@ -315,45 +318,61 @@ def warp(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tenso
     shear = _uniform(generator, b) * strength.shear
     zoom = torch.exp(_uniform(generator, b, 2) * strength.scale)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    theta = torch.zeros(b, 2, 3)
-    theta[:, 0, 0] = cos * zoom[:, 0]
-    theta[:, 0, 1] = (shear * cos - sin) * zoom[:, 0]
-    theta[:, 1, 0] = sin * zoom[:, 1]
-    theta[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
-    theta[:, :, 2] = _uniform(generator, b, 2) * (2 * strength.shift)
-    grid = nn_affine_grid(theta.to(x.device, non_blocking=True), s)
-    if strength.elastic:
-        # A 5x5 grid of random pulls, smoothly in between (Simard et al. 2003, section 2, by bicubic
-        # interpolation in place of a Gaussian). 2/64: pixels at 64 px to grid_sample's -1...1.
-        pulls = torch.randn(b, 2, 5, 5, generator=generator) * (strength.elastic * 2 / 64)
-        pulls = torch.nn.functional.interpolate(
-            pulls.to(x.device, non_blocking=True), (s, s), mode="bicubic", align_corners=True
-        )
-        grid = grid + pulls.permute(0, 2, 3, 1)
+    # Where a point comes from is linear in the affine map and in the pulls: one matrix product.
+    weights = torch.empty(b, 3 + PULLS * PULLS, 2)
+    weights[:, 0, 0] = cos * zoom[:, 0]
+    weights[:, 1, 0] = (shear * cos - sin) * zoom[:, 0]
+    weights[:, 0, 1] = sin * zoom[:, 1]
+    weights[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
+    weights[:, 2] = _uniform(generator, b, 2) * (2 * strength.shift)
+    # 2/64: pixels at 64 px to grid_sample's -1...1.
+    pulls = torch.randn(b, PULLS * PULLS, 2, generator=generator)
+    weights[:, 3:] = pulls * (strength.elastic * 2 / 64)
+    weights = weights.transpose(1, 2).reshape(2 * b, -1).to(x.device, non_blocking=True)
+    grid = (weights @ warp_basis(s, x.device)).view(b, 2, s, s).permute(0, 2, 3, 1)
     return torch.nn.functional.grid_sample(
-        x, grid.to(x.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+        x, grid.to(x.dtype), padding_mode="zeros", align_corners=False
     )
 
 
-def nn_affine_grid(theta: Tensor, size: int) -> Tensor:
-    """Return the sampling grid (B,S,S,2) of affine maps theta (B,2,3)."""
-    return torch.nn.functional.affine_grid(
-        theta, [theta.shape[0], 1, size, size], align_corners=False
-    )
+@lru_cache(maxsize=8)
+def warp_basis(size: int, device: torch.device) -> Tensor:
+    """Return (3 + PULLS^2, S*S): x, y, 1, and the bicubic weight of each pull at each pixel.
+
+    Bending by a coarse grid of random pulls, smooth in between, stands for the Gaussian-smoothed
+    noise of Simard et al. 2003 ("Best Practices for CNNs Applied to Visual Document Analysis").
+    """
+    at = (torch.arange(size) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    unit = torch.eye(PULLS * PULLS).view(-1, 1, PULLS, PULLS)
+    smooth = torch.nn.functional.interpolate(unit, (size, size), mode="bicubic", align_corners=True)
+    affine = torch.stack([x, y, torch.ones_like(x)]).view(3, -1)
+    return torch.cat([affine, smooth.view(PULLS * PULLS, -1)]).to(device)
+
+
+def _chosen(generator: torch.Generator, count: int, probability: float) -> Tensor:
+    """Draw which of `count` samples something happens to."""
+    return torch.nonzero(torch.rand(count, generator=generator) < probability)[:, 0]
 
 
 def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make strokes thicker or thinner by up to about a pixel on either side.
+    """Make the strokes of some samples thicker or thinner by up to about a pixel on either side.
 
     A 3x3 maximum thickens, a 3x3 minimum thins; each sample gets its own mix with the original.
     """
-    mix = _uniform(generator, x.shape[0], 1, 1, 1)
-    mix *= torch.rand(mix.shape, generator=generator) < probability
-    mix = mix.to(x.device, non_blocking=True)
-    thick = torch.nn.functional.max_pool2d(x, 3, 1, 1)
-    thin = -torch.nn.functional.max_pool2d(-x, 3, 1, 1)
+    rows = _chosen(generator, x.shape[0], probability)
+    mix = _uniform(generator, len(rows), 1, 1, 1)
+    rows, mix = rows.to(x.device, non_blocking=True), mix.to(x.device, non_blocking=True)
+    sign = torch.where(mix < 0, -1.0, 1.0).to(x.dtype)
+    some = x[rows]
+    extreme = torch.nn.functional.pad(some * sign, (1, 1, 1, 1), mode="replicate")
+    extreme = torch.maximum(torch.maximum(extreme[..., :-2], extreme[..., 1:-1]), extreme[..., 2:])
+    extreme = torch.maximum(
+        torch.maximum(extreme[..., :-2, :], extreme[..., 1:-1, :]), extreme[..., 2:, :]
+    )
     # Thinning wipes out strokes of one or two pixels: go only part of the way there.
-    return torch.where(mix > 0, x.lerp(thick, mix.clamp(min=0)), x.lerp(thin, -0.6 * mix))
+    x[rows] = some.lerp(extreme * sign, torch.where(mix < 0, -0.6 * mix, mix).to(x.dtype))
+    return x
 
 
 def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
@@ -361,11 +380,14 @@ def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
 
     A 5x5 mean, levelled again to the sample's old maximum, mixed with the original.
     """
-    mix = torch.rand(x.shape[0], 1, 1, 1, generator=generator)
-    mix *= torch.rand(mix.shape, generator=generator) < probability
-    soft = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
-    gain = x.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
-    return x.lerp(soft * gain, mix.to(x.device, non_blocking=True))
+    rows = _chosen(generator, x.shape[0], probability)
+    mix = torch.rand(len(rows), 1, 1, 1, generator=generator)
+    rows, mix = rows.to(x.device, non_blocking=True), mix.to(x.device, non_blocking=True)
+    some = x[rows]
+    soft = torch.nn.functional.avg_pool2d(some, 5, 1, 2)
+    gain = some.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
+    x[rows] = some.lerp(soft * gain, mix.to(x.dtype))
+    return x
 
 
 def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:

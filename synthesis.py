@@ -91,8 +91,8 @@ class Writer:
         def spread(median: float, log_sd: float) -> float:
             return float(median * np.exp(normal(0, log_sd)))
 
-        em = np.clip(spread(75, 0.2), 45, 140)
-        pen = em * np.clip(spread(0.055, 0.2), 0.035, 0.085)
+        em = np.clip(spread(68, 0.15), 45, 120)
+        pen = em * np.clip(spread(0.05, 0.16), 0.033, 0.08)
         return cls(
             em=float(em),
             unsteady_size=hard * uniform(0.03, 0.09),
@@ -123,9 +123,9 @@ class Writer:
             start=uniform(0.55, 1.15),
             end=uniform(0.3, 1.0),
             brush=uniform(0, 0.7),
-            edge=float(max(1.2, pen * uniform(0.4, 0.95))),
-            ink=uniform(0, 80),
-            grain=uniform(16, 42),
+            edge=float(max(1.3, pen * uniform(0.4, 0.9))),
+            ink=uniform(0, 90),
+            grain=uniform(20, 52),
             cut=float(uniform(165, 254) if rng.random() < 0.3 else 254),
         )
 
@@ -262,7 +262,7 @@ def trace(
         bend = 0.12j * rng.standard_normal(count - 1)
         gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
         points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + bend[:, None] * GAP_ARCH)
-        down[gap] = GAP_PLACE <= drawn
+        down[gap] = drawn >= GAP_PLACE
         width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
     if count > 4 and (chance[3] < writer.skip).any():
         down &= (chance[3] >= writer.skip)[template.owner]
@@ -349,7 +349,7 @@ def grain_texture() -> np.ndarray:
 
 
 def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndarray:
-    """Turn a field (H, W) into a bitmap (h, w) uint8: paper exactly 255, darkest ink 0, tight box.
+    """Turn a field (H, W) into a bitmap (h, w) uint8: paper exactly 255, black near 0, tight box.
 
     So are the images of HWDB: background removed, contrast stretched, cropped.
     """
@@ -363,9 +363,9 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     if not inked.any():
         inked = cover >= cover.max()
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    grey, inked = grey[box], inked[box]
-    darkest = grey[inked].min()
+    crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    grey, inked = grey[crop], inked[crop]
+    darkest = writer.ink - 1.3 * writer.grain
     grey = (grey - darkest) * (255 / (255 - darkest))
     return np.where(inked, np.clip(grey, 0, 254), 255).astype(np.uint8)
 

@@ -4,6 +4,7 @@
     python synthesize_gnt.py --writers 300 --workers 8          # 1.1 million pictures
     python synthesize_gnt.py --fonts DIR --font-share 0.4       # mix in glyphs of font files
     python synthesize_gnt.py --classes 100 --writers 20 --out data/small
+    python synthesize_gnt.py --sheet sheet.png --writers 8      # only look: a row for each writer
 
 One file a writer, characters in GB order, as CASIA delivers them. Writers 10001, 10002, ... are
 for training, 20001, 20002, ... for testing: numbers no official file has. Equal seeds give equal
@@ -33,6 +34,7 @@ from templates import Fonts
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
 SETTINGS = "synthesis.json"
+CELL = 80  # px of a character on a sheet
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,33 @@ def keep_settings(job: Job, fonts: Path | None) -> None:
     os.replace(temporary, path)
 
 
+def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> None:
+    """Write a PNG with a row of characters for each writer, sampled evenly from the classes."""
+    chosen = np.linspace(0, len(job.characters) - 1, columns).round().astype(int)
+    sheet = np.full((len(numbers) * CELL, columns * CELL), 255, np.uint8)
+    for row, number in enumerate(numbers):
+        rng = np.random.default_rng((job.seed, number))
+        writer = Writer.draw(rng, rng.uniform(*job.hard))
+        for column, index in enumerate(chosen):
+            bitmap = render(job.characters[index], writer, rng, job.fonts, job.font_share)
+            scale = min(1, (CELL - 4) / max(bitmap.shape))
+            if scale < 1:
+                bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            h, w = bitmap.shape
+            y, x = row * CELL + (CELL - h) // 2, column * CELL + (CELL - w) // 2
+            sheet[y : y + h, x : x + w] = bitmap
+    data = cv2.imencode(".png", sheet)[1]
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("what to make").add_argument
     add("--out", type=Path, default=Path("data/synthetic"), help="folder of the .gnt files")
     add("--writers", type=int, default=40, help="training writers, numbers 10001 and up")
     add("--test-writers", type=int, default=10, help="test writers, numbers 20001 and up")
@@ -147,8 +170,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="equal seeds give equal files")
     add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
         help="range of the writers' unsteadiness: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
+    add("--sheet", type=Path, metavar="FILE.png",
+        help="draw a page with a row for each training writer instead of .gnt files")  # fmt: skip
+    add = parser.add_argument_group("fonts").add_argument
     add("--fonts", type=Path, metavar="DIR", help="folder of font files to draw from as well")
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
+    add = parser.add_argument_group("running").add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     return parser.parse_args(argv)
 
@@ -161,6 +188,8 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} is 0 to {MOST_WRITERS}, got {getattr(args, name)}")
     if args.writers + args.test_writers == 0:
         raise ValueError("--writers and --test-writers are both 0: nothing to do")
+    if args.sheet and (args.sheet.suffix != ".png" or args.writers == 0):
+        raise ValueError("--sheet takes a name ending in .png and at least one of --writers")
     if args.workers < 1:
         raise ValueError(f"--workers is at least 1, got {args.workers}")
     if args.seed < 0:
@@ -177,10 +206,14 @@ def run(args: argparse.Namespace) -> None:
     fonts = Fonts(args.fonts, characters) if args.fonts else None
     drawable(characters, fonts)
     cv2.setNumThreads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
     job = Job(args.out, characters, args.seed, tuple(args.hard), fonts, args.font_share)
-    keep_settings(job, args.fonts)
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
+    if args.sheet:
+        draw_sheet(job, numbers, args.sheet)
+        print(f"{args.sheet}: {len(numbers)} writers")
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    keep_settings(job, args.fonts)
     numbers += [FIRST_TEST + k for k in range(args.test_writers)]
     write_all(job, numbers, min(args.workers, len(numbers)))
     count = len(numbers) * len(characters)

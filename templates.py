@@ -61,6 +61,7 @@ class Component(NamedTuple):
     name: str
     shape: np.ndarray  # (strokes, 6) as by `outline`
     place: str  # start, end or any: where in the stroke order it is looked for
+    absent: str  # characters that look as if they had it
     forms: list[list[np.ndarray]]  # each a list of polylines in the component's box
 
 
@@ -208,13 +209,13 @@ def parts(character: str) -> tuple[tuple[int, int, int], ...]:
     runs: dict[int, np.ndarray] = {}  # by number of strokes: all runs, (k, n, 6)
     for number, component in enumerate(components()):
         count = len(component.shape)
-        if count > total:
+        if count > total or character in component.absent:
             continue
         if count not in runs:
             index = np.arange(total - count + 1)[:, None] + np.arange(count)
             runs[count] = outline(drawn[index])
         error = np.abs(runs[count] - component.shape).mean(axis=2)  # of each stroke
-        alike = (error.mean(axis=1) < 0.08) & (error.max(axis=1) < 0.15)
+        alike = (error.mean(axis=1) < 0.09) & (error.max(axis=1) < 0.17)
         for start in np.flatnonzero(alike).tolist():
             stop = start + count
             fits = {"start": start == 0, "end": stop == total, "any": True}[component.place]
@@ -242,11 +243,11 @@ def components() -> list[Component]:
         if line[0].isspace():
             found[-1].forms.append(parse_strokes(line))
             continue
-        name, exemplar, first, count, place = line.replace("=", " ").split()
+        name, _, exemplar, first, count, place, *absent = line.split()
         lines = stroke_data()[exemplar][0]
         first = int(first) % len(lines)
         run = np.stack([resample(line, 6) for line in lines[first : first + int(count)]])
-        found.append(Component(name, outline(run), place, []))
+        found.append(Component(name, outline(run), place, "".join(absent), []))
     return sorted(found, key=lambda component: -len(component.shape))
 
 

@@ -1,0 +1,87 @@
+"""Time the drawing of synthetic handwriting: pictures a second on one core.
+
+    python benchmarks/synthesize.py
+    python benchmarks/synthesize.py --fonts DIR --count 5000 --json
+
+row        what is drawn
+strokes    level-1 characters from strokes, 20 by each writer, as synthesize_gnt.py does
+own hand   the same with a writer for every picture, as train.py --synthetic does
+symbols    the 171 symbols
+fonts      level-1 characters from the glyphs of --fonts
+
+Each row is the best of several rounds, after a round that fills the caches of templates; `first`
+is the rate of that round. Left out are the .gnt files and the network's own preprocessing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gnt import LEVEL1, SYMBOLS  # noqa: E402
+from synthesis import HARD, Writer, render  # noqa: E402
+from templates import Fonts  # noqa: E402
+
+
+def drawer(characters: str, share: int, fonts: Fonts | None) -> Callable[[int], None]:
+    """Return a function that draws `count` characters, `share` of them by each writer."""
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> None:
+        for index in range(count):
+            if index % share == 0:
+                writer = Writer.draw(rng, rng.uniform(*HARD))
+            render(characters[rng.integers(len(characters))], writer, rng, fonts, 1.0)
+
+    return draw
+
+
+def rate(draw: Callable[[int], None], count: int) -> float:
+    """Return the pictures a second of the processor's time."""
+    start = time.process_time()
+    draw(count)
+    return count / (time.process_time() - start)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=4000, help="pictures a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--fonts", type=Path, metavar="DIR", help="time the fonts in DIR, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    draws = {
+        "strokes": drawer(LEVEL1, 20, None),
+        "own hand": drawer(LEVEL1, 1, None),
+        "symbols": drawer(SYMBOLS, 20, None),
+    }
+    try:
+        if args.fonts:
+            draws["fonts"] = drawer(LEVEL1[:500], 20, Fonts(args.fonts, LEVEL1[:500]))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    results = {}
+    for name, draw in draws.items():
+        first = rate(draw, args.count)
+        best = max(rate(draw, args.count) for _ in range(args.rounds))
+        results[name] = {"first": round(first), "best": round(best)}
+        if not args.json:
+            print(f"{name:10s} {first:6.0f} first {best:6.0f} pictures/s a core", flush=True)
+    if args.json:
+        print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

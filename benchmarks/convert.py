@@ -1,0 +1,191 @@
+"""Time process_gnt.py against the usual converter and against the floor, in one run.
+
+    python benchmarks/convert.py                       # on files made of random strokes
+    python benchmarks/convert.py --data FOLDER --json  # on .gnt files of your own
+
+    usual   the serial loop found in most repositories: np.fromfile for header and bitmap,
+            PIL.Image.fromarray(...).convert("RGB").save(...)
+    floor   the same bitmaps, already in memory, encoded as PNG and written by the same number of
+            processes: what no converter with this encoder can beat
+    level6  the size of the same pictures as PNG files of zlib level 6 (greyscale)
+
+The three take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a
+whole, from the command line to its exit, with the start of Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gnt import LEVEL1, Sample, folder_name, read_gnt, write_record  # noqa: E402
+from process_gnt import write_batch  # noqa: E402
+
+
+def make_files(folder: Path, writers: int, characters: int) -> None:
+    """Write .gnt files of random anti-aliased strokes about the size and ink of HWDB1.1."""
+    for writer in range(writers):
+        rng = np.random.default_rng(writer)
+        with (folder / f"{1001 + writer}-c.gnt").open("wb") as stream:
+            for character in LEVEL1[:characters]:
+                width, height = (int(n) for n in rng.normal((66, 68), 9).clip(30, 110))
+                ink = np.zeros((height, width), np.uint8)
+                for _ in range(int(rng.integers(4, 12))):
+                    begin, end = rng.integers(0, (width, height), (2, 2)).tolist()
+                    cv2.line(ink, begin, end, int(rng.integers(120, 230)), 3, cv2.LINE_AA)
+                ink = cv2.add(ink, rng.integers(0, 30, ink.shape, np.uint8) * (ink > 0))
+                write_record(stream, character, 255 - ink)
+
+
+def usual(files: list[Path], out: Path) -> int:
+    """Convert as most repositories do, and return the number of pictures."""
+    count = 0
+    for path in files:
+        with path.open("rb") as stream:
+            while (header := np.fromfile(stream, np.uint8, 10)).size:
+                size = int(header[:4].view("<u4")[0])
+                character = header[4:6].tobytes().rstrip(b"\0").decode("gb18030")
+                width, height = header[6:10].view("<u2").tolist()
+                bitmap = np.fromfile(stream, np.uint8, size - 10).reshape(height, width)
+                folder = out / folder_name(character)
+                folder.mkdir(exist_ok=True)
+                picture = Image.fromarray(bitmap).convert("RGB")
+                picture.save(folder / f"{path.stem}_{count}.png")
+                count += 1
+    return count
+
+
+def _write_share(out: str, share: list, ready, go) -> None:
+    ready.release()
+    go.wait()
+    write_batch(out, "1001", share)
+
+
+def floor(shares: list[list], out: Path) -> float:
+    """Encode and write bitmaps that every process already holds, and return the seconds."""
+    context = multiprocessing.get_context()
+    ready, go = context.Semaphore(0), context.Event()
+    processes = [
+        context.Process(target=_write_share, args=(str(out), share, ready, go)) for share in shares
+    ]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        ready.acquire()
+    begin = time.perf_counter()
+    go.set()
+    for process in processes:
+        process.join()
+    return time.perf_counter() - begin
+
+
+def load(files: list[Path]) -> list[tuple]:
+    """Return every picture as process_gnt.py hands it to its writers."""
+    samples = []
+    for path in files:
+        with path.open("rb") as stream:
+            samples += [item for item in read_gnt(stream, path.name) if isinstance(item, Sample)]
+    return [
+        (i, s.character, s.bitmap.shape[1], s.bitmap.shape[0], s.bitmap.tobytes())
+        for i, s in enumerate(samples)
+    ]
+
+
+def level6_bytes(items: list[tuple]) -> int:
+    """Return the size of the pictures as greyscale PNG files of zlib level 6."""
+    total = 0
+    for _, _, width, height, pixels in items:
+        stream = io.BytesIO()
+        picture = Image.frombytes("L", (width, height), pixels)
+        picture.save(stream, "png", compress_level=6)
+        total += stream.tell()
+    return total
+
+
+def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
+    """Return the figures of all three, each timed `repeat` times in turn."""
+    items = load(files)
+    shares = [items[i::workers] for i in range(workers)]
+    seconds: dict[str, list[float]] = {"usual": [], "floor": [], "process_gnt": []}
+    for _ in range(repeat):
+        for name, times in seconds.items():
+            out = work / name
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            begin = time.perf_counter()
+            if name == "usual":
+                usual(files, out)
+            elif name == "floor":
+                times.append(floor(shares, out))
+                continue
+            else:
+                command = [sys.executable, str(ROOT / "process_gnt.py"), *map(str, files)]
+                command += ["--out", str(out), "--split", "train", "--workers", str(workers)]
+                subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - begin)
+    size = sum(path.stat().st_size for path in (work / "process_gnt").rglob("*.png"))
+    rate = {name: len(items) / statistics.median(times) for name, times in seconds.items()}
+    return {
+        "images": len(items),
+        "workers": workers,
+        "images_per_second": {name: round(value) for name, value in rate.items()},
+        "times_usual": round(rate["process_gnt"] / rate["usual"], 2),
+        "time_over_floor": round(rate["floor"] / rate["process_gnt"], 3),
+        "size_over_level6": round(size / level6_bytes(items), 3),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, metavar="PATH", help=".gnt file or folder of them")
+    parser.add_argument("--writers", type=int, default=8, help="files to make (default: 8)")
+    parser.add_argument("--characters", type=int, default=3755, help="in each (default: 3755)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--work", type=Path, help="where to write (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=options.work) as name:
+        work = Path(name)
+        if options.data is None:
+            make_files(work, options.writers, options.characters)
+        data = options.data or work
+        files = [data] if data.is_file() else sorted(data.glob("**/*.gnt"))
+        if not files:
+            print(f"error: no .gnt file in {data}", file=sys.stderr)
+            return 2
+        figures = measure(files, work, options.workers, options.repeat)
+    if options.json:
+        print(json.dumps(figures))
+        return 0
+    for name, value in figures["images_per_second"].items():
+        print(f"{name:12s} {value:9,} images/s")
+    print(f"process_gnt: {figures['times_usual']} x the usual converter (wanted: 8 or more)")
+    print(
+        f"process_gnt: {figures['time_over_floor']} x the time of the floor (wanted: 1.3 at most)"
+    )
+    print(
+        f"process_gnt: {figures['size_over_level6']} x the size at level 6 (wanted: 1.15 at most)"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What an evaluation says beyond top-1: by writer, by class, by pair, by confidence.
+
+    result = engine.evaluate(...)
+    confused_pairs(result)[:10], by_writer(result, glyphs.writers), calibration(result)
+
+Pure functions of an `engine.Result`; test.py prints them, report.py draws them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from engine import Result
+
+
+class Share(NamedTuple):
+    """How many of a group (a writer, a class) were read right."""
+
+    key: int
+    correct: int
+    samples: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.samples
+
+
+class Pair(NamedTuple):
+    """A confusion: `count` samples of label `truth` were read as `guess`."""
+
+    truth: int
+    guess: int
+    count: int
+
+
+def correct(result: Result) -> np.ndarray:
+    """Return (n,) bool: read right at first place."""
+    return result.top[:, 0] == result.labels
+
+
+def _shares(keys: np.ndarray, right: np.ndarray) -> list[Share]:
+    known, inverse = np.unique(keys, return_inverse=True)
+    samples = np.bincount(inverse, minlength=len(known))
+    hits = np.bincount(inverse, weights=right, minlength=len(known)).astype(int)
+    return [Share(*map(int, row)) for row in zip(known, hits, samples, strict=True)]
+
+
+def by_writer(result: Result, writers: np.ndarray) -> list[Share]:
+    """Return the shares of the known writers; `writers` (N,) is indexed by result.indices."""
+    mine = writers[result.indices]
+    known = mine >= 0
+    return _shares(mine[known], correct(result)[known])
+
+
+def worst_classes(result: Result) -> list[Share]:
+    """Return the shares of all classes, worst first; ties by the larger number of mistakes."""
+    shares = _shares(result.labels, correct(result))
+    return sorted(shares, key=lambda s: (s.accuracy, s.correct - s.samples, s.key))
+
+
+def confused_pairs(result: Result) -> list[Pair]:
+    """Return confusions, most frequent first."""
+    wrong = np.flatnonzero(~correct(result))
+    pairs = Counter(zip(result.labels[wrong].tolist(), result.top[wrong, 0].tolist(), strict=True))
+    return [Pair(*pair, count) for pair, count in sorted(pairs.items(), key=lambda p: (-p[1], p))]
+
+
+class Bin(NamedTuple):
+    """Samples of like confidence: mean confidence, share read right, number."""
+
+    confidence: float
+    accuracy: float
+    samples: int
+
+
+def calibration(result: Result, bins: int = 15) -> tuple[list[Bin], float]:
+    """Return bins of equal width and the expected calibration error (Guo et al. 2017, section 2)."""
+    confidence, right = result.probability[:, 0], correct(result)
+    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = [
+        Bin(float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
+        for here in (number == i for i in range(bins))
+        if here.any()
+    ]
+    ece = sum(abs(row.confidence - row.accuracy) * row.samples for row in rows) / len(right)
+    return rows, float(ece)
+
+
+def coverage(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return threshold, coverage and accuracy of the accepted, for a growing share of accepted.
+
+    Samples are accepted in the order of their confidence, so entry i accepts i + 1 of them.
+    """
+    order = np.argsort(-result.probability[:, 0], kind="stable")
+    hits = correct(result)[order].cumsum()
+    accepted = np.arange(1, len(order) + 1)
+    return result.probability[order, 0], accepted / len(order), hits / accepted

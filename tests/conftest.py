@@ -1,0 +1,87 @@
+"""Small data and a small checkpoint, made on the spot and shared by the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import synthesis  # noqa: E402
+from gnt import folder_name, write_record  # noqa: E402
+
+CHARACTERS = "一十口人大小"
+# A network and a schedule that learn six characters in seconds.
+SMALL = [
+    *("--size", "32", "--width", "0.5", "--head", "64", "--batch-size", "16"),
+    *("--epochs", "6", "--dropout", "0", "--ema", "0.9", "--lr", "0.005", "--threads", "1"),
+]
+
+
+def run_script(name: str, *arguments: object, cwd: Path | None = None, **options):
+    """Run a script of the repository as a user does."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / name), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        timeout=240,
+        **({"text": True, "encoding": "utf-8"} | options),
+    )
+
+
+def bitmap(character: str, writer: int, sample: int = 0) -> np.ndarray:
+    """Return a tidy handwritten bitmap (h,w) uint8, 255 = paper."""
+    hand = synthesis.Writer.draw(writer, hard=0.5)
+    return synthesis.render(character, hand, np.random.default_rng([writer, sample]))
+
+
+def write_tree(
+    root: Path, writers: range, characters: str = CHARACTERS, samples: int = 2, name=folder_name
+) -> Path:
+    """Write a label-per-folder tree of PNG files."""
+    for character in characters:
+        folder = root / name(character)
+        folder.mkdir(parents=True, exist_ok=True)
+        for writer in writers:
+            for sample in range(samples):
+                data = cv2.imencode(".png", bitmap(character, writer, sample))[1]
+                data.tofile(folder / f"{writer}_{sample:05}.png")
+    return root
+
+
+def write_gnt(path: Path, writer: int, characters: str = CHARACTERS) -> Path:
+    """Write a .gnt file of one writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as stream:
+        for character in characters:
+            write_record(stream, character, bitmap(character, writer))
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A folder with train/ (10 writers) and test/ (4 others)."""
+    root = tmp_path_factory.mktemp("data")
+    write_tree(root / "train", range(1001, 1011))
+    write_tree(root / "test", range(1241, 1245))
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory) -> Path:
+    """The folder of a finished run on `data`, made by train.py."""
+    out = tmp_path_factory.mktemp("run")
+    done = run_script("train.py", "--data", data / "train", "--out", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+    (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
+    return out

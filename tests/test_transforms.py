@@ -1,0 +1,169 @@
+"""Preprocessing: the same glyph from every kind of picture of the same character."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import bitmap
+
+from transforms import (
+    Augmentation,
+    augment,
+    clean,
+    decode_picture,
+    read_picture,
+    to_glyph,
+    to_input,
+)
+
+INK = bitmap("永", 7)
+OFF = Augmentation(*[0.0] * len(Augmentation._fields))
+
+
+def like(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the correlation of two glyphs."""
+    return float(np.corrcoef(a.ravel().astype(float), b.ravel().astype(float))[0, 1])
+
+
+def on_page(side: int, ink: np.ndarray = INK, paper: int = 255) -> np.ndarray:
+    page = np.full((side, side), paper, np.uint8)
+    y, x = side // 5, side // 2
+    page[y : y + ink.shape[0], x : x + ink.shape[1]] = ink
+    return page
+
+
+def test_clean_scan_passes_unchanged():
+    assert clean(INK) is INK
+
+
+def test_glyph_is_centred_levelled_and_keeps_its_shape():
+    wide = np.full((20, 90), 255, np.uint8)
+    wide[8:12, 5:85] = 100
+    glyph = to_glyph(wide, 64)
+    rows, columns = np.flatnonzero(glyph.any(1)), np.flatnonzero(glyph.any(0))
+    assert glyph.shape == (64, 64) and glyph.dtype == np.uint8
+    assert (columns[0], columns[-1]) == (2, 61) and len(rows) in (3, 4)
+    assert abs(rows.mean() - 31.5) <= 0.5
+    assert glyph.max() == 255
+    assert to_glyph(wide, 96, margin=0).any(0).sum() == 96
+
+
+def pictures() -> dict[str, np.ndarray]:
+    """The character INK in the ways in which users hand it in."""
+    h, w = INK.shape
+    rng = np.random.default_rng(0)
+    light = np.linspace(120, 230, w)[None] * np.linspace(1, 0.75, h)[:, None]
+    photo = light * (1 - 0.8 * (255 - INK) / 255) + rng.normal(0, 3, INK.shape)
+    grey_page = (on_page(400).astype(float) * 0.75 + 20).astype(np.uint8)
+    rgba = np.zeros((h, w, 4), np.uint8)
+    rgba[..., 3] = 255 - INK
+    white_ink = rgba.copy()
+    white_ink[..., :3] = 255
+    blue = np.stack([np.full_like(INK, 255), INK, INK], -1)
+    big = cv2.resize(on_page(300), None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", on_page(200), [1, 60])[1], cv2.IMREAD_UNCHANGED)
+    specks = grey_page.copy()
+    specks[rng.integers(0, 400, 40), rng.integers(0, 400, 40)] = 60
+    return {
+        "inverted": 255 - INK,
+        "inverted page": 255 - on_page(300),
+        "faint on grey": (200 - (255 - INK) * 0.2).astype(np.uint8),
+        "photo": photo.clip(0, 255).astype(np.uint8),
+        "grey page": grey_page,
+        "small on a large page": on_page(3000),
+        "small on a large grey page": on_page(2500, (INK * 0.8).astype(np.uint8), 204),
+        "transparent": rgba,
+        "white ink, transparent": white_ink,
+        "16 bit": INK.astype(np.uint16) * 257,
+        "float": INK / 255,
+        "blue ink": blue,
+        "one channel more": INK[..., None],
+        "large": big,
+        "jpeg": jpeg,
+        "specks": specks,
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(pictures()))
+def test_same_glyph_from_every_kind_of_picture(kind):
+    assert like(to_glyph(pictures()[kind]), to_glyph(INK)) > 0.85  # a pixel's shift of the crop costs 0.1
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [np.full((80, 80), 255, np.uint8), np.zeros((80, 80), np.uint8), np.full((9, 9, 3), 90, "u1")],
+)
+def test_blank_is_an_error(blank):
+    with pytest.raises(ValueError, match="blank"):
+        to_glyph(blank)
+
+
+def test_noise_alone_is_blank():
+    noise = np.random.default_rng(1).normal(200, 4, (120, 120)).clip(0, 255).astype(np.uint8)
+    with pytest.raises(ValueError, match="blank"):
+        to_glyph(noise)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 5), "u1"), np.zeros((0, 4), "u1"), np.zeros((4, 4), "i8")])  # fmt: skip
+def test_not_a_picture(bad):
+    with pytest.raises(ValueError, match="expected"):
+        to_glyph(bad)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "手寫" / ("很长的名字" * 12 + ".png")
+    path.parent.mkdir()
+    cv2.imencode(".png", INK)[1].tofile(path)
+    assert np.array_equal(read_picture(path), INK)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_picture(tmp_path / "none.png")
+    for name, data in (("empty.png", b""), ("text.png", b"hello"), ("cut.png", b"\x89PNG\r\n\x1a\n")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=name):
+            read_picture(tmp_path / name)
+
+
+def test_decompression_bomb_is_refused():
+    # A PNG header that promises 60000 x 60000 pixels.
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999))
+    with pytest.raises(ValueError, match="million pixels"):
+        decode_picture(png + chunk(b"IEND", b""), "bomb.png")
+
+
+def batch() -> torch.Tensor:
+    return to_input(np.stack([to_glyph(bitmap(c, 3)) for c in "永国我是的一"] * 8))
+
+
+def test_augmentation_off_is_identity():
+    x = batch()
+    y = augment(x.clone(), OFF, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(y, x, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("part", Augmentation._fields)
+def test_each_part_of_the_augmentation_acts_alone_and_repeatably(part):
+    strength = OFF._replace(**{part: getattr(Augmentation(), part) or 0.5})
+    x = batch()
+    one = augment(x.clone(), strength, torch.Generator().manual_seed(5))
+    two = augment(x.clone(), strength, torch.Generator().manual_seed(5))
+    other = augment(x.clone(), strength, torch.Generator().manual_seed(6))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert one.shape == x.shape and one.min() >= 0 and one.max() <= 1 + 1e-5
+    changed = (one - x).abs().amax((1, 2, 3)) > 0.05
+    assert changed.float().mean() > (0.02 if part == "erase" else 0.1)
+
+
+def test_shift_moves_by_the_stated_share():
+    x = torch.zeros(64, 1, 64, 64)
+    x[:, :, 28:36, 28:36] = 1
+    y = augment(x.clone(), OFF._replace(shift=0.1), torch.Generator().manual_seed(0))
+    weight = y.sum((1, 2, 3))
+    centre = (y.sum((1, 2)) * torch.arange(64)).sum(1) / weight
+    assert (centre - 31.5).abs().max() < 6.5 and (centre - 31.5).abs().max() > 4

@@ -56,7 +56,7 @@ def write_writer(job: Job, number: int) -> Path:
         return path
     rng = np.random.default_rng((job.seed, number))
     writer = Writer.draw(rng, rng.uniform(*job.hard))
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(path.name + ".tmp")  # one a killed run left is written over
     try:
         with temporary.open("wb") as stream:
             for character in job.characters:
@@ -151,7 +151,7 @@ def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> N
             y, x = row * CELL + (CELL - h) // 2, column * CELL + (CELL - w) // 2
             sheet[y : y + h, x : x + w] = bitmap
     data = cv2.imencode(".png", sheet)[1]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data.tobytes())
     os.replace(temporary, path)
 

@@ -1,0 +1,411 @@
+"""Synthetic handwriting: synthesis.py, templates.py, synthesize_gnt.py, strokes/build.py."""
+
+import importlib.util
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gnt import LEVEL1, SYMBOLS, Sample, read_gnt, writer_and_split
+from synthesis import Source, Writer, field, render, smooth, trace
+from templates import Fonts, components, parts, stroke_data, stroke_template, symbols, thin
+
+ROOT = Path(__file__).resolve().parents[1]
+STROKES = ROOT / "strokes"
+
+
+def synthesize(*arguments, check=True, **kwargs):
+    command = [sys.executable, str(ROOT / "synthesize_gnt.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=kwargs.get("cwd", ROOT))
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.gnt"))}
+
+
+def samples(path):
+    with path.open("rb") as stream:
+        return list(read_gnt(stream, path.name))
+
+
+def system_font():
+    """Return a font file that has Latin letters, if the system has one."""
+    folders = ["/usr/share/fonts", "/Library/Fonts", "C:/Windows/Fonts"]
+    found = (p for f in folders for p in sorted(Path(f).rglob("*.ttf")) if "Sans" in p.name)
+    return next(found, None)
+
+
+# Data -------------------------------------------------------------------------------------------
+
+
+def test_data_is_small_complete_and_licensed():
+    assert sum(path.stat().st_size for path in STROKES.iterdir() if path.is_file()) <= 400_000
+    assert "ARPHIC PUBLIC LICENSE" in (STROKES / "ARPHICPL.TXT").read_text()
+    notice = (STROKES / "README.md").read_text(encoding="utf-8")
+    assert "Notice of change" in notice and "2.0.1" in notice
+    assert "".join(stroke_data()) == LEVEL1
+    assert set(symbols()) == set(SYMBOLS)
+
+
+def test_stroke_counts_and_order_are_those_of_the_characters():
+    for character, count in {"一": 1, "人": 2, "永": 5, "国": 8, "龙": 5, "霸": 21}.items():
+        assert len(stroke_data()[character][0]) == count
+    across, down = stroke_data()["十"][0]
+    assert np.ptp(across.real) > 3 * np.ptp(across.imag)
+    assert np.ptp(down.imag) > 3 * np.ptp(down.real)
+    assert across[0].real < across[-1].real and down[0].imag < down[-1].imag  # y is down
+
+
+def test_build_repeats_the_format(tmp_path):
+    spec = importlib.util.spec_from_file_location("build", STROKES / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    package = {c: {"medians": [[[0, 900], [100, 890], [400, 500]]]} for c in LEVEL1}
+    package["十"] = {"medians": [[[0, 450], [1000, 450]], [[500, 880], [500, 0]]], "radStrokes": [1]}
+    archive = tmp_path / "package.tgz"
+    for character, record in package.items():
+        (tmp_path / f"{character}.json").write_text(json.dumps(record))
+    with tarfile.open(archive, "w:gz") as stream:
+        for character in package:
+            stream.add(tmp_path / f"{character}.json", f"package/{character}.json")
+    out = tmp_path / "medians.npz"
+    assert build.main([str(archive), "--out", str(out)]) == 0
+    with np.load(out) as arrays:
+        assert arrays["strokes"][LEVEL1.index("十")] == 2
+        assert arrays["strokes"].sum() == 3756 == len(arrays["points"])
+        assert np.unpackbits(arrays["radical"])[:3756].sum() == 1
+        x, y = np.cumsum(arrays["steps"].astype(int), axis=1) % 256
+        start = arrays["points"][: LEVEL1.index("十")].sum()
+        assert x[start : start + 2].tolist() == [0, 250]
+        assert y[start : start + 2].tolist() == [112, 112]  # (900 - 450) / 4, to even
+
+
+def test_simplified_lines_stay_within_the_tolerance():
+    spec = importlib.util.spec_from_file_location("build", STROKES / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    t = np.linspace(0, 3, 200)
+    line = np.stack([300 * t, 200 * np.sin(t)], axis=1)
+    simple = build.simplify(line, 4.0)
+    assert len(simple) < 20
+    assert np.abs(np.interp(line[:, 0], simple[:, 0], simple[:, 1]) - line[:, 1]).max() < 5
+
+
+# Templates --------------------------------------------------------------------------------------
+
+
+def test_components_are_found_where_they_are():
+    names = [component.name for component in components()]
+
+    def found(character):
+        return {names[number] for _, _, number in parts(character)}
+
+    assert {"讠", "口"} <= found("语") and "氵" in found("江") and "辶" in found("这")
+    assert "门" in found("间") and "日" in found("间") and "纟" in found("红")
+    assert "讠" not in found("江") and "氵" not in found("说") and not found("一")
+    assert "艹" not in found("世")
+    assert 12 <= sum("讠" in found(character) for character in LEVEL1[::5]) <= 24
+
+
+def test_an_abbreviation_changes_its_component_alone():
+    printed, short = stroke_template("江"), stroke_template("江", (2,))
+    assert len(printed.length) == 6 and len(short.length) == 4  # three dots in one stroke
+    rest = printed.points[printed.owner >= 3], short.points[short.owner >= 1]
+    shift = rest[0] - rest[1]
+    assert np.abs(shift - shift[0]).max() < 1e-9
+
+
+def test_every_form_of_every_component_can_be_drawn():
+    for number, component in enumerate(components()):
+        character = next(c for c in LEVEL1 if any(n == number for *_, n in parts(c)))
+        place = [n for *_, n in parts(character)].index(number)
+        assert component.forms
+        for form in range(1 + len(component.forms)):
+            forms = [0] * len(parts(character))
+            forms[place] = form
+            template = stroke_template(character, tuple(forms))
+            assert np.isfinite(template.points).all() and len(template.points) > 5
+
+
+def test_thinning_leaves_a_line_one_pixel_wide():
+    body = np.zeros((40, 80), np.uint8)
+    body[15:24, 10:70] = 1
+    line = thin(body)
+    assert set(np.unique(line)) == {0, 1} and body[line == 1].all()
+    assert (line[:, 20:60].sum(axis=0) == 1).all()
+    assert cv2.connectedComponents(line)[0] == 2
+
+
+# Drawing ----------------------------------------------------------------------------------------
+
+
+def test_all_classes_are_drawn_and_differ():
+    rng = np.random.default_rng(0)
+    writer = Writer.draw(1, 0.6)
+    seen = {}
+    for character in LEVEL1 + SYMBOLS:
+        bitmap = render(character, writer, rng)
+        assert bitmap.dtype == np.uint8 and bitmap.ndim == 2
+        ink = bitmap < 255
+        assert ink.sum() >= 6
+        assert ink[0].any() and ink[-1].any() and ink[:, 0].any() and ink[:, -1].any()
+        assert max(bitmap.shape) < 250
+        assert seen.setdefault(bitmap.tobytes(), character) == character
+    assert len(seen) == 3755 + 171
+
+
+def test_classes_differ_more_than_drawings_of_one_class():
+    def blurred(character, seed):
+        bitmap = render(character, Writer.draw(seed, 0.5), np.random.default_rng(seed))
+        return cv2.GaussianBlur(cv2.resize(255 - bitmap, (32, 32)), (0, 0), 2).astype(float)
+
+    characters = LEVEL1[:40]
+    means = [np.mean([blurred(c, seed) for seed in range(12)], axis=0) for c in characters]
+    right = 0
+    for index, character in enumerate(characters):
+        for seed in range(100, 103):
+            picture = blurred(character, seed)
+            right += np.argmin([np.abs(picture - mean).sum() for mean in means]) == index
+    assert right >= 0.8 * 3 * len(characters)
+
+
+def test_size_pen_and_ink_follow_those_of_real_crops():
+    """Bounds around HWDB crops: height 44/63/92, pen 3.5/4.5/5.7 px, coverage .17/.30/.45."""
+    height, coverage, pens, grey = [], [], [], []
+    for index in range(400):
+        bitmap, _ = Source(LEVEL1, seed=3).draw(index)
+        ink = bitmap < 255
+        height.append(len(bitmap))
+        coverage.append(ink.mean())
+        body = cv2.GaussianBlur(np.pad(bitmap, 2, constant_values=255), (0, 0), 0.8) < 215
+        pens.append(ink.sum() / (1.1 * thin(body.astype(np.uint8)).sum()))
+        grey.append(np.median(bitmap[ink]))
+    assert 58 < np.median(height) < 74 and np.percentile(height, 98) < 125
+    assert 3.8 < np.median(pens) < 5.4
+    assert 0.25 < np.median(coverage) < 0.36
+    assert 105 < np.median(grey) < 150
+
+
+def test_a_wild_hand_deviates_more_than_a_careful_one():
+    def spread(hard):
+        pictures = []
+        for seed in range(60):
+            bitmap = render("永", Writer.draw(seed, hard), np.random.default_rng(seed))
+            pictures.append(cv2.resize(bitmap, (32, 32)).astype(float))
+        return np.std(pictures, axis=0).mean()
+
+    assert spread(0.0) < spread(0.6) < spread(1.5)
+
+
+def test_joins_and_skipped_strokes():
+    template = stroke_template("三")
+    writer = Writer.draw(0, 0.0)
+
+    def runs(**style):
+        style = {"joining": 0.0, "tails": 0.0, "skip": 0.0} | style
+        hand = Writer(**(writer.__dict__ | style))
+        points, _ = trace(template, template.points * 80, 80, hand, np.random.default_rng(0))
+        mask = (field(points, np.full(len(points), 2.0), 2) > 0).astype(np.uint8)
+        return cv2.connectedComponents(mask)[0] - 1
+
+    assert runs() == 3
+    assert runs(joining=100.0, reach=2.0) == 1
+
+
+def test_smoothing_rounds_corners_and_keeps_ends():
+    points = np.concatenate([np.arange(20), 19 + 1j * np.arange(1, 20)]).astype(complex)
+    link = np.ones(len(points) - 1, bool)
+    rounded = points.copy()
+    smooth(rounded, link, 2.0)
+    assert rounded[0] == points[0] and rounded[-1] == points[-1]
+    assert 0.5 < abs(rounded[19] - points[19]) < 3
+    link[18:20] = False
+    parted = points.copy()
+    smooth(parted, link, 2.0)
+    assert np.allclose(parted, points)
+
+
+def test_field_is_the_distance_into_the_ink():
+    points = np.arange(0, 60, 0.5) + 0.25j
+    inside = field(points, np.full(len(points), 3.0), 4.0)
+    column = inside[:, inside.shape[1] // 2]
+    assert 2.7 < column.max() <= 3
+    assert abs((column > 0).sum() - 6) <= 1
+    falling = np.diff(column[column.argmax() : column.argmax() + 5])
+    assert np.allclose(falling, -1, atol=0.1)
+
+
+def test_an_unknown_character_is_named():
+    with pytest.raises(ValueError, match="龘"):
+        render("龘", Writer.draw(0), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="1 characters .*龘"):
+        Source("一龘")
+
+
+def test_source_depends_on_seed_and_index_alone():
+    first, second = Source("永和九年", seed=5), Source("永和九年", seed=5)
+    drawn = [first.draw(index) for index in range(12)]
+    for index in reversed(range(12)):
+        bitmap, label = second.draw(index)
+        assert label == drawn[index][1] and np.array_equal(bitmap, drawn[index][0])
+    for start in (0, 4, 8):
+        assert sorted(label for _, label in drawn[start : start + 4]) == [0, 1, 2, 3]
+    other, _ = Source("永和九年", seed=6).draw(0)
+    assert not np.array_equal(other, drawn[0][0])
+
+
+# Fonts ------------------------------------------------------------------------------------------
+
+
+def test_fonts_are_re_inked(tmp_path):
+    font = system_font()
+    if font is None:
+        pytest.skip("no font installed")
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / font.name).write_bytes(font.read_bytes())
+    fonts = Fonts(tmp_path / "fonts", "AQ永")
+    assert {"A", "Q"} <= fonts.faces[0].keys()
+    rng = np.random.default_rng(0)
+    writer = Writer.draw(0)
+    assert (render("A", writer, rng, fonts, 1.0) < 255).mean() > 0.05
+    again = pickle.loads(pickle.dumps(fonts))
+    assert np.array_equal(
+        render("Q", writer, np.random.default_rng(1), fonts, 1.0),
+        render("Q", writer, np.random.default_rng(1), again, 1.0),
+    )
+    symbols_file = tmp_path / "classes.txt"
+    symbols_file.write_text("AQ")
+    for name, workers in (("one", 1), ("two", 2)):
+        synthesize("--fonts", tmp_path / "fonts", "--classes", symbols_file, "--writers", 2,
+                   "--test-writers", 0, "--workers", workers, "--out", tmp_path / name)  # fmt: skip
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") != {}
+
+
+@pytest.mark.parametrize("content", [None, b"not a font"])
+def test_fonts_that_cannot_be_read(tmp_path, content):
+    (tmp_path / "fonts").mkdir()
+    if content:
+        (tmp_path / "fonts" / "broken.ttf").write_bytes(content)
+    done = synthesize("--fonts", tmp_path / "fonts", "--out", tmp_path / "out", check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and "font" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# The script -------------------------------------------------------------------------------------
+
+
+def test_same_bytes_on_any_number_of_workers(tmp_path):
+    settings = ["--classes", 60, "--writers", 3, "--test-writers", 1, "--seed", 4]
+    done = synthesize(*settings, "--workers", 1, "--out", tmp_path / "one")
+    assert "240 pictures" in done.stdout
+    synthesize(*settings, "--workers", 2, "--out", tmp_path / "two")
+    files = contents(tmp_path / "one")
+    assert files == contents(tmp_path / "two")
+    assert list(files) == ["10001-c.gnt", "10002-c.gnt", "10003-c.gnt", "20001-c.gnt"]
+    assert len(set(files.values())) == 4
+    synthesize(*settings[:-1], 5, "--workers", 1, "--out", tmp_path / "three")
+    assert not set(files.values()) & set(contents(tmp_path / "three").values())
+
+
+def test_files_are_sound_and_their_names_tell_the_split(tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("永和 9a①\n", encoding="utf-8")
+    synthesize("--classes", classes, "--writers", 1, "--test-writers", 1, "--out", tmp_path / "o")
+    train, test = sorted((tmp_path / "o").glob("*.gnt"))
+    assert writer_and_split(train.name) == ("10001", "train") and train.name == "10001-f.gnt"
+    assert writer_and_split(test.name) == ("20001", "test")
+    items = samples(train)
+    assert all(isinstance(item, Sample) for item in items)
+    assert "".join(item.character for item in items) == "永和9a①"
+    rng = np.random.default_rng((0, 10001))
+    writer = Writer.draw(rng, rng.uniform(0.6, 1.5))
+    assert np.array_equal(items[0].bitmap, render("永", writer, rng))
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    settings = ["--classes", "150", "--writers", "4", "--test-writers", "0", "--workers", "1"]
+    synthesize(*settings, "--out", tmp_path / "whole")
+    command = [sys.executable, str(ROOT / "synthesize_gnt.py"), *settings, "--out"]
+    process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "cut").glob("*.gnt")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.wait()
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut").glob("*.gnt")}
+    assert kept
+    synthesize(*settings, "--out", tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert all((tmp_path / "cut" / n).stat().st_mtime_ns == t for n, t in kept.items())
+    assert not list((tmp_path / "cut").glob("*.tmp"))
+
+
+def test_other_settings_do_not_mix(tmp_path):
+    synthesize("--classes", 3, "--writers", 1, "--test-writers", 0, "--out", tmp_path)
+    done = synthesize("--classes", 4, "--writers", 1, "--out", tmp_path, check=False)
+    assert done.returncode == 2 and "other settings" in done.stderr
+    assert len(samples(tmp_path / "10001-c.gnt")) == 3
+    synthesize("--classes", 3, "--writers", 2, "--test-writers", 0, "--out", tmp_path)
+    assert len(contents(tmp_path)) == 2
+    (tmp_path / "synthesis.json").unlink()
+    done = synthesize("--classes", 3, "--writers", 1, "--out", tmp_path, check=False)
+    assert done.returncode == 2 and "another origin" in done.stderr
+
+
+def test_sheet(tmp_path):
+    path = tmp_path / "sheet.png"
+    synthesize("--sheet", path, "--writers", 3, "--out", tmp_path / "none")
+    sheet = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert sheet.shape == (3 * 80, 20 * 80) and sheet.dtype == np.uint8
+    cells = sheet.reshape(3, 80, 20, 80).min(axis=(1, 3))
+    assert (cells < 200).all()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--writers", "-1"], "--writers"),
+        (["--writers", "0", "--test-writers", "0"], "nothing to do"),
+        (["--writers", "10000"], "9999"),
+        (["--workers", "0"], "--workers"),
+        (["--seed", "-1"], "--seed"),
+        (["--hard", "2", "1"], "--hard"),
+        (["--font-share", "2"], "--font-share"),
+        (["--classes", "0"], "--classes"),
+        (["--classes", "nowhere.txt"], "nowhere.txt"),
+        (["--fonts", "nowhere"], "nowhere"),
+        (["--sheet", "sheet.gif"], "--sheet"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_status_2(tmp_path, arguments, says):
+    done = synthesize("--out", tmp_path / "out", *arguments, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert says in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_benchmarks_run(tmp_path):
+    synthesize("--classes", 5, "--writers", 1, "--test-writers", 0, "--out", tmp_path)
+    speed = [sys.executable, ROOT / "benchmarks" / "synthesize.py"]
+    done = subprocess.run([*speed, "--count", "20", "--rounds", "1", "--json"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert json.loads(done.stdout)["strokes"]["best"] > 0
+    compare = [sys.executable, ROOT / "benchmarks" / "compare_gnt.py"]
+    done = subprocess.run([*compare, tmp_path, tmp_path / "10001-c.gnt", "--markdown"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert "| pictures | 5 | 5 |" in done.stdout and "| coverage | 0." in done.stdout
+    (tmp_path / "10001-c.gnt").write_bytes(b"damaged file")
+    done = subprocess.run([*compare, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -272,7 +273,8 @@ class Conversion:
     """One run: the sources in turn, their batches to the writers, everything counted."""
 
     def __init__(self, options: argparse.Namespace, classes: str | None) -> None:
-        self.out, self.split, self.limit = Path(options.out), options.split, options.limit
+        self.out, self.split = Path(options.out), options.split
+        self.limit = math.inf if options.limit is None else options.limit
         self.classes = classes
         self.selected = None if classes is None else frozenset(classes)
         self.trees: dict[str, Tree] = {}
@@ -304,15 +306,12 @@ class Conversion:
                     rate = self.written / max(1e-9, time.monotonic() - began)
                     bar.set_postfix_str(f"{self.written:,} images, {rate:,.0f} images/s", False)
                     bar.update(0)
-                if self._full():
+                if self.images >= self.limit:
                     break
             self.writers.finish()
             bar.n = bar.total
         for tree in self.trees.values():
             tree.save()
-
-    def _full(self) -> bool:
-        return self.limit is not None and self.images >= self.limit
 
     def _place(self, source: Source) -> tuple[str, str]:
         """Return (split, prefix) for a source: official numbers decide, else the option."""
@@ -358,9 +357,9 @@ class Conversion:
 
     def _items(self, stream: _Checksummed, name: str, job: _Job) -> Iterator[Item]:
         """Yield the selected records of a source and count the others."""
-        entry = job.entry
+        entry, selected = job.entry, self.selected
         for item in read_records(stream, name):
-            if self._full():
+            if self.images >= self.limit:
                 job.cut_short = True
                 return
             index = entry["records"]
@@ -369,14 +368,16 @@ class Conversion:
                 entry["records"] += item.kind not in ("archive", "empty")
                 entry["undecodable"] += item.kind == "tag"
                 continue
-            entry["records"] += 1
-            if self.selected is not None and item.character not in self.selected:
+            entry["records"] = index + 1
+            character, width, height, pixels, _ = item
+            if selected is not None and character not in selected:
                 entry["skipped"] += 1
                 continue
             entry["images"] += 1
-            entry["extra"] += item.character not in _LEVEL1
+            if character not in _LEVEL1:
+                entry["extra"] += 1
             self.images += 1
-            yield index, item.character, item.width, item.height, item.pixels
+            yield index, character, width, height, pixels
 
     def _account(self, job: _Job, count: int, size: int) -> None:
         """Count a batch that has been written."""

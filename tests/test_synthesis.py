@@ -71,7 +71,8 @@ def test_build_repeats_the_format(tmp_path):
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     package = {c: {"medians": [[[0, 900], [100, 890], [400, 500]]]} for c in LEVEL1}
-    package["十"] = {"medians": [[[0, 450], [1000, 450]], [[500, 880], [500, 0]]], "radStrokes": [1]}
+    cross = [[[0, 450], [1000, 450]], [[500, 880], [500, 0]]]
+    package["十"] = {"medians": cross, "radStrokes": [1]}
     archive = tmp_path / "package.tgz"
     for character, record in package.items():
         (tmp_path / f"{character}.json").write_text(json.dumps(record))

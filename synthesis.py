@@ -144,7 +144,8 @@ def render(
     which neither strokes nor glyphs are known.
     """
     template = None
-    if fonts is not None and rng.random() < font_share:
+    drawn = character in stroke_data() or character in symbols()
+    if fonts is not None and (rng.random() < font_share or not drawn):
         template = fonts.template(character, rng)
     if template is None:
         template = stroke_template(character, forms(character, writer, rng))

@@ -363,15 +363,15 @@ def open_font(path: str):
 def covered(font, characters: Sequence[str]) -> list[str]:
     """Return those of `characters` which the font has: neither blank nor a mark of absence."""
     nothing = "\U000ffffd"  # of the private use, which no font has
-    box = font.getbbox(nothing)
-    small = font.font_variant(size=24)
-    mask = bytes(small.getmask(nothing))
+    absent = font.getbbox(nothing)
+    small = font.font_variant(size=24) if font.getmask(nothing).getbbox() else None
 
     def has(character: str) -> bool:
-        if font.getbbox(character) == box and bytes(small.getmask(character)) == mask:
-            return False
-        return small.getmask(character).getbbox() is not None
+        if font.getbbox(character) != absent:
+            return font.getmask(character).getbbox() is not None
+        return small is not None and bytes(small.getmask(character)) != mark
 
+    mark = bytes(small.getmask(nothing)) if small else b""
     return [c for c in characters if has(c)]
 
 

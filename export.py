@@ -1,0 +1,375 @@
+"""Write a checkpoint as an ONNX file, for use without PyTorch and fast on one CPU thread.
+
+    python export.py                                         # checkpoints/small64.onnx
+    python export.py --precision int8 --out small64-int8.onnx
+    python export.py --checkpoint runs/train/best.pt --precision int8 --calibration data/train
+    python test.py --checkpoint small64-int8.onnx            # measured by the same code
+
+Input `glyphs` (N,1,S,S) float32 in 0...1, output `logits` (N,K) float32, whatever the precision;
+N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),
+`config` (JSON: settings of the training) and `precision`. BatchNorm is folded into convolutions.
+
+    precision   weights in the file                      computed in
+    fp32        float32                                  float32
+    fp16        float16                                  float32
+    int8        int8, a scale for every output channel   float32; the head in int8
+
+Convolutions stay in float32 arithmetic because that is the faster and the more exact choice: on
+maps this small, onnxruntime spends more on quantising between layers than int8 saves. What costs
+time is reading the head's weights, so the two linear layers work on uint8 inputs (static ranges,
+from calibration glyphs). The file is checked against PyTorch before it takes its name.
+
+Left out: preprocessing (transforms.py), other runtimes than onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+from config import DEFAULT_CHECKPOINT
+from dataset import open_pack
+from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExcite
+from recognizer import load_network
+from transforms import to_glyph, to_input
+
+try:
+    import onnx
+    import onnxruntime  # noqa: F401  (runs the check)
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as error:
+    missing: str | None = error.name
+else:
+    missing = None
+
+# HardSwish came with opset 14; a file of opset 17 and IR version 8 loads in onnxruntime >= 1.12.
+OPSET, IR_VERSION = 17, 8
+GATE = {"alpha": 1 / 6, "beta": 0.5}  # the paper's h-sigmoid
+SMALLEST_INT8 = 1024  # kernels with fewer weights stay float: nothing to gain
+LARGEST_DIFFERENCE = 1e-3  # of an fp32 export's logits
+TRAINING_DATA = Path("data/train")
+
+
+def fold_batch_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
+    """Return kernel and bias of the convolution that equals convolution and BatchNorm."""
+    convolution, norm = block[0], block[1]
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+def quantise_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 values in -127...127 and the float32 scale of each output channel (O,)."""
+    scale = np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12) / 127
+    each = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.round(weight / each).astype(np.int8), scale.astype(np.float32)
+
+
+class Range(NamedTuple):
+    """What the input of a layer spans, zero included."""
+
+    low: float
+    high: float
+
+    def quantisation(self) -> tuple[np.float32, np.uint8]:
+        """Return scale and zero point of uint8."""
+        scale = max(self.high - self.low, 1e-6) / 255
+        return np.float32(scale), np.uint8(round(-self.low / scale))
+
+
+class Graph:
+    """The ONNX graph of a network, built layer by layer.
+
+    Args:
+        model: in eval mode; its module names become the names in the file.
+        precision: see the module's table.
+        ranges: of the inputs of linear layers, for int8.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, ranges: Mapping[nn.Module, Range]) -> None:
+        self.names = {module: name for name, module in model.named_modules()}
+        self.precision, self.ranges = precision, ranges
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, kind: str, *inputs: str, **attributes: object) -> str:
+        """Append a node and return the name of its output."""
+        output = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def kernel(self, name: str, weight: np.ndarray) -> str:
+        """Store a kernel as the precision says; onnxruntime widens it once, on loading."""
+        if self.precision == "fp16":
+            return self.node(
+                "Cast", self.constant(name, weight.astype(np.float16)), to=TensorProto.FLOAT
+            )
+        if self.precision == "int8" and weight.size >= SMALLEST_INT8:
+            # Not DequantizeLinear: onnxruntime would keep that one and run it for every glyph.
+            values, scale = quantise_rows(weight)
+            wide = self.node("Cast", self.constant(name, values), to=TensorProto.FLOAT)
+            return self.node(
+                "Mul", wide, self.constant(f"{name}.scale", scale.reshape(-1, 1, 1, 1))
+            )
+        return self.constant(name, weight)
+
+    def convolution(self, x: str, layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> str:
+        name = self.names[layer]
+        return self.node(
+            "Conv",
+            x,
+            self.kernel(f"{name}.weight", weight.numpy()),
+            self.constant(f"{name}.bias", bias.numpy()),
+            kernel_shape=layer.kernel_size,
+            strides=layer.stride,
+            pads=layer.padding * 2,
+            group=layer.groups,
+        )
+
+    def linear(self, x: str, layer: nn.Linear) -> str:
+        """Add a linear layer; in int8, onnxruntime fuses these nodes to one integer product."""
+        name, weight, bias = self.names[layer], layer.weight.numpy(), layer.bias.numpy()
+        if self.precision != "int8":
+            kernel = self.kernel(f"{name}.weight", weight)
+            return self.node("Gemm", x, kernel, self.constant(f"{name}.bias", bias), transB=1)
+        step, zero = self.ranges[layer].quantisation()
+        inputs = (self.constant(f"{name}.step", step), self.constant(f"{name}.zero", zero))
+        x = self.node("DequantizeLinear", self.node("QuantizeLinear", x, *inputs), *inputs)
+        values, scale = quantise_rows(weight)
+        kernel = self.node(
+            "DequantizeLinear",
+            self.constant(f"{name}.weight", values),
+            self.constant(f"{name}.scale", scale),
+            self.constant(f"{name}.weight_zero", np.zeros(len(scale), np.int8)),
+            axis=0,
+        )
+        added = self.node(
+            "DequantizeLinear",
+            self.constant(f"{name}.bias", np.round(bias / (step * scale)).astype(np.int32)),
+            self.constant(f"{name}.bias_scale", step * scale),
+            self.constant(f"{name}.bias_zero", np.zeros(len(scale), np.int32)),
+            axis=0,
+        )
+        return self.node("Gemm", x, kernel, added, transB=1)
+
+    def squeeze_excite(self, x: str, module: SqueezeExcite) -> str:
+        gate = self.node("GlobalAveragePool", x)  # ReduceMean would leave onnxruntime's layout
+        gate = self.convolution(gate, module.fc1, module.fc1.weight, module.fc1.bias)
+        gate = self.node("Relu", gate)
+        gate = self.convolution(gate, module.fc2, module.fc2.weight, module.fc2.bias)
+        return self.node("Mul", x, self.node("HardSigmoid", gate, **GATE))
+
+    def add(self, x: str, module: nn.Module) -> str:
+        """Add a module that reads x and return the name of its output."""
+        if isinstance(module, MobileNetV3):
+            x = self.node("GlobalAveragePool", self.add(x, module.features))
+            return self.add(self.node("Flatten", x), module.classifier)
+        if isinstance(module, ConvNormAct):
+            x = self.convolution(x, module[0], *fold_batch_norm(module))
+            return self.add(x, module[2]) if len(module) > 2 else x
+        if isinstance(module, InvertedResidual):
+            y = self.add(x, module.block)
+            return self.node("Add", x, y) if module.residual else y
+        if isinstance(module, nn.Sequential):
+            for layer in module:
+                x = self.add(x, layer)
+            return x
+        if isinstance(module, SqueezeExcite):
+            return self.squeeze_excite(x, module)
+        if isinstance(module, nn.Linear):
+            return self.linear(x, module)
+        if isinstance(module, nn.Dropout):
+            return x
+        return self.node({HSwish: "HardSwish", nn.ReLU: "Relu"}[type(module)], x)
+
+
+@torch.no_grad()
+def to_onnx(
+    model: MobileNetV3, loaded: Mapping, precision: str, ranges: Mapping[nn.Module, Range]
+) -> onnx.ModelProto:
+    """Return the ONNX model of a network in eval mode, with the metadata of its checkpoint."""
+    graph = Graph(model, precision, ranges)
+    last = graph.add("glyphs", model)
+    graph.nodes[-1].output[0] = "logits"
+    assert graph.nodes[-1].name == last
+    size, classes = loaded["config"]["size"], loaded["classes"]
+    shapes = {"glyphs": ["N", 1, size, size], "logits": ["N", len(classes)]}
+    glyphs, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "mobilenet_v3", [glyphs], [logits], graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="export.py",
+    )
+    metadata = {
+        "classes": json.dumps(checkpoint.join_classes(classes), ensure_ascii=False),
+        "config": json.dumps(loaded["config"]),
+        "precision": precision,
+    }
+    helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, glyphs: np.ndarray) -> dict[nn.Module, Range]:
+    """Return the range of every linear layer's input over glyphs (N,S,S) uint8."""
+    ranges: dict[nn.Module, Range] = {}
+
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        low, high = (float(v) for v in inputs[0].aminmax())
+        before = ranges.get(module, Range(0.0, 0.0))
+        ranges[module] = Range(min(low, before.low), max(high, before.high))
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    handles = [layer.register_forward_pre_hook(observe) for layer in layers]
+    for start in range(0, len(glyphs), 64):
+        model(to_input(glyphs[start : start + 64]))
+    for handle in handles:
+        handle.remove()
+    return ranges
+
+
+def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple[np.ndarray, str]:
+    """Return up to `count` glyphs (n,S,S) uint8 of a source, or else drawn ones, and their origin.
+
+    Raises:
+        FileNotFoundError, ValueError: see `dataset.open_pack`; no class that can be drawn.
+    """
+    if not source and TRAINING_DATA.is_dir():
+        source = str(TRAINING_DATA)
+    rng = np.random.default_rng(0)
+    if source:
+        pack = open_pack(source, size)
+        chosen = rng.permutation(len(pack))[:count]
+        return pack.glyphs[chosen], f"{len(chosen)} glyphs of {source}"
+    from synthesis import Source
+    from templates import stroke_data, symbols
+
+    known = [label for label in classes if label in stroke_data() or label in symbols()]
+    if not known:
+        raise ValueError("none of the classes can be drawn: give glyphs with --calibration PATH")
+    draw = Source(known, seed=0).draw
+    return np.stack([to_glyph(draw(i)[0], size) for i in range(count)]), f"{count} synthetic glyphs"
+
+
+@torch.inference_mode()
+def compare(path: Path, model: nn.Module, glyphs: np.ndarray) -> tuple[float, float]:
+    """Return the largest difference of logits and the share of equal top-1, file and PyTorch."""
+    network = load_network(path)
+    largest, equal = 0.0, 0
+    for start in range(0, len(glyphs), 64):
+        x = to_input(glyphs[start : start + 64])
+        ours, theirs = network.logits(x), model(x)
+        largest = max(largest, float((ours - theirs).abs().max()))
+        equal += int((ours.argmax(1) == theirs.argmax(1)).sum())
+    return largest, equal / len(glyphs)
+
+
+def export(given: argparse.Namespace) -> None:
+    """Write the file, check it and say the figures."""
+    if missing:
+        raise ValueError(
+            f"exporting needs the package {missing}: pip install -r requirements-optional.txt"
+        )
+    source = Path(given.checkpoint)
+    suffix = ".onnx" if given.precision == "fp32" else f"-{given.precision}.onnx"
+    out = Path(given.out or source.with_name(source.stem + suffix))
+    if out.suffix != ".onnx":
+        raise ValueError(f"--out is {out}, expected a name that ends in .onnx")
+    if given.samples < 2:
+        raise ValueError(f"--samples is {given.samples}, expected 2 or more")
+    loaded = checkpoint.load(source)
+    model = checkpoint.build_model(loaded).eval()
+    classes, size = loaded["classes"], loaded["config"]["size"]
+    glyphs, origin = some_glyphs(given.calibration, size, classes, given.samples)
+    # Ranges come from one half, the check is on the other.
+    half = len(glyphs) // 2
+    ranges = calibrate(model, glyphs[:half]) if given.precision == "int8" else {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f"{out.stem}.{os.getpid()}.part.onnx")
+    try:
+        onnx.save(to_onnx(model, loaded, given.precision, ranges), temporary)
+        difference, agreement = compare(temporary, model, glyphs[half:])
+        if given.precision == "fp32" and difference > LARGEST_DIFFERENCE:
+            raise ValueError(
+                f"logits of {out} differ from PyTorch's by {difference:.2g}, expected at most "
+                f"{LARGEST_DIFFERENCE}; nothing was written"
+            )
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"{out}: {given.precision}, {len(classes)} classes, {out.stat().st_size / 1e6:.2f} MB")
+    print(
+        f"against PyTorch on {len(glyphs) - half} of {origin}: largest difference of a logit "
+        f"{difference:.2g}, top-1 equal {agreement:.2%}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export as the command line says; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Write a checkpoint as an ONNX file and check it against PyTorch.",
+        epilog="Needs the packages of requirements-optional.txt: onnx, onnxruntime.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT_CHECKPOINT,
+        metavar="FILE",
+        help="checkpoint to export (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of the weights in the file (default: fp32)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE.onnx",
+        help="file to write (default: the checkpoint's name with .onnx, -fp16.onnx or -int8.onnx)",
+    )
+    parser.add_argument(
+        "--calibration",
+        default="",
+        metavar="PATH",
+        help="training glyphs for int8 and for the check: tree of class folders or .gnt (default: "
+        f"{TRAINING_DATA} if it is there, else synthetic handwriting)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="glyphs, half to calibrate and half to check (default: %(default)s)",
+    )
+    given = parser.parse_args(argv)
+    try:
+        export(given)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

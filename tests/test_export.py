@@ -1,0 +1,164 @@
+"""export.py through its command line: three precisions, read back by predict.py and test.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHARACTERS, run_script, write_gnt
+
+import checkpoint
+import export
+from recognizer import load_network
+from transforms import to_input
+
+PRECISIONS = ("fp32", "fp16", "int8")
+# Largest difference of a logit, as a share of the logits' own spread.
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.01, "int8": 0.08}
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
+
+
+@pytest.fixture(scope="module")
+def exported(trained, data, tmp_path_factory) -> Path:
+    """A folder with fp32.onnx, fp16.onnx, int8.onnx of the briefly trained network."""
+    folder = tmp_path_factory.mktemp("onnx")
+    shutil.copy(trained / "best.pt", folder / "best.pt")
+    for precision in PRECISIONS:
+        out = folder / f"{precision}.onnx"
+        arguments = ["--checkpoint", folder / "best.pt", "--out", out, "--precision", precision]
+        done = run_script("export.py", *arguments, "--calibration", data / "train", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{out}: {precision}, {len(CHARACTERS)} classes")
+        assert "largest difference of a logit" in done.stdout and "top-1 equal" in done.stdout
+    assert not list(folder.glob("*.part*"))
+    return folder
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_logits_are_pytorchs(exported, data, precision):
+    loaded = checkpoint.load(exported / "best.pt")
+    model = checkpoint.build_model(loaded).eval()
+    glyphs = np.fromfile(data / "train.pack32" / "glyphs.bin", np.uint8).reshape(-1, 32, 32)[:50]
+    x = to_input(glyphs)
+    session = onnxruntime.InferenceSession(exported / f"{precision}.onnx")
+    (entry,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.type, entry.shape[1:]) == ("glyphs", "tensor(float)", [1, 32, 32])
+    assert (result.name, result.type, result.shape[1:]) == ("logits", "tensor(float)", [6])
+    with torch.no_grad():
+        expected = model(x).numpy()
+    for count in (1, 50):  # the batch is free
+        logits = session.run(None, {"glyphs": x[:count].numpy()})[0]
+        limit = TOLERANCE[precision] * np.ptp(expected)
+        assert np.abs(logits - expected[:count]).max() < limit
+
+
+def test_metadata_tell_classes_and_config(exported):
+    loaded = checkpoint.load(exported / "best.pt")
+    for precision in PRECISIONS:
+        session = onnxruntime.InferenceSession(exported / f"{precision}.onnx")
+        metadata = session.get_modelmeta().custom_metadata_map
+        assert list(json.loads(metadata["classes"])) == loaded["classes"]
+        assert json.loads(metadata["config"]) == loaded["config"]
+        assert metadata["precision"] == precision
+
+
+def test_smaller_precision_makes_smaller_files(exported):
+    fp32, fp16, int8 = (
+        (exported / f"{p}.onnx").stat().st_size - 60_000  # nodes, biases, metadata
+        for p in PRECISIONS
+    )
+    assert fp16 < 0.55 * fp32 and int8 < 0.35 * fp32
+
+
+def test_test_and_predict_read_the_same(exported, data):
+    pictures = sorted((data / "test").rglob("*.png"))[:12]
+    figures, readings = [], []
+    for name in ("best.pt", "fp32.onnx", "int8.onnx"):
+        done = run_script("test.py", data / "test", "--checkpoint", exported / name, "--json", "-")
+        assert done.returncode == 0, done.stderr
+        figures.append(json.loads(done.stdout))
+        done = run_script("predict.py", *pictures, "--checkpoint", exported / name, "--json")
+        assert done.returncode == 0, done.stderr
+        readings.append([element["predictions"] for element in json.loads(done.stdout)])
+    assert figures[1]["top1"] == figures[0]["top1"]
+    assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], abs=1e-4)
+    assert figures[2]["loss"] == pytest.approx(figures[0]["loss"], rel=0.03)
+    for expected, exact, rounded in zip(*readings, strict=True):
+        order = [reading["character"] for reading in expected]
+        assert [reading["character"] for reading in exact] == order
+        if expected[0]["probability"] - expected[1]["probability"] > 0.1:
+            assert rounded[0]["character"] == order[0]
+        best = {r["character"]: r["probability"] for r in rounded}
+        for reading in expected:
+            assert best[reading["character"]] == pytest.approx(reading["probability"], abs=0.05)
+
+
+def test_no_data_is_needed(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--checkpoint", str(exported / "best.pt"), "--precision", "int8"]
+    assert export.main([*arguments, "--samples", "64"]) == 0
+    assert "32 of 64 synthetic glyphs" in capsys.readouterr().out
+    assert (exported / "best-int8.onnx").is_file()
+
+
+def test_labels_that_are_words(tmp_path, exported, capsys):
+    loaded = checkpoint.load(exported / "best.pt")
+    names = ["one", "two", "three", "four", "five", "six"]
+    words = tmp_path / "words.pt"
+    checkpoint.save(words, loaded["model"], loaded["config"], names, {}, 1)
+    assert export.main(["--checkpoint", str(words), "--calibration", str(tmp_path)]) == 2
+    glyphs = write_gnt(tmp_path / "1001-c.gnt", 1001)
+    assert export.main(["--checkpoint", str(words), "--calibration", str(glyphs)]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "words.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint", "absent.pt"], "absent.pt: no such checkpoint"),
+        (["--checkpoint", "text.pt"], "text.pt: not a readable checkpoint"),
+        (["--out", "model.bin"], "expected a name that ends in .onnx"),
+        (["--calibration", "absent"], "absent: no such folder"),
+        (["--samples", "1"], "--samples is 1"),
+    ],
+)
+def test_one_sentence_for_bad_input(exported, tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("text.pt").write_text("not a checkpoint")
+    if "--checkpoint" not in arguments:
+        arguments = ["--checkpoint", str(exported / "best.pt"), *arguments]
+    assert export.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_missing_package_is_named(exported, tmp_path, monkeypatch, package):
+    (tmp_path / f"{package}.py").write_text(f"raise ImportError('gone', name='{package}')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_script("export.py", "--checkpoint", exported / "best.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: exporting needs the package {package}: pip install -r")
+    if package == "onnxruntime":
+        done = run_script("predict.py", "a.png", "--checkpoint", exported / "fp32.onnx")
+        assert done.returncode == 2 and "needs onnxruntime" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\0" * 100, "not a readable ONNX file"), (None, "no such file; python export.py makes one")],
+)
+def test_not_an_export(tmp_path, content, said):
+    path = tmp_path / "network.onnx"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        load_network(path)

@@ -77,7 +77,7 @@ class Bin(NamedTuple):
 
 
 def calibration(result: Result, bins: int = 15) -> tuple[list[Bin], float]:
-    """Return bins of equal width and the expected calibration error (Guo et al. 2017, section 2)."""
+    """Return bins of equal width and the expected calibration error (Guo et al. 2017)."""
     confidence, right = result.probability[:, 0], correct(result)
     number = np.minimum((confidence * bins).astype(int), bins - 1)
     rows = [

@@ -97,7 +97,7 @@ def load(path: str | Path) -> dict:
         )
     if loaded["format"] > FORMAT:
         raise ValueError(
-            f"{path}: checkpoint format {loaded['format']}, this code reads up to {FORMAT}; update it"
+            f"{path}: checkpoint format {loaded['format']}, this code reads up to {FORMAT}; update"
         )
     loaded["model"] = {name: widen(tensor) for name, tensor in loaded["model"].items()}
     loaded["classes"] = list(loaded["classes"])

@@ -1,13 +1,13 @@
 """Label-per-folder pictures (or .gnt files) -> one packed uint8 array -> whole batches.
 
     from dataset import open_pack, GlyphSet
-    pack = open_pack("data/train", size=64)           # decoded once, in parallel, then memory-mapped
+    pack = open_pack("data/train", size=64)          # decoded once, in parallel, then mapped
     glyphs = GlyphSet([pack], classes=pack.classes)
     batch, labels = glyphs.fetch(indices)             # (B,S,S) uint8, (B,) int64
 
 A source is a tree of class folders (``U+554A``, the character itself, or any other name, which then
-is the label) with PNG, JPEG, BMP, TIFF or WebP files, one ``.gnt`` file, or a folder of them. Its pack
-is a folder beside it, ``<name>.pack<S>``:
+is the label) with PNG, JPEG, BMP, TIFF or WebP files, one ``.gnt`` file, or a folder of them. Its
+pack is a folder beside it, ``<name>.pack<S>``:
 
     file           content
     glyphs.bin     N * S * S bytes: glyphs (S,S) uint8, 0 = paper, in the order of the source
@@ -125,7 +125,7 @@ def fingerprint(entries: Sequence[Entry]) -> str:
 
 
 def writer_of(file_name: str) -> str:
-    """Return the writer that a picture's name begins with (``1001_00017.png``), '' where none does."""
+    """Return the writer that a file name begins with (``1001_00017.png``), '' where none does."""
     match = re.match(r"([A-Za-z]?\d+)_", file_name)
     return match[1] if match else ""
 
@@ -239,7 +239,7 @@ class Pack:
 
 
 def pack_folder(source: str | Path, size: int) -> Path:
-    """Return where the pack of a source belongs: beside it, or in data/packs if that is read-only."""
+    """Return where the pack of a source belongs: beside it; in data/packs if that is read-only."""
     source = Path(source).resolve()
     if os.access(source.parent, os.W_OK):
         return source.parent / f"{source.name}.pack{size}"
@@ -408,7 +408,7 @@ class GlyphSet:
         )  # fmt: skip
 
     def to(self, device: torch.device) -> GlyphSet:
-        """Move all glyphs to a GPU if they fit into half of its free memory; otherwise do nothing."""
+        """Move all glyphs to a GPU if they fit into half of its free memory; else do nothing."""
         if device.type == "cuda":
             size = sum(pack.glyphs.nbytes for pack in self.packs)
             if size < torch.cuda.mem_get_info(device)[0] // 2:
@@ -460,13 +460,6 @@ class SyntheticSet:
     ) -> None:
         self.make = partial(_draw_batch, tuple(classes), size, seed, fonts)
         self.workers = workers or os.cpu_count() or 1
-        self._pool: multiprocessing.pool.Pool | None = None
-
-    @property
-    def pool(self) -> multiprocessing.pool.Pool:
-        if self._pool is None:
-            self._pool = multiprocessing.get_context("spawn").Pool(self.workers)
-        return self._pool
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return glyphs (B,S,S) uint8 and labels (B,) int64."""
@@ -474,12 +467,13 @@ class SyntheticSet:
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of index arrays; a few are drawn ahead."""
+        pool = worker_pool(self.workers)
         waiting: deque = deque()
         ahead = iter(chosen)
         while True:
             for indices in islice(ahead, max(0, 2 * self.workers - len(waiting))):
                 parts = np.array_split(indices, min(len(indices), max(1, len(indices) // 32)))
-                waiting.append([self.pool.apply_async(self.make, (part,)) for part in parts])
+                waiting.append([pool.apply_async(self.make, (part,)) for part in parts])
             if not waiting:
                 return
             glyphs, labels = zip(*(part.get() for part in waiting.popleft()), strict=True)
@@ -488,6 +482,12 @@ class SyntheticSet:
     def example(self, label: int) -> Tensor:
         """Return a glyph (1,S,S) uint8 of a class."""
         return torch.from_numpy(self.make(np.arange(1), label)[0])
+
+
+@lru_cache(maxsize=1)
+def worker_pool(workers: int) -> multiprocessing.pool.Pool:
+    """Start the processes that draw; training and validation share them."""
+    return multiprocessing.get_context("spawn").Pool(workers)
 
 
 def _draw_batch(

@@ -4,8 +4,8 @@
     python -c "from model import mobilenet_v3; print(mobilenet_v3('small', num_classes=3755))"
 
 Modules carry torchvision's names, so that a torchvision state dict loads unchanged when the shapes
-agree (``in_channels=3``, ``num_classes=1000``, everything else at its default). What characters need
-on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
+agree (``in_channels=3``, ``num_classes=1000``, ``last_stride=2``, the paper's head). What characters
+need on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
 another head width.
 
 Left out: anything about data, classes or training; pretrained ImageNet weights.
@@ -29,7 +29,7 @@ BN_MOMENTUM = 0.01
 
 
 class Bneck(NamedTuple):
-    """One row of the paper's tables: kernel, expansion channels, output channels, SE, h-swish, stride."""
+    """One row of the paper's tables: kernel, expansion and output channels, SE, h-swish, stride."""
 
     kernel: int
     expansion: int
@@ -146,7 +146,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion 1x1 -> depthwise -> SE -> projection 1x1 (linear), with a residual where shapes agree.
+    """Expansion 1x1 -> depthwise -> SE -> projection 1x1 (linear); residual where shapes agree.
 
     SE stands inside the bottleneck, between the depthwise convolution and the projection, and
     nothing follows the residual sum (paper, figure 4).

@@ -1,6 +1,7 @@
 """From a picture to what the network sees: the one preprocessing of train, test, predict and demo.
 
-    bitmap (h,w) uint8, 255 = paper -> glyph (S,S) uint8, 0 = paper -> input (B,1,S,S) float in 0...1
+    bitmap (h,w) uint8, 255 = paper -> glyph (S,S) uint8, 0 = paper
+    -> input (B,1,S,S) float in 0...1
 
     from transforms import read_picture, to_glyph, to_input
     glyph = to_glyph(read_picture("photo.jpg"), size=64)
@@ -8,8 +9,8 @@
 
 A picture that is not a clean scan (photo, grey paper, uneven light, white on black, transparency,
 16 bit, a small character on a large page) is first brought to that form; a clean HWDB bitmap passes
-that step unchanged. Then, for every picture alike: crop to ink, keep the aspect ratio, letterbox with
-a margin, level the ink contrast.
+that step unchanged. Then, for every picture alike: crop to ink, keep the aspect ratio, letterbox
+with a margin, level the ink contrast.
 
 Left out: finding several characters in one picture. A picture holds one character.
 """
@@ -122,7 +123,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
     """Bring a picture to the form of a clean scan: dark ink on paper of exactly 255.
 
     A clean scan is returned as it is. Otherwise the polarity is decided, the paper's brightness is
-    estimated everywhere and taken away, what is no darker than its noise becomes 255, and specks go.
+    estimated everywhere and taken away, what is no darker than its noise becomes 255, specks go.
 
     Args:
         grey: (h,w) uint8, any polarity.
@@ -286,7 +287,7 @@ class Augmentation(NamedTuple):
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
     """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
 
-    One warp (affine and elastic together), then stroke width, blur, erasing. The random numbers come
+    One warp (affine and elastic together), then stroke width, blur, erasing. Random numbers come
     from `generator`, which lives on the CPU, so that every device draws the same ones.
 
     Args:

@@ -40,9 +40,7 @@ def test_training_mode_equals_torchvision():
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("stem", "last", "side"), [(2, 2, 2), (2, 1, 4), (1, 2, 4), (1, 1, 8)]
-)
+@pytest.mark.parametrize(("stem", "last", "side"), [(2, 2, 2), (2, 1, 4), (1, 2, 4), (1, 1, 8)])
 def test_strides_decide_the_final_map(stem, last, side):
     model = mobilenet_v3("small", 5, stem_stride=stem, last_stride=last, head=16)
     assert count_macs(model, 64)[1] == side

@@ -1,0 +1,214 @@
+"""Packs: every kind of source, every picture accounted for, rebuilt when the source changes."""
+
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CHARACTERS, bitmap, run_script, write_gnt, write_tree
+
+import dataset
+from dataset import (
+    GlyphSet,
+    SyntheticSet,
+    class_order,
+    epoch_order,
+    hold_out,
+    open_pack,
+    pack_folder,
+    stream_glyphs,
+)
+from gnt import LEVEL1
+from transforms import to_glyph
+
+
+def small_tree(root, characters="一十口", **options):
+    return write_tree(root, range(1001, 1004), characters, **options)
+
+
+def test_pack_holds_every_glyph_with_label_and_writer(tmp_path):
+    pack = open_pack(small_tree(tmp_path / "train"), 32, workers=1)
+    assert len(pack) == 18 and pack.classes == sorted("一十口", key=class_order)
+    assert pack.writers == ["1001", "1002", "1003"]
+    for i, name in enumerate(pack.names):
+        folder, file = name.split("/")
+        character = chr(int(folder[2:], 16))
+        writer, sample = file.removesuffix(".png").split("_")
+        assert pack.classes[pack.labels[i]] == character
+        assert pack.writers[pack.writer_ids[i]] == writer
+        expected = to_glyph(bitmap(character, int(writer), int(sample)), 32)
+        assert np.array_equal(pack.glyphs[i], expected)
+
+
+def test_class_order_is_gb_order():
+    assert "".join(sorted(LEVEL1[::-1], key=class_order)) == LEVEL1
+    assert sorted(["词语", "口", "A"], key=class_order) == ["A", "口", "词语"]
+
+
+@pytest.mark.parametrize("name", [str, lambda c: f"class {ord(c)}"])
+def test_folders_of_other_names(tmp_path, name):
+    pack = open_pack(small_tree(tmp_path / "别人的数据", name=name), 32, workers=1)
+    assert set(pack.classes) == {name(c) for c in "一十口"}
+
+
+def test_file_kinds_and_channels(tmp_path):
+    folder = tmp_path / "t" / "永"
+    folder.mkdir(parents=True)
+    ink = bitmap("永", 3)
+    alpha = np.zeros((*ink.shape, 4), np.uint8)
+    alpha[..., 3] = 255 - ink
+    files = {
+        "a.png": ink,
+        "b.bmp": cv2.cvtColor(ink, cv2.COLOR_GRAY2BGR),
+        "c.tiff": ink.astype(np.uint16) * 257,
+        "d.jpg": ink,
+        "e.png": alpha,
+        "F.JPEG": ink,
+        "很长的文件名" * 10 + ".png": ink,
+    }
+    for name, picture in files.items():
+        cv2.imencode(os.path.splitext(name)[1].lower(), picture)[1].tofile(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    pack = open_pack(tmp_path / "t", 32, workers=1)
+    assert len(pack) == len(files) and not pack.problems and pack.writers == []
+    reference = pack.glyphs[0].astype(int)
+    assert all(np.abs(glyph - reference).mean() < 12 for glyph in pack.glyphs)
+
+
+def test_palette_png(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    (tmp_path / "t" / "永").mkdir(parents=True)
+    ink = bitmap("永", 3)
+    pillow.fromarray(ink).convert("P").save(tmp_path / "t" / "永" / "p.png")
+    pack = open_pack(tmp_path / "t", 32, workers=1)
+    assert np.abs(pack.glyphs[0].astype(int) - to_glyph(ink, 32)).mean() < 6
+
+
+def test_unreadable_pictures_are_named_and_counted(tmp_path, capsys):
+    tree = small_tree(tmp_path / "train")
+    (tree / "U+4E00" / "broken.png").write_bytes(b"not a picture")
+    cv2.imencode(".png", np.full((30, 30), 255, np.uint8))[1].tofile(tree / "U+4E00" / "blank.png")
+    pack = open_pack(tree, 32, workers=1)
+    assert len(pack) == 18 and len(pack.problems) == 2
+    said = capsys.readouterr().err
+    assert "broken.png" in said and "blank.png" in said and "2 unreadable" in pack.describe()
+
+
+def test_gnt_files_are_a_source(tmp_path):
+    write_gnt(tmp_path / "set" / "1001-c.gnt", 1001)
+    damaged = write_gnt(tmp_path / "set" / "1002-c.gnt", 1002)
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    pack = open_pack(tmp_path / "set", 32, workers=1)
+    assert len(pack) == 2 * len(CHARACTERS) - 1 and pack.writers == ["1001", "1002"]
+    assert len(pack.problems) == 1 and "1002-c.gnt: byte" in pack.problems[0]
+    single = open_pack(tmp_path / "set" / "1001-c.gnt", 32)
+    assert np.array_equal(single.glyphs, pack.glyphs[: len(CHARACTERS)])
+
+
+def test_parallel_is_the_same_as_serial(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK", 7)
+    tree = small_tree(tmp_path / "train")
+    entries = dataset.scan(tree)
+    one = list(stream_glyphs(tree, entries, 32, workers=1))
+    two = list(stream_glyphs(tree, entries, 32, workers=2))
+    assert [c.names for c in one] == [c.names for c in two] and len(one) > 2
+    assert all(np.array_equal(a.glyphs, b.glyphs) for a, b in zip(one, two, strict=True))
+
+
+def test_changed_tree_is_packed_anew_and_an_unchanged_one_is_not(tmp_path, capsys):
+    tree = small_tree(tmp_path / "train")
+    open_pack(tree, 32, workers=1)
+    stamp = (pack_folder(tree, 32) / "glyphs.bin").stat().st_mtime_ns
+    open_pack(tree, 32, workers=1)
+    assert (pack_folder(tree, 32) / "glyphs.bin").stat().st_mtime_ns == stamp
+    changed = tree / "U+5341" / "1001_00000.png"
+    cv2.imencode(".png", bitmap("十", 99))[1].tofile(changed)
+    pack = open_pack(tree, 32, workers=1)
+    assert "has changed" in capsys.readouterr().err
+    index = pack.names.index("U+5341/1001_00000.png")
+    assert np.array_equal(pack.glyphs[index], to_glyph(bitmap("十", 99), 32))
+    changed.unlink()
+    assert len(open_pack(tree, 32, workers=1)) == 17
+
+
+def test_half_written_pack_is_never_used(tmp_path):
+    tree = small_tree(tmp_path / "train")
+    folder = open_pack(tree, 32, workers=1).folder
+    (folder / "pack.json").unlink()
+    (folder / "glyphs.bin").write_bytes(b"half")
+    assert len(open_pack(tree, 32, workers=1)) == 18
+    leftover = folder.with_name(folder.name + ".123.part")
+    leftover.mkdir()
+    shutil.rmtree(folder)
+    assert len(open_pack(tree, 32, workers=1)) == 18
+
+
+def test_wrong_sources(tmp_path):
+    with pytest.raises(FileNotFoundError, match="process_gnt"):
+        open_pack(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="neither class folders"):
+        open_pack(tmp_path / "empty")
+
+
+def test_fetch_over_several_packs_and_unknown_classes(tmp_path):
+    packs = [
+        open_pack(small_tree(tmp_path / "a", "一十"), 32, workers=1),
+        open_pack(small_tree(tmp_path / "b", "十口"), 32, workers=1),
+    ]
+    glyphs = GlyphSet(packs, ["十", "口", "一"])
+    indices = np.random.default_rng(0).permutation(len(glyphs))
+    batch, labels = glyphs.fetch(indices)
+    for row, label, index in zip(batch.numpy(), labels.tolist(), indices, strict=True):
+        pack, at = packs[glyphs.sources[index]], index - glyphs.starts[glyphs.sources[index]]
+        assert np.array_equal(row, pack.glyphs[at])
+        assert glyphs.classes[label] == pack.classes[pack.labels[at]]
+    with pytest.raises(ValueError, match="口"):
+        GlyphSet(packs, ["一", "十"])
+    partly = GlyphSet(packs, ["一", "十"], skip_unknown=True)
+    assert (partly.labels < 0).sum() == 6
+    assert glyphs.name(len(packs[0])).startswith(str(tmp_path / "b"))
+
+
+def test_held_out_writers(tmp_path):
+    pack = open_pack(write_tree(tmp_path / "t", range(1001, 1021), "一十"), 32, workers=1)
+    glyphs = GlyphSet([pack], pack.classes)
+    train, validation, said = hold_out(glyphs, 0.1, seed=3)
+    assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
+    assert len(set(glyphs.writers[validation])) == 2 and "2 held-out writers" in said
+    assert len(train) + len(validation) == len(glyphs)
+    assert np.array_equal(hold_out(glyphs, 0.1, seed=3)[1], validation)
+    assert not np.array_equal(hold_out(glyphs, 0.1, seed=4)[1], validation)
+
+
+def test_without_writers_it_splits_by_sample_and_says_so(tmp_path):
+    tree = small_tree(tmp_path / "t")
+    for file in list(tree.rglob("*.png")):
+        file.rename(file.with_name(f"scan-{file.name}"))
+    pack = open_pack(tree, 32, workers=1)
+    _, validation, said = hold_out(GlyphSet([pack], pack.classes), 0.2, seed=0)
+    assert len(validation) == round(0.2 * 18) and "writers are unknown" in said
+
+
+def test_epoch_order_depends_on_seed_and_epoch():
+    assert sorted(epoch_order(50, 1, 2)) == list(range(50))
+    assert np.array_equal(epoch_order(50, 1, 2), epoch_order(50, 1, 2))
+    assert not np.array_equal(epoch_order(50, 1, 2), epoch_order(50, 1, 3))
+
+
+def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
+    indices = np.arange(40)
+    streams = [SyntheticSet("一十口人", 32, seed=1, workers=n) for n in (1, 2)]
+    (one, labels), (two, _) = (stream.fetch(indices) for stream in streams)
+    assert np.array_equal(one, two) and set(labels.tolist()) == {0, 1, 2, 3}
+    batches = list(streams[1].batches([indices[:15], indices[15:]]))
+    assert np.array_equal(np.concatenate([b[0] for b in batches]), one)
+
+
+def test_test_data_with_a_class_that_training_lacked(trained, tmp_path):
+    tree = write_tree(tmp_path / "t", range(1241, 1243), "一永")
+    done = run_script("test.py", tree, "--checkpoint", trained / "best.pt")
+    assert done.returncode == 2 and "永" in done.stderr and "Traceback" not in done.stderr
+    done = run_script("test.py", tree, "--checkpoint", trained / "best.pt", "--skip-unknown")
+    assert done.returncode == 0 and "4 skipped unknown" in done.stdout

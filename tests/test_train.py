@@ -1,0 +1,251 @@
+"""train.py as a user runs it: results, resuming, interruption, several processes, distillation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import CHARACTERS, ROOT, SMALL, run_script, write_tree
+
+import checkpoint
+from config import Config
+from train import learning_rate, loss_function, main
+
+PLAIN = ["--rotation", "0", "--shear", "0", "--scale", "0", "--shift", "0", "--elastic", "0",
+         "--stroke", "0", "--blur", "0", "--erase", "0"]  # fmt: skip
+
+
+def train(data, out, *more) -> None:
+    arguments = ["--data", str(data / "train"), "--out", str(out), *SMALL, *map(str, more)]
+    assert main(arguments) == 0
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def start(*arguments) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_run_learns_and_leaves_its_files(trained):
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == list(range(1, 17))
+    assert log[-1]["loss"] < log[0]["loss"] and max(row["top1"] for row in log) > 0.6
+    stdout = (trained / "stdout.txt").read_text(encoding="utf-8").splitlines()
+    assert len(stdout) == 17  # a heading and a line an epoch
+    best = checkpoint.load(trained / "best.pt")
+    assert "".join(best["classes"]) == "".join(sorted(CHARACTERS, key=lambda c: c.encode("gbk")))
+    assert best["metrics"]["top1"] == max(row["top1"] for row in log)
+    assert "resume" not in best and best["config"]["size"] == 32
+    assert not any(key.startswith(("module.", "_orig_mod.")) for key in best["model"])
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert "1 held-out writers" in (trained / "stderr.txt").read_text(encoding="utf-8")
+
+
+def test_tensorboard_holds_curves_and_pictures(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/learning_rate", "validation/top1"} <= set(tags["scalars"])
+    assert "inputs/augmented" in tags["images"]
+    assert len(events.Scalars("validation/top5")) == 16
+
+
+def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path):
+    train(data, tmp_path / "whole")
+    # Interrupted in the middle of an epoch, by a signal as Ctrl-C sends it.
+    arguments = ["--data", data / "train", "--out", tmp_path / "broken", *SMALL]
+    process = start(*arguments)
+    for line in process.stdout:
+        if line.split()[0] == "2":
+            process.send_signal(signal.SIGINT)
+            break
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert main(["--resume", "--out", str(tmp_path / "broken")]) == 0
+    whole, broken = (checkpoint.load(tmp_path / n / "last.pt") for n in ("whole", "broken"))
+    assert whole["epoch"] == broken["epoch"] == 16
+    assert same(whole["model"], broken["model"])
+    assert same(whole["resume"]["model"], broken["resume"]["model"])
+    logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "broken")]
+    for mine, other in zip(*(map(json.loads, log) for log in logs), strict=True):
+        assert mine["loss"] == other["loss"] and mine["top1"] == other["top1"]
+
+
+def test_kill_leaves_a_loadable_checkpoint(data, tmp_path):
+    process = start(
+        "--data", data / "train", "--out", tmp_path, *SMALL, "--epochs", 500,
+        "--save-minutes", "0.0001",
+    )  # fmt: skip
+    wait_for(tmp_path / "last.pt")
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    before = checkpoint.load(tmp_path / "last.pt")["resume"]["step"]
+    assert before > 0
+    done = run_script("train.py", "--resume", "--out", tmp_path, "--epochs", before // 6 + 2)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(tmp_path / "last.pt")["resume"]["step"] > before
+
+
+def test_resume_keeps_the_settings_it_began_with(trained, capsys):
+    assert main(["--resume", "--out", str(trained), "--lr", "0.1"]) == 2
+    assert "--lr" in capsys.readouterr().err
+    assert main(["--resume", "--out", str(trained / "nowhere")]) == 2
+    assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
+    arguments = ["--data", str(data / "train"), "--out", str(tmp_path), *SMALL]
+    assert main([*arguments, "--lr", "1e30", "--clip", "0", "--warmup", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "not finite" in said and "--lr" in said
+    if (tmp_path / "last.pt").exists():
+        loaded = checkpoint.load(tmp_path / "last.pt")
+        assert all(t.isfinite().all() for t in loaded["model"].values())
+
+
+def test_init_from_keeps_rows_of_shared_characters(trained, tmp_path, capsys):
+    write_tree(tmp_path / "train", range(1001, 1006), "大永小")
+    out = tmp_path / "fine"
+    train(tmp_path, out, "--init-from", trained / "best.pt", "--epochs", 1, "--lr", "1e-9")
+    assert "2 of 3 classes known" in capsys.readouterr().err
+    old, new = checkpoint.load(trained / "best.pt"), checkpoint.load(out / "best.pt")
+    for character in "大小":
+        torch.testing.assert_close(
+            new["model"]["classifier.3.weight"][new["classes"].index(character)],
+            old["model"]["classifier.3.weight"][old["classes"].index(character)],
+            atol=1e-5, rtol=1e-4,
+        )  # fmt: skip
+    arguments = ["--data", tmp_path / "train", "--init-from", trained / "best.pt", "--out", out]
+    assert main([*map(str, arguments), "--size", "32", "--head", "32", "--threads", "1"]) == 2
+    assert "--head" in capsys.readouterr().err
+
+
+def test_teacher_labels_are_computed_once_and_help(trained, data, tmp_path, capsys):
+    options = ("--teacher", trained / "best.pt", "--teacher-weight", 1, "--temperature", 2)
+    options += (*PLAIN,)
+    train(data, tmp_path, *options)
+    pack = data / "train.pack32"
+    labels = next(pack.glob("teacher-*/labels.bin"))
+    stamp = labels.stat().st_mtime_ns
+    train(data, tmp_path / "again", *options, "--epochs", 1)
+    assert labels.stat().st_mtime_ns == stamp
+    # Labels cut off as by a kill are finished, to the same bytes.
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[: len(whole) // 3])
+    train(data, tmp_path / "third", *options, "--epochs", 1)
+    assert labels.read_bytes() == whole
+    log = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["top1"] for line in log) >= 0.5  # by chance: 0.17
+
+
+def test_teacher_loss_is_the_cross_entropy_to_its_probabilities():
+    logits = torch.randn(3, 5)
+    labels = torch.tensor([0, 1, 2])
+    config = Config(teacher_weight=1.0, temperature=2.0, label_smoothing=0.0)
+    teacher = torch.softmax(torch.randn(3, 5) / 2, 1)
+    index = torch.arange(5).repeat(3, 1)
+    loss = loss_function(logits, labels, (index, teacher), config)
+    expected = -(teacher * torch.log_softmax(logits / 2, 1)).sum(1).mean() * 4
+    torch.testing.assert_close(loss, expected)
+    plain = loss_function(logits, labels, None, config)
+    torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(logits, labels))
+    none = loss_function(logits, labels, (index, torch.zeros(3, 5)), config)
+    torch.testing.assert_close(none, plain)
+
+
+def test_learning_rate_is_a_function_of_the_step():
+    config = Config(lr=1.0, warmup=0.1, final_lr=0.01)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(0.01, abs=1e-3)
+    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+
+
+def test_two_processes_equal_one(data, tmp_path):
+    options = [
+        "--data", data / "train", *SMALL, *PLAIN, "--epochs", 2, "--sync-bn", "--lr", 0.001,
+    ]  # fmt: skip
+    train(data, tmp_path / "one", *options[2:])
+    port = 29500 + os.getpid() % 500
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+         "--master-port", str(port), str(ROOT / "train.py"), *map(str, options),
+         "--out", str(tmp_path / "two")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    )
+    for mine, other in zip(one, two, strict=True):
+        assert mine["val_samples"] == other["val_samples"]
+        assert mine["loss"] == pytest.approx(other["loss"], rel=2e-3)
+        assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=2e-3)
+    a, b = (checkpoint.load(tmp_path / n / "last.pt")["resume"]["model"] for n in ("one", "two"))
+    for key, tensor in a.items():
+        torch.testing.assert_close(tensor, b[key], rtol=0.05, atol=0.02)
+
+
+def test_synthetic_stream_trains_and_resumes(tmp_path):
+    options = ["--synthetic", "--synthetic-epoch", "128", "--workers", "1", "--out", str(tmp_path)]
+    classes = tmp_path / "classes.txt"
+    classes.write_text(CHARACTERS, encoding="utf-8")
+    arguments = [*options, "--classes", str(classes), *SMALL, "--epochs", "1"]
+    done = run_script("train.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    done = run_script("train.py", "--resume", "--out", tmp_path, "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_dry_run_keeps_nothing(data, tmp_path):
+    train(data, tmp_path / "dry", "--dry-run")
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "nowhere"], "no such folder"),
+        (["--lr", "-1"], "--lr is -1.0, expected above 0"),
+        (["--device", "cuda:7"], "--device cuda:7"),
+        (["--device", "toaster"], "toaster"),
+        (["--classes", "9999"], "--classes"),
+        (["--teacher", "nowhere.onnx"], "nowhere.onnx"),
+        (["--init-from", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, said):
+    given = [] if "--data" in arguments else ["--data", str(data / "train")]
+    given += ["--out", str(tmp_path), "--size", "32", *arguments]
+    assert main(given) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and said in error
+
+
+def test_help_lists_every_setting():
+    done = run_script("train.py", "--help")
+    assert done.returncode == 0
+    for name in Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in done.stdout

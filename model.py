@@ -4,8 +4,8 @@
     python -c "from model import mobilenet_v3; print(mobilenet_v3('small', num_classes=3755))"
 
 Modules carry torchvision's names, so that a torchvision state dict loads unchanged when the shapes
-agree (``in_channels=3``, ``num_classes=1000``, ``last_stride=2``, the paper's head). What characters
-need on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
+agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). What characters need on
+top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
 another head width.
 
 Left out: anything about data, classes or training; pretrained ImageNet weights.

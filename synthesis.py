@@ -122,11 +122,11 @@ class Writer:
             pressure=uniform(0.05, 0.22),
             start=uniform(0.55, 1.15),
             end=uniform(0.3, 1.0),
-            brush=uniform(0, 0.7),
+            brush=uniform(0, 0.9),
             edge=float(max(1.3, pen * uniform(0.4, 0.9))),
             ink=uniform(0, 90),
             grain=uniform(20, 52),
-            cut=float(uniform(165, 254) if rng.random() < 0.3 else 254),
+            cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),
         )
 
 

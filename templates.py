@@ -29,7 +29,8 @@ STEP = 0.025  # distance of neighbouring points of a template, em
 GAP = 6  # points that bridge two strokes
 SYMBOL_EM = 0.9  # height of the box of a symbol
 NO_POINTS = np.zeros(GAP)
-GLYPH = 96  # px in an em of the font glyphs that are thinned
+FONT_EM = 0.9  # longer side of most glyphs, whatever share of its box a typeface fills
+GLYPH = 160  # px in an em of the font glyphs that are thinned: small counters stay open
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,7 @@ class Fonts:
         self.faces = [face for face in faces.values() if face]  # typeface: character -> file
         if not self.faces:
             raise ValueError(f"{folder}: {len(files)} font files, none has any of the characters")
+        self.sizes = [self._size(face) for face in self.faces]
         self._templates: dict[tuple[int, str], Template | None] = {}
 
     def __getstate__(self) -> dict:
@@ -343,8 +345,15 @@ class Fonts:
         key = (face, character)
         if key not in self._templates:
             font = open_font(self.files[self.faces[face][character]])
-            self._templates[key] = font_template(font, character)
+            self._templates[key] = font_template(font, character, self.sizes[face])
         return self._templates[key]
+
+    def _size(self, face: dict[str, int]) -> float:
+        """Return how large a typeface draws: the median of its glyphs' longer sides, px."""
+        some = list(face.items())[:: max(1, len(face) // 40)]
+        masks = [open_font(self.files[number]).getmask(character) for character, number in some]
+        boxes = [mask.getbbox() or (0, 0, GLYPH, GLYPH) for mask in masks]
+        return float(np.median([max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -375,25 +384,30 @@ def covered(font, characters: Sequence[str]) -> list[str]:
     return [c for c in characters if has(c)]
 
 
-def font_template(font, character: str) -> Template | None:
-    """Thin a glyph to its skeleton; None if nothing is left."""
+def font_template(font, character: str, size: float) -> Template | None:
+    """Thin a glyph to its skeleton; None if nothing is left. `size` px become FONT_EM."""
     mask = font.getmask(character, mode="L")
     w, h = mask.size
     picture = np.pad(np.array(mask, np.uint8).reshape(h, w), 3)
-    skeleton = thin((cv2.GaussianBlur(picture, (0, 0), 1.2) > 110).astype(np.uint8))
+    skeleton = thin((cv2.GaussianBlur(picture, (0, 0), 0.8) > 127).astype(np.uint8))
     pieces, label = cv2.connectedComponents(skeleton, connectivity=8)
     y, x = np.nonzero(skeleton)
     if len(y) == 0:
         return None
+    # A point for every 2 x 2 pixels is enough: an em is rarely drawn larger than 100 px.
+    kept = np.unique((y // 2) * w + x // 2, return_index=True)[1]
+    y, x = y[kept], x[kept]
+    depth = cv2.distanceTransform((picture > 127).astype(np.uint8), cv2.DIST_L2, 5)
+    scale = FONT_EM / size
+    radius = depth[y, x] * scale
     owner = label[y, x] - 1
     count = pieces - 1
-    em = font.size
-    points = (x + 1j * y) / em
+    points = (x + 1j * y) * scale
     low, high = box(points)
     points -= (low + high) / 2
-    centre = np.bincount(owner, points.real) + 1j * np.bincount(owner, points.imag)
-    centre /= np.bincount(owner)
-    depth = cv2.distanceTransform((picture > 127).astype(np.uint8), cv2.DIST_L2, 5)
+    x, y = points.real, points.imag
+    centre = np.bincount(owner, x, count) + 1j * np.bincount(owner, y, count)
+    centre /= np.maximum(np.bincount(owner, minlength=count), 1)
     return Template(
         points=points,
         owner=owner,
@@ -405,7 +419,7 @@ def font_template(font, character: str) -> Template | None:
         last=np.zeros(count, np.int64),
         hook=np.zeros(count, np.int64),
         radical=np.zeros(count, bool),
-        radius=depth[y, x] / em,
+        radius=radius,
     )
 
 

@@ -14,9 +14,10 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-DEFAULT_CHECKPOINT = "checkpoints/small64.pt"
+DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "small64.pt")
 
 
 def setting(

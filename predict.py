@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: %(default)s)",
+        help="checkpoint (.pt) or exported network (.onnx) (default: the shipped weights)",
     )
     parser.add_argument(
         "--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)"

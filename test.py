@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: %(default)s)",
+        help="checkpoint (.pt) or exported network (.onnx) (default: the shipped weights)",
     )
     parser.add_argument(
         "--skip-unknown",
@@ -197,6 +197,8 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser, ["batch_size", "workers", "device", "amp"])
     given = parser.parse_args(argv)
     try:
+        if given.report:
+            from report import write_report  # matplotlib is optional; say at once if it is missing
         network, glyphs, result, skipped = score(given)
         figures = summarise(given, network, glyphs, result, skipped)
         if given.json != "-":
@@ -206,8 +208,6 @@ def main(argv: list[str] | None = None) -> int:
         if given.errors:
             write_errors(Path(given.errors), network, glyphs, result)
         if given.report:
-            from report import write_report  # matplotlib is optional
-
             write_report(Path(given.report), figures, network.classes, glyphs, result)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,141 @@
+"""test.py, its figures, and the whole way from .gnt files to a recognised character."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import CHARACTERS, SMALL, run_script, write_gnt
+
+import analysis
+import checkpoint
+from dataset import GlyphSet, open_pack
+from engine import Result, evaluate
+from recognizer import load_network
+
+
+def result_of(rows: list[tuple[int, list[int], float]]) -> Result:
+    """Build a result of (label, best labels, confidence)."""
+    top = np.array([row[1] for row in rows])
+    probability = np.zeros(top.shape, np.float32)
+    probability[:, 0] = [row[2] for row in rows]
+    labels = np.array([row[0] for row in rows])
+    return Result(top, probability, labels, np.zeros(len(rows)), np.arange(len(rows)))
+
+
+RESULT = result_of(
+    [
+        (0, [0, 1, 2], 0.95),
+        (0, [1, 0, 2], 0.85),
+        (0, [1, 2, 0], 0.75),
+        (1, [1, 0, 2], 0.65),
+        (2, [0, 1, 2], 0.55),
+    ]
+)
+
+
+def test_figures_by_hand():
+    assert RESULT.topk(1) == pytest.approx(2 / 5) and RESULT.topk(2) == pytest.approx(3 / 5)
+    assert analysis.confused_pairs(RESULT) == [(0, 1, 2), (2, 0, 1)]
+    worst = analysis.worst_classes(RESULT)
+    assert [(s.key, s.correct, s.samples) for s in worst] == [(2, 0, 1), (0, 1, 3), (1, 1, 1)]
+    shares = analysis.by_writer(RESULT, np.array([7, 7, 8, 8, -1]))
+    assert [(s.key, s.accuracy) for s in shares] == [(7, 0.5), (8, 0.5)]
+    bins, ece = analysis.calibration(RESULT, bins=10)
+    assert len(bins) == 5
+    assert ece == pytest.approx((0.05 + 0.85 + 0.75 + 0.35 + 0.55) / 5, abs=1e-6)
+    threshold, covered, accuracy = analysis.coverage(RESULT)
+    assert covered[-1] == 1 and accuracy[0] == 1 and accuracy[-1] == pytest.approx(2 / 5)
+    assert list(threshold) == sorted(threshold, reverse=True)
+
+
+def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
+    network = load_network(trained / "best.pt")
+    pack = open_pack(data / "test", network.size)
+    glyphs = GlyphSet([pack], network.classes)
+    indices = np.arange(len(glyphs))
+    network.logits.train()
+    cpu = torch.device("cpu")
+    one = evaluate(network.logits, glyphs, indices, cpu, batch_size=7)
+    assert network.logits.training
+    two = evaluate(network.logits, glyphs, indices, cpu, batch_size=len(indices))
+    assert np.array_equal(one.indices, indices) and np.array_equal(one.top, two.top)
+    np.testing.assert_allclose(one.losses, two.losses, rtol=1e-4, atol=1e-5)
+
+
+def test_prints_and_writes_figures(trained, data, tmp_path):
+    out = tmp_path / "result.json"
+    done = run_script(
+        "test.py", data / "test", "--checkpoint", trained / "best.pt", "--json", out,
+        "--errors", tmp_path / "mistakes",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text(encoding="utf-8"))
+    assert figures["samples"] == 6 * 4 * 2 and figures["writers"] == 4
+    assert 0 < figures["top1"] <= figures["top5"] <= figures["top10"] <= 1
+    for text in ("top-1", "top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%}"):
+        assert text in done.stdout
+    assert "best.pt" in done.stderr and "48 glyphs" in done.stderr
+    with open(tmp_path / "mistakes" / "mistakes.csv", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == round(48 * (1 - figures["top1"]))
+    for row in rows:
+        assert row["truth"] != row["prediction"] and row["file"].endswith(".png")
+    if rows:
+        assert cv2.imread(str(tmp_path / "mistakes" / "mistakes.png")) is not None
+
+
+def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
+    for writer in (1241, 1242):
+        write_gnt(tmp_path / "gnt" / f"{writer}-c.gnt", writer)
+    done = run_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    figures = []
+    for path in (tmp_path / "gnt", tmp_path / "out" / "test"):
+        done = run_script("test.py", path, "--checkpoint", trained / "best.pt", "--json", "-")
+        figures.append(json.loads(done.stdout))
+    for key in ("samples", "top1", "top5", "writers"):
+        assert figures[0][key] == figures[1][key]
+    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"])
+
+
+def test_scored_among_all_classes_of_the_checkpoint(trained, tmp_path):
+    write_gnt(tmp_path / "1241-c.gnt", 1241, CHARACTERS[:2])
+    done = run_script("test.py", tmp_path / "1241-c.gnt", "--checkpoint", trained / "best.pt")
+    assert done.returncode == 0 and "2 of 2 classes, scored among 6" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere.gnt"])
+def test_missing_data(trained, path):
+    done = run_script("test.py", path, "--checkpoint", trained / "best.pt")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere")
+
+
+def test_checkpoint_round_trip(tmp_path, trained):
+    loaded = checkpoint.load(trained / "best.pt")
+    half = {k: v.half() if v.is_floating_point() else v for k, v in loaded["model"].items()}
+    checkpoint.save(tmp_path / "half.pt", half, loaded["config"], ["词语", "二"], {}, 3)
+    again = checkpoint.load(tmp_path / "half.pt")
+    assert again["classes"] == ["词语", "二"] and again["epoch"] == 3
+    assert all(v.dtype != torch.float16 for v in again["model"].values())
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_whole_way_without_flags(tmp_path):
+    """synthesize -> process -> train -> test -> predict, in a folder of its own."""
+    done = run_script("synthesize_gnt.py", "--writers", 6, "--test-writers", 2, "--classes", 8,
+                      cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = run_script("process_gnt.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "data" / "train").glob("U+*/*.png"))) == 6 * 8
+    done = run_script("train.py", *SMALL, "--epochs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    best = tmp_path / "runs" / "train" / "best.pt"
+    done = run_script("test.py", "--checkpoint", best, cwd=tmp_path)
+    assert done.returncode == 0 and "16" in done.stdout, done.stderr
+    picture = next((tmp_path / "data" / "test").rglob("*.png"))
+    done = run_script("predict.py", picture, "--checkpoint", best, "--json", cwd=tmp_path)
+    assert len(json.loads(done.stdout)[0]["predictions"]) == 8

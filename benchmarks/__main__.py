@@ -1,0 +1,73 @@
+"""Print every figure that the README claims, each with its ratio to a baseline of the same run.
+
+    python -m benchmarks                          # all but growth at 250,000 images and the peers
+    python -m benchmarks latency startup          # some of them
+    python -m benchmarks --teacher teacher.onnx   # beside another network
+    python -m benchmarks --json > figures.json
+
+Each is a script with options of its own: python benchmarks/latency.py --help. They run one
+after the other; on a busy machine times differ from run to run, the ratios much less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from timing import machine  # noqa: E402
+
+NAMES = (
+    "convert",
+    "synthesize",
+    "load",
+    "step",
+    "latency",
+    "startup",
+    "gpu",
+    "scaling",
+    "growth",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--teacher", metavar="FILE", help="ONNX network for latency")
+    given = parser.parse_args(argv)
+    unknown = set(given.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {' '.join(sorted(unknown))}, expected {', '.join(NAMES)}")
+    print(f"machine: {machine()}", file=sys.stderr)
+    found, failed = {}, False
+    for name in given.names or NAMES:
+        command = [sys.executable, str(HERE / f"{name}.py")]
+        if name == "latency" and given.teacher:
+            command += ["--teacher", given.teacher]
+        if given.json:
+            done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE)
+            if done.returncode == 0:
+                found[name] = json.loads(done.stdout)
+        else:
+            print(f"\n{name}", flush=True)
+            done = subprocess.run(command)
+        failed |= done.returncode != 0
+    if given.json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)

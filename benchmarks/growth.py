@@ -1,0 +1,94 @@
+"""Show how cost grows with the data: converter, pack, one epoch and test, per image.
+
+    python benchmarks/growth.py                   # 10,000 and 50,000 images
+    python benchmarks/growth.py --sizes 10000 50000 250000
+
+The scripts run as a user starts them, on .gnt files that repeat a thousand synthetic characters.
+`memory` is the peak of the largest process over what the smallest size takes. Training and testing
+use a network of a quarter of the width at 32 px: the data are to be seen, not the network.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from timing import ROOT, Row, parser, report, write_gnt
+
+NETWORK = ("--size", "32", "--width", "0.25", "--head", "64", "--epochs", "1", "--threads", "1")
+
+
+def run(*command: object) -> tuple[float, float]:
+    """Run a command and return seconds and the peak memory of its largest process in MB."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(f"{command[0]} failed: {said.decode(errors='replace')[-500:]}")
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+    return time.perf_counter() - begin, usage.ru_maxrss * unit / 1e6
+
+
+def one_size(folder: Path, count: int) -> dict[str, tuple[float, float]]:
+    """Return seconds and memory of each stage for a number of images."""
+    source, out, tree = folder / "gnt", folder / "run", folder / "train"
+    write_gnt(source, count)
+    found = {"convert": run(ROOT / "process_gnt.py", source, "--out", folder)}
+    pack = "from dataset import open_pack; import sys; "
+    pack = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {pack}open_pack(sys.argv[1], 32)"
+    # A script's file, not -c: its processes are spawned and import it again.
+    program = folder / "pack.py"
+    program.write_text(f"if __name__ == '__main__':\n    {pack}\n")
+    found["pack"] = run(program, tree)
+    found["epoch"] = run(ROOT / "train.py", "--data", tree, "--out", out, *NETWORK)
+    found["test"] = run(ROOT / "test.py", tree, "--checkpoint", out / "best.pt")
+    return found
+
+
+def measure(sizes: list[int], work: Path | None) -> list[Row]:
+    rows, first = [], {}
+    for count in sizes:
+        folder = Path(tempfile.mkdtemp(dir=work))
+        try:
+            found = one_size(folder, count)
+        finally:
+            shutil.rmtree(folder)
+        for stage, (seconds, memory) in found.items():
+            before = first.setdefault(stage, (count, seconds, memory))
+            gain = None if before[0] == count else seconds / count / (before[1] / before[0])
+            what = f"{stage}, {count:,} images"
+            base = f"that of {before[0]:,}"
+            rows.append(Row(f"{what}, time an image", 1e3 * seconds / count, "ms", gain, base))
+            more = None if before[0] == count else memory / before[2]
+            rows.append(Row(f"{what}, peak memory", memory, "MB", more, base))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--sizes", type=int, nargs="+", default=[10_000, 50_000], metavar="N")
+    options.add_argument("--work", type=Path, help="where to write (default: a temporary folder)")
+    given = options.parse_args(argv)
+    try:
+        report(measure(sorted(given.sizes), given.work), given.json)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Time the reading of prepared glyphs on one thread: checkpoint, exports, and a teacher.
+
+    python benchmarks/latency.py
+    python benchmarks/latency.py --checkpoint runs/train/best.pt --teacher teacher.onnx
+
+One glyph at a time (latency) and 64 at a time (throughput), input to logits, all files in the same
+run; the ONNX files are made by export.py. Without the shipped weights an untrained network is
+timed, which takes the same time. `preparation` is transforms.to_glyph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from timing import Row, alternate, parser, ratio, report, samples
+
+import checkpoint
+import export
+from config import DEFAULT_CHECKPOINT, Config
+from gnt import LEVEL1
+from model import mobilenet_v3
+from recognizer import load_network
+from transforms import to_glyph
+
+REPEAT = 10  # calls in a row: one is too short for the clock
+
+
+def untrained(path: Path) -> Path:
+    """Write a checkpoint of an untrained network with the default settings."""
+    config = Config()
+    keys = {key: getattr(config, key) for key in checkpoint.ARCHITECTURE}
+    model = mobilenet_v3(num_classes=len(LEVEL1), **keys)
+    checkpoint.save(path, model.state_dict(), config.to_dict(), LEVEL1, {}, 0)
+    return path
+
+
+def files(given: Path | None, folder: Path) -> dict[str, Path]:
+    """Return name and path of the checkpoint and its exports."""
+    source = given or Path(DEFAULT_CHECKPOINT)
+    if given is None and not source.is_file():
+        source = untrained(folder / "untrained.pt")
+    made = {"checkpoint": source}
+    for precision in ("fp32", "fp16", "int8"):
+        made[precision] = folder / f"{precision}.onnx"
+        arguments = ["--checkpoint", str(source), "--precision", precision, "--samples", "64"]
+        with contextlib.redirect_stdout(sys.stderr):
+            if export.main([*arguments, "--out", str(made[precision])]):
+                raise ValueError(f"export.py --precision {precision} failed")
+    return made
+
+
+def reader(path: Path, batch: int) -> Callable[[], object]:
+    """Return a function that reads a batch with a network of this repository."""
+    network = load_network(path)
+    x = torch.rand(batch, 1, network.size, network.size)
+
+    @torch.inference_mode()
+    def read() -> None:
+        for _ in range(REPEAT if batch == 1 else 1):
+            network.logits(x)
+
+    return read
+
+
+def teacher_reader(path: Path, batch: int) -> Callable[[], object]:
+    """Return the same for any ONNX network with one input."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    shape = [batch, *(n if isinstance(n, int) else 1 for n in entry.shape[1:])]
+    x = np.random.default_rng(0).random(shape, np.float32)
+
+    def read() -> None:
+        for _ in range(REPEAT if batch == 1 else 1):
+            session.run(None, {entry.name: x})
+
+    return read
+
+
+def preparation() -> Callable[[], object]:
+    """Return a function that prepares pictures."""
+    pictures = [bitmap for _, bitmap in samples(REPEAT)]
+    return lambda: [to_glyph(picture) for picture in pictures]
+
+
+def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = files(given, Path(folder))
+        baseline = "teacher" if teacher else "checkpoint"
+        for batch, kind in ((1, "one at a time"), (64, "64 at a time")):
+            contestants = {name: reader(path, batch) for name, path in paths.items()}
+            if teacher:
+                contestants["teacher"] = teacher_reader(teacher, batch)
+            few = rounds if batch == 1 else max(3, rounds // 5)
+            seconds = alternate(contestants, few)
+            each = REPEAT if batch == 1 else batch
+            for name, times in seconds.items():
+                gain = None if name == baseline else ratio(seconds, baseline, name)
+                wanted = "12 or more" if teacher and batch == 1 and name == "int8" else ""
+                value = 1e3 * float(np.median(times)) / each
+                rows.append(
+                    Row(f"{name}, {kind}", value, "ms", gain, f"as fast as {baseline}", wanted)
+                )
+        if teacher:
+            paths["teacher"] = teacher
+        for name, path in paths.items():
+            rows.append(Row(f"{name}, size of the file", os.path.getsize(path) / 1e6, "MB"))
+    seconds = alternate({"preparation": preparation()}, rounds)
+    value = 1e3 * float(np.median(seconds["preparation"])) / REPEAT
+    return [*rows, Row("preparation of a scan", value, "ms")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: shipped weights")
+    options.add_argument(
+        "--teacher", type=Path, metavar="FILE", help="ONNX network to compare with"
+    )
+    options.add_argument("--rounds", type=int, default=31, help="of each (default: 31)")
+    given = options.parse_args(argv)
+    try:
+        report(measure(given.checkpoint, given.teacher, given.rounds), given.json)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Time the delivery of training batches against torchvision's folder data set.
+
+    python benchmarks/load.py
+
+ours    GlyphSet.fetch of random indices -> input (B,1,64,64) float -> transforms.augment
+usual   ImageFolder -> Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> DataLoader with two
+        workers that stay alive
+
+Both read the same PNG files; ours were packed before, which growth.py times. `affine` is the same
+distortion for both; `all` is what train.py does beyond it: bending, stroke width, blur, erasing.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from timing import Row, alternate, parser, rate, ratio, report, write_tree
+from torch.utils.data import DataLoader
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from config import Config
+from dataset import GlyphSet, epoch_order, open_pack
+from transforms import Augmentation, augment, to_input
+
+BATCH, SIZE = 256, 64
+
+
+def usual(root: Path, augmented: bool) -> DataLoader:
+    """Return the loader found in most repositories."""
+    steps: list = [v2.Grayscale(), v2.Resize((SIZE, SIZE))]
+    if augmented:
+        steps.append(v2.RandomAffine(10, (0.04, 0.04), (0.85, 1.15), 11, fill=255))
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    data = datasets.ImageFolder(str(root), v2.Compose(steps))
+    return DataLoader(data, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+
+
+def ours(glyphs: GlyphSet, strength: Augmentation | None) -> None:
+    """Deliver an epoch."""
+    order = epoch_order(len(glyphs), 0, 0)
+    generator = torch.Generator().manual_seed(0)
+    chosen = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    for batch, _ in glyphs.batches(chosen):
+        x = to_input(batch)
+        if strength:
+            augment(x, strength, generator)
+
+
+def measure(images: int, rounds: int) -> list[Row]:
+    config = Config()
+    everything = Augmentation(**{key: getattr(config, key) for key in Augmentation._fields})
+    affine = everything._replace(elastic=0, stroke=0, blur=0, erase=0)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_tree(Path(folder) / "train", images)
+        pack = open_pack(root, SIZE)
+        glyphs = GlyphSet([pack], pack.classes)
+        for augmented, kinds in (
+            (False, {"no augmentation": (None, "30 or more")}),
+            (True, {"affine": (affine, "8 or more"), "all": (everything, "")}),
+        ):
+            loader = usual(root, augmented)
+            contestants = {"ImageFolder": lambda loader=loader: [len(x) for x, _ in loader]}
+            for kind, (strength, _) in kinds.items():
+                contestants[kind] = lambda strength=strength: ours(glyphs, strength)
+            seconds = alternate(contestants, rounds)
+            name = f"ImageFolder, {next(iter(kinds))}"
+            rows.append(Row(name, rate(seconds["ImageFolder"], images), "images/s"))
+            for kind, (_, wanted) in kinds.items():
+                gain = ratio(seconds, "ImageFolder", kind)
+                fast = rate(seconds[kind], images)
+                rows.append(Row(f"packed, {kind}", fast, "images/s", gain, name, wanted))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=4096, help="files to make (default: 4096)")
+    options.add_argument("--rounds", type=int, default=5, help="of each (default: 5)")
+    given = options.parse_args(argv)
+    report(measure(given.images, given.rounds), given.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

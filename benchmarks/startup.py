@@ -1,0 +1,55 @@
+"""Time the start of predict.py: one picture, from the command line to the reading.
+
+    python benchmarks/startup.py
+
+Against `python -c "import torch, cv2"`, which no program on PyTorch and OpenCV can beat.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import cv2
+from latency import untrained
+from timing import ROOT, Row, alternate, parser, ratio, report, samples
+
+from config import DEFAULT_CHECKPOINT
+
+
+def measure(rounds: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        weights = ROOT / DEFAULT_CHECKPOINT
+        if not weights.is_file():
+            weights = untrained(Path(folder) / "untrained.pt")
+        picture = Path(folder) / "picture.png"
+        picture.write_bytes(cv2.imencode(".png", samples(1)[0][1])[1].tobytes())
+        commands = {
+            "imports": ["-c", "import torch, cv2"],
+            "predict": [ROOT / "predict.py", picture, "--checkpoint", weights],
+        }
+
+        def run(arguments: list) -> None:
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+        seconds = alternate({name: lambda c=c: run(c) for name, c in commands.items()}, rounds)
+    gain = ratio(seconds, "predict", "imports")
+    return [
+        Row('python -c "import torch, cv2"', median(seconds["imports"]), "s"),
+        Row("predict.py", median(seconds["predict"]), "s", gain, "imports", "1.30 or less"),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=7, help="of each (default: 7)")
+    given = options.parse_args(argv)
+    report(measure(given.rounds), given.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What the benchmarks share: taking turns, medians, rows, and handwriting to measure on.
+
+    from timing import Row, alternate, rate, ratio, report
+
+Contestants take turns, round by round, so that a busy machine is busy for all of them; a ratio is
+the median over the rounds of the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gnt import LEVEL1, folder_name, write_record  # noqa: E402
+
+
+class Row(NamedTuple):
+    """One figure, with its ratio to a baseline of the same run and the ratio that is wanted."""
+
+    what: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    baseline: str = ""
+    wanted: str = ""
+
+
+def alternate(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Return the seconds of each contestant in each round."""
+    for _ in range(warmup):
+        for run in contestants.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def rate(seconds: list[float], count: int) -> float:
+    """Return items a second, the median of the rounds."""
+    return count / statistics.median(seconds)
+
+
+def ratio(seconds: Mapping[str, list[float]], name: str, baseline: str) -> float:
+    """Return the time of one contestant over that of another, the median of the rounds."""
+    pairs = zip(seconds[name], seconds[baseline], strict=True)
+    return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def report(rows: list[Row], as_json: bool) -> None:
+    """Print rows, as a table or as one JSON list."""
+    if as_json:
+        print(json.dumps([row._asdict() for row in rows], ensure_ascii=False))
+        return
+    for row in rows:
+        text = f"{row.what:<44}{row.value:>12,.{2 if abs(row.value) < 100 else 0}f} {row.unit:<11}"
+        if row.ratio is not None:
+            text += f" {row.ratio:.2f} x {row.baseline}"
+        print((text + (f" (wanted: {row.wanted})" if row.wanted else "")).rstrip(), flush=True)
+
+
+def machine() -> str:
+    """Name the processor, the cores that may be used, and how busy they are."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{name}, {os.cpu_count()} cores{busy}"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the module's first line and the option that all benchmarks share."""
+    made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    made.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return made
+
+
+def samples(count: int, seed: int = 0, classes: str = LEVEL1) -> list[tuple[str, np.ndarray]]:
+    """Return synthetic handwriting: characters with their bitmaps (h,w) uint8, 255 = paper."""
+    from synthesis import Source
+
+    source = Source(classes, seed)
+    drawn = (source.draw(i) for i in range(count))
+    return [(classes[label], bitmap) for bitmap, label in drawn]
+
+
+def write_tree(root: Path, count: int, classes: int = 100, distinct: int = 1000) -> Path:
+    """Write `count` PNG files into class folders, a few distinct pictures again and again.
+
+    They are by 20 writers, so that validation can hold some out.
+    """
+    files = [
+        (character, cv2.imencode(".png", bitmap)[1].tobytes())
+        for character, bitmap in samples(min(count, distinct), classes=LEVEL1[:classes])
+    ]
+    for character in {character for character, _ in files}:
+        (root / folder_name(character)).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        character, data = files[number % len(files)]
+        name = f"{1001 + number // len(files) % 20}_{number:06}.png"
+        (root / folder_name(character) / name).write_bytes(data)
+    return root
+
+
+def write_gnt(root: Path, count: int, files: int = 10, distinct: int = 1000) -> Path:
+    """Write `count` records into .gnt files with names of HWDB1.1's training writers."""
+    root.mkdir(parents=True, exist_ok=True)
+    drawn = samples(min(count, distinct))
+    for part in range(files):
+        with open(root / f"{1001 + part}-c.gnt", "wb") as stream:
+            for number in range(part, count, files):
+                write_record(stream, *drawn[number % len(drawn)])
+    return root

@@ -4,8 +4,8 @@
     python -c "from model import mobilenet_v3; print(mobilenet_v3('small', num_classes=3755))"
 
 Modules carry torchvision's names, so that a torchvision state dict loads unchanged when the shapes
-agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). What characters need on
-top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
+agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). What characters need
+on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
 another head width.
 
 Left out: anything about data, classes or training; pretrained ImageNet weights.
@@ -23,9 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# BatchNorm as in the paper's code and torchvision: slow running averages, large epsilon.
+# The epsilon is that of the paper's code and torchvision. Their momentum of 0.01 suits batches of
+# thousands over hundreds of epochs: in a short run the running averages lag behind the weights, and
+# validation is at chance for the first thousand steps. The EMA of train.py does the slow averaging.
 BN_EPS = 1e-3
-BN_MOMENTUM = 0.01
+BN_MOMENTUM = 0.1
 
 
 class Bneck(NamedTuple):

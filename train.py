@@ -38,7 +38,7 @@ import engine
 from config import Config, add_arguments, from_arguments, from_dict
 from dataset import GlyphSet, SyntheticSet, class_order, epoch_order, hold_out, open_pack
 from gnt import LEVEL1, select_classes
-from model import BN_MOMENTUM, mobilenet_v3
+from model import mobilenet_v3
 from teacher import SoftLabels, label_pack, load_teacher
 from transforms import Augmentation, augment, to_input
 
@@ -112,14 +112,6 @@ def loss_function(
     distilled = -(probability * logprob).sum(1) * config.temperature**2
     weight = config.teacher_weight * probability.sum(1)
     return ((1 - weight) * hard + weight * distilled).mean()
-
-
-def warm_up_norms(model: nn.Module, step: int) -> None:
-    """Let BatchNorm average its first steps evenly: a momentum of 0.01 alone takes hundreds."""
-    if step <= 1 / BN_MOMENTUM:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = max(BN_MOMENTUM, 1 / (step + 1))
 
 
 class Data:
@@ -332,7 +324,6 @@ class Trainer:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, config)
-        warm_up_norms(self.model, self.step)
         with engine.autocast(self.device, self.dtype):
             logits = self.network(x)
         loss = loss_function(logits, labels, soft, config)

@@ -1,0 +1,424 @@
+"""A test as one self-contained HTML page: figures, plots, and pictures of what went wrong.
+
+    python test.py --report report/        # writes report/report.html
+
+Plots are inline SVG by matplotlib, pictures are data URIs: the page needs no network and no other
+file. Characters stand as text and as pictures, for machines whose fonts lack them. Galleries are
+limited, so that the page stays below a few megabytes; test.py --errors writes all mistakes.
+Left out: any figure that analysis.py does not make.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import analysis
+from dataset import GlyphSet
+from engine import Result
+
+try:
+    import matplotlib
+except ImportError:
+    raise ValueError(
+        "--report needs matplotlib: pip install -r requirements-optional.txt"
+    ) from None
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+PAIRS, WORST, MISTAKES = 20, 20, 96  # shown on the page
+SIDE = 64  # px of a picture, at most
+THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+TARGETS = (0.99, 0.995, 0.999)  # accuracies for which a threshold is given
+LEAST_COVERAGE = 0.05
+# Colours that stand for the page's own, so that one plot suits a light and a dark page.
+INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+VARIABLES = {INK: "--text", SOFT: "--soft", LINE: "--line", ACCENT: "--accent"}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+}
+CSS = """
+:root { color-scheme: light dark; --page: #f6f5f2; --card: #fff; --text: #1d1c1a; --soft: #66625c;
+  --line: #dcd8d0; --accent: #b3261e; --han: "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei",
+  "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", sans-serif; }
+@media (prefers-color-scheme: dark) { :root { --page: #171615; --card: #211f1e; --text: #f0ece6;
+  --soft: #aca69d; --line: #3b3835; --accent: #ff8a7d; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+main { max-width: 68rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; margin: .5rem 0 0; }
+h2 { font-size: 1.125rem; margin: 2.25rem 0 .25rem; }
+p { margin: .25rem 0 .75rem; max-width: 46rem; color: var(--soft); overflow-wrap: anywhere; }
+.cards { display: grid; gap: .75rem; grid-template-columns: repeat(4, 1fr); }
+.cards > div, figure, .table { background: var(--card); border: 1px solid var(--line);
+  border-radius: .6rem; padding: .75rem; }
+.cards b { display: block; font-size: 1.5rem; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }
+.cards span, .note { color: var(--soft); font-size: .875rem; }
+.pair { display: grid; gap: .75rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
+figure { margin: 0; }
+figure svg { display: block; width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-size: .875rem; color: var(--soft); font-weight: 600; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: middle; }
+tr:last-child td { border-bottom: 0; }
+.number { text-align: right; }
+td { white-space: nowrap; }
+.han { font-family: var(--han); font-size: 1.375rem; line-height: 1.2; }
+.pictures { display: flex; gap: .25rem; }
+img { width: 3rem; height: 3rem; display: block; background: #fff; border-radius: .25rem; }
+@media (prefers-color-scheme: dark) { img { filter: invert(.88); } }
+.gallery { display: grid; gap: .75rem;
+  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
+.gallery figure { display: grid; grid-template-columns: 1fr 1fr; gap: .35rem; padding: .6rem; }
+.gallery img { width: 100%; height: auto; }
+.gallery figcaption { grid-column: 1 / -1; line-height: 1.35; }
+.gallery small { display: block; color: var(--soft); overflow-wrap: anywhere; }
+.gallery .han { overflow-wrap: anywhere; }
+.wrong { color: var(--accent); }
+@media (max-width: 40rem) {
+  .cards { grid-template-columns: 1fr 1fr; }
+  .wide svg { width: 42rem; }
+  .table, figure { padding: .5rem; }
+  th, td { padding: .25rem .35rem; }
+  td img { width: 2.25rem; height: 2.25rem; }
+}
+"""
+
+
+def write_report(
+    folder: Path, figures: dict, classes: Sequence[str], glyphs: GlyphSet, result: Result
+) -> Path:
+    """Write report.html into a folder and return its path.
+
+    Args:
+        figures: as test.py's `summarise` returns them.
+        classes: index = label.
+    """
+    pictures = Pictures(classes, glyphs, result)
+    sections = [
+        headline(figures),
+        writers_section(glyphs, result),
+        confidence_section(result),
+        pairs_section(result, pictures),
+        worst_section(result, pictures),
+        mistakes_section(glyphs, result, pictures),
+    ]
+    title = f"Test of {escape(Path(figures['checkpoint']).name)}"
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+        + "\n".join(sections)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.html"
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+# --- pictures and characters
+
+
+class Pictures:
+    """Pictures of samples and of classes, and classes as text, all as HTML."""
+
+    def __init__(self, classes: Sequence[str], glyphs: GlyphSet, result: Result) -> None:
+        self.classes, self.glyphs, self.result = classes, glyphs, result
+        # The sample that its class is surest of stands for the class.
+        order = np.argsort(result.losses, kind="stable")
+        labels, first = np.unique(result.labels[order], return_index=True)
+        self.typical = dict(zip(labels.tolist(), order[first].tolist(), strict=True))
+
+    def sample(self, row: int, text: str) -> str:
+        """Return a sample of the result as <img>."""
+        glyph = self.glyphs.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
+        if len(glyph) > SIDE:
+            glyph = cv2.resize(glyph, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        png = base64.b64encode(cv2.imencode(".png", 255 - glyph)[1]).decode()
+        return f'<img src="data:image/png;base64,{png}" alt="{escape(text)}">'
+
+    def of_class(self, label: int) -> str:
+        """Return a typical sample of a class as <img>, '' if the data has none."""
+        row = self.typical.get(label)
+        return "" if row is None else self.sample(row, f"a sample of {self.classes[label]}")
+
+    def name(self, label: int) -> str:
+        """Return a class as text, with its code point to hover over."""
+        text = self.classes[label]
+        code = f' title="U+{ord(text):04X}"' if len(text) == 1 else ""
+        return f'<span class="han" lang="zh-Hans"{code}>{escape(text)}</span>'
+
+
+def percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: set[int]) -> str:
+    """Return a table of HTML cells; columns in `numbers` are set right."""
+
+    def cell(kind: str, column: int, content: str) -> str:
+        return f"<{kind}{' class=number' if column in numbers else ''}>{content}</{kind}>"
+
+    lines = ["".join(cell("th", i, text) for i, text in enumerate(head))]
+    lines += ["".join(cell("td", i, text) for i, text in enumerate(row)) for row in rows]
+    return (
+        '<div class="table" tabindex="0"><table><tr>'
+        + "</tr>\n<tr>".join(lines)
+        + "</tr></table></div>"
+    )
+
+
+# --- plots
+
+
+def figure(plot: Figure, name: str, text: str, kind: str = "") -> str:
+    """Return a plot as inline SVG in the page's colours; `text` says what it shows."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        plot.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)  # not unique among several plots
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(text)}" ', 1)
+    return f'<figure class="{kind}">{svg}</figure>'
+
+
+def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple:
+    """Return a figure and its axes."""
+    with matplotlib.rc_context(STYLE):
+        plot = Figure(figsize=(width, height))
+        part = plot.subplots()
+        part.set_axisbelow(True)
+        part.set_xlabel(xlabel)
+        part.set_ylabel(ylabel)
+    return plot, part
+
+
+def as_percent(part: object, which: str) -> None:
+    for axis in which:
+        low, high = getattr(part, f"get_{axis}lim")()
+        decimals = 0 if high - low > 0.05 else 1 if high - low > 0.005 else 2
+        getattr(part, f"{axis}axis").set_major_formatter(PercentFormatter(1, decimals))
+
+
+# --- sections
+
+
+def headline(figures: dict) -> str:
+    """Return what was measured, and the main figures."""
+    cards = [(percent(figures[f"top{k}"]), f"top-{k}") for k in (1, 5, 10)]
+    cards += [
+        (percent(figures["ece"]), "calibration error (ECE)"),
+        (f"{figures['loss']:.4f}", "cross-entropy"),
+        (f"{figures['samples']:,}", "samples"),
+        (f"{figures['classes']:,}", "classes in the data"),
+        (f"{figures['classes_of_checkpoint']:,}", "classes of the checkpoint"),
+    ]
+    left_out = [
+        f"{figures[key]:,} {key.replace('_', ' ')}"
+        for key in ("skipped_unknown", "unreadable")
+        if figures.get(key)
+    ]
+    text = f"Data {escape(figures['data'])}, checkpoint {escape(figures['checkpoint'])}."
+    text += f" Left out: {', '.join(left_out)}." if left_out else ""
+    shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in cards)
+    return f'<p>{text}</p>\n<div class="cards">{shown}</div>'
+
+
+def writers_section(glyphs: GlyphSet, result: Result) -> str:
+    """Return the accuracy of every writer, worst first, as a plot."""
+    title = "<h2>By writer</h2>"
+    shares = sorted(analysis.by_writer(result, glyphs.writers), key=lambda s: s.accuracy)
+    if len(shares) < 2:
+        return f"{title}<p>The file names tell of fewer than two writers.</p>"
+    accuracy = np.array([share.accuracy for share in shares])
+    mean, spread = accuracy.mean(), accuracy.std(ddof=1)
+    plot, part = axes(9, 2.9, "writers, from the hardest to the easiest", "top-1")
+    at = np.arange(len(shares)) + 1
+    part.axhline(mean, color=SOFT, linewidth=1, linestyle="--")
+    part.plot(at, accuracy, "o", color=ACCENT, markersize=max(2.5, 6 - len(at) / 40))
+    part.set_xlim(0, len(at) + 1)
+    part.xaxis.get_major_locator().set_params(integer=True)
+    for i in range(min(3, len(shares) - 1)):
+        part.annotate(
+            glyphs.writer_names[shares[i].key],
+            (at[i], accuracy[i]),
+            xytext=(6, -4),
+            textcoords="offset points",
+            fontsize=8,
+            color=SOFT,
+            parse_math=False,
+        )
+    as_percent(part, "y")
+    hardest = ", ".join(
+        f"{escape(glyphs.writer_names[s.key])} {percent(s.accuracy)}" for s in shares[:5]
+    )
+    return (
+        f"{title}<p>{len(shares)} writers, {percent(mean)} ± {percent(spread)} (mean ± standard "
+        f"deviation; dashed: mean). Hardest: {hardest}.</p>"
+        + figure(plot, "writers", f"Top-1 of {len(shares)} writers, mean {percent(mean)}", "wide")
+    )
+
+
+def confidence_section(result: Result) -> str:
+    """Return the reliability diagram and what a reject threshold buys."""
+    bins, ece = analysis.calibration(result)
+    threshold, coverage, accuracy = analysis.coverage(result)
+    points = []
+    for target in TARGETS:
+        enough = np.flatnonzero((accuracy >= target) & (coverage >= LEAST_COVERAGE))
+        if len(enough):
+            at = enough[-1]
+            points.append(
+                f"For {target:.1%} right, refuse below {threshold[at]:.4f}: "
+                f"{coverage[at]:.1%} are read."
+            )
+    rows = []
+    for limit in THRESHOLDS:
+        accepted = int((threshold >= limit).sum())
+        if accepted:
+            right = accuracy[accepted - 1]
+            wrong = round(accepted * (1 - right))
+            cells = [f"{limit:g}", percent(accepted / len(threshold)), percent(right)]
+            rows.append([*cells, f"{wrong:,}"])
+    return (
+        "<h2>Confidence</h2><p>Left: how often a reading of some confidence is right; on the "
+        f"diagonal, confidence can be taken at its word (ECE {percent(ece)}). Right: how many are "
+        "right among those that are read, if the least confident are refused.</p>"
+        f'<div class="pair">{reliability_plot(bins)}{coverage_plot(coverage, accuracy)}</div>'
+        + f"<p>{' '.join(points)}</p>"
+        + table(["refuse below", "read", "right among them", "mistakes left"], rows, {0, 1, 2, 3})
+    )
+
+
+def reliability_plot(bins: list[analysis.Bin]) -> str:
+    """Return accuracy over confidence, the dots as large as their bins are full."""
+    plot, part = axes(4.6, 3.4, "confidence", "share read right")
+    most = max(row.samples for row in bins)
+    part.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--")
+    confidence, accuracy = [row.confidence for row in bins], [row.accuracy for row in bins]
+    part.vlines(confidence, confidence, accuracy, color=ACCENT, linewidth=1.2)
+    part.scatter(
+        confidence, accuracy, s=[12 + 110 * row.samples / most for row in bins], color=ACCENT
+    )
+    part.set_xlim(0, 1.04)
+    part.set_ylim(0, 1.04)
+    as_percent(part, "xy")
+    return figure(plot, "reliability", "Reliability diagram: share read right over confidence")
+
+
+def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> str:
+    """Return accuracy over coverage, without the first few samples, which are noise."""
+    plot, part = axes(4.6, 3.4, "share that is read", "share right among them")
+    first = min(len(coverage) - 1, max(20, len(coverage) // 50))
+    at = np.unique(np.linspace(first, len(coverage) - 1, 300).astype(int))
+    part.plot(coverage[at], accuracy[at], color=ACCENT, linewidth=2)
+    part.set_xlim(0, 1.02)
+    as_percent(part, "xy")
+    return figure(plot, "coverage", "Share right among those read, over the share that is read")
+
+
+def pairs_section(result: Result, pictures: Pictures) -> str:
+    """Return the most frequent confusions, with pictures of both characters."""
+    pairs = analysis.confused_pairs(result)
+    title = "<h2>Most confused</h2>"
+    if not pairs:
+        return f"{title}<p>No mistake was made.</p>"
+    rows = []
+    for pair in pairs[:PAIRS]:
+        misread = np.flatnonzero((result.labels == pair.truth) & (result.top[:, 0] == pair.guess))
+        text = f"{pictures.classes[pair.truth]} read as {pictures.classes[pair.guess]}"
+        shown = "".join(pictures.sample(int(row), text) for row in misread[:4])
+        rows.append(
+            [
+                f"{pictures.name(pair.truth)} → {pictures.name(pair.guess)}",
+                f"{pair.count:,}",
+                f'<div class="pictures">{shown}</div>',
+                f'<div class="pictures">{pictures.of_class(pair.truth)}</div>',
+                f'<div class="pictures">{pictures.of_class(pair.guess)}</div>',
+            ]
+        )
+    head = ["truth → reading", "times", "misread", "a sample of the truth", "and of the reading"]
+    note = f"{len(pairs):,} different confusions in all."
+    return f"{title}<p>{note}</p>" + table(head, rows, {1})
+
+
+def worst_section(result: Result, pictures: Pictures) -> str:
+    """Return the characters that are read worst, and as what."""
+    shares = [share for share in analysis.worst_classes(result) if share.correct < share.samples]
+    if not shares:
+        return ""
+    rows = []
+    for share in shares[:WORST]:
+        wrong = (result.labels == share.key) & (result.top[:, 0] != share.key)
+        guesses = Counter(result.top[wrong, 0].tolist()).most_common(4)
+        rows.append(
+            [
+                pictures.name(share.key),
+                f'<div class="pictures">{pictures.of_class(share.key)}</div>',
+                percent(share.accuracy),
+                f"{share.correct:,} of {share.samples:,}",
+                ", ".join(f"{pictures.name(label)} {count}" for label, count in guesses),
+            ]
+        )
+    head = ["character", "a sample", "top-1", "right", "read instead"]
+    note = f"{len(shares):,} classes have mistakes."
+    return f"<h2>Worst characters</h2><p>{note}</p>" + table(head, rows, {2, 3})
+
+
+def mistakes_section(glyphs: GlyphSet, result: Result, pictures: Pictures) -> str:
+    """Return the mistakes that the network was surest of."""
+    wrong = np.flatnonzero(~analysis.correct(result))
+    if len(wrong) == 0:
+        return ""
+    wrong = wrong[np.argsort(-result.probability[wrong, 0], kind="stable")]
+    cells = []
+    for row in wrong[:MISTAKES]:
+        truth, guess = int(result.labels[row]), int(result.top[row, 0])
+        name = escape(Path(glyphs.name(int(result.indices[row]))).name)
+        cells.append(
+            f"<figure>{pictures.sample(int(row), 'input')}{pictures.of_class(guess)}"
+            f"<figcaption>{pictures.name(truth)} → "
+            f'<span class="wrong">{pictures.name(guess)}</span> '
+            f"{percent(float(result.probability[row, 0]))}<small>{name}</small>"
+            "</figcaption></figure>"
+        )
+    return (
+        f"<h2>Mistakes</h2><p>The {len(cells)} most confident of {len(wrong):,}: the input, and a "
+        "sample of the character it was taken for. Some are mistakes of the data.</p>"
+        f'<div class="gallery">{"".join(cells)}</div>'
+    )

@@ -1,0 +1,205 @@
+"""The report: self-contained, well-formed, small, and right; also in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser as chromium
+import numpy as np
+import pytest
+from conftest import CHARACTERS, run_script
+
+import analysis
+from dataset import GlyphSet, open_pack
+from engine import Result
+
+pytest.importorskip("matplotlib", reason="matplotlib is not there: requirements-optional.txt")
+import report  # noqa: E402
+
+NASTY = '<script>alert("1")</script>&amp;'
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Read a page; fails on tags that are not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def glyphs(data) -> GlyphSet:
+    pack = open_pack(data / "test", 32, 1)
+    return GlyphSet([pack], [*pack.classes, NASTY])
+
+
+def made_up(glyphs: GlyphSet, right: float, copies: int = 1) -> Result:
+    """Return readings of which a share is right, with confidences of all sizes."""
+    rng = np.random.default_rng(0)
+    indices = np.tile(np.arange(len(glyphs)), copies)
+    labels = glyphs.labels[indices]
+    count = len(glyphs.classes)
+    top = np.stack([np.roll(np.arange(count), -label) for label in labels])
+    wrong = rng.random(len(labels)) >= right
+    top[wrong] = np.roll(top[wrong], rng.integers(1, count), axis=1)
+    probability = np.sort(rng.dirichlet(np.full(count, 0.2), len(labels)), axis=1)[:, ::-1]
+    losses = rng.random(len(labels)).astype(np.float32)
+    return Result(top, probability.astype(np.float32), labels, losses, indices)
+
+
+def figures_of(glyphs: GlyphSet, result: Result) -> dict:
+    """Return what test.py's summarise does, as far as the report uses it."""
+    return {f"top{k}": result.topk(k) for k in (1, 5, 10)} | {
+        "data": "data/<test>",
+        "checkpoint": "runs/best.pt",
+        "samples": len(result.labels),
+        "classes": len(np.unique(result.labels)),
+        "classes_of_checkpoint": len(glyphs.classes),
+        "skipped_unknown": 3,
+        "unreadable": 0,
+        "loss": result.loss,
+        "ece": analysis.calibration(result)[1],
+    }
+
+
+def write(folder: Path, glyphs: GlyphSet, result: Result) -> str:
+    path = report.write_report(folder, figures_of(glyphs, result), glyphs.classes, glyphs, result)
+    assert sorted(folder.iterdir()) == [path] and path.name == "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(glyphs, tmp_path_factory) -> str:
+    return write(tmp_path_factory.mktemp("report"), glyphs, made_up(glyphs, 0.3, 40))
+
+
+def test_page_is_well_formed_small_and_needs_no_network(text):
+    page = Page(text)
+    assert len(text) < 5e6
+    assert page.all("script") == page.all("link") == []
+    pictures = page.all("img")
+    assert len(pictures) <= 2 * report.MISTAKES + 6 * report.PAIRS + report.WORST
+    assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+    assert all(picture["alt"] for picture in pictures)
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_plots_share_the_page_s_colours_and_no_names(text):
+    page = Page(text)
+    assert len(page.all("svg")) == 3
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
+    assert used and used <= set(names)
+    assert "var(--accent)" in text and not re.search("#0[1-4]0[1-4]0[1-4]", text)
+
+
+def test_labels_are_escaped(text):
+    assert "<script" not in text
+    assert NASTY in Page(text).text
+    assert any("data/<test>" in part for part in Page(text).text)
+
+
+def test_figures_are_those_of_the_result(text, glyphs):
+    result = made_up(glyphs, 0.3, 40)
+    words = " ".join(Page(text).text)
+    for figure in (f"{result.topk(1):.2%}", f"{result.topk(5):.2%}", "4 writers", "3 skipped"):
+        assert figure in words
+    pair = analysis.confused_pairs(result)[0]
+    rows = re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
+    assert any(
+        f">{glyphs.classes[pair.truth]}<" in row and f"<td class=number>{pair.count:,}</td>" in row
+        for row in rows
+    )
+    # Accepting all leaves all mistakes.
+    wrong = int((~analysis.correct(result)).sum())
+    everything = next(row for row in rows if "<td class=number>0</td>" in row)
+    assert f"<td class=number>{wrong:,}</td>" in everything
+    half = result.probability[:, 0] >= 0.5
+    right = analysis.correct(result)[half].mean()
+    row = next(row for row in rows if "<td class=number>0.5</td>" in row)
+    assert f"{half.mean():.2%}" in row and f"{right:.2%}" in row
+
+
+def test_a_faultless_result_and_a_single_sample(glyphs, tmp_path):
+    perfect = write(tmp_path / "perfect", glyphs, made_up(glyphs, 1.0))
+    assert "No mistake was made" in perfect and "Worst characters" not in perfect
+    one = Result(*(column[:1] for column in made_up(glyphs, 0.0)))
+    assert "fewer than two writers" in write(tmp_path / "one", glyphs, one)
+
+
+def test_equal_results_give_equal_pages(text, glyphs, tmp_path):
+    assert write(tmp_path / "again", glyphs, made_up(glyphs, 0.3, 40)) == text
+
+
+def test_script_writes_it(data, trained, tmp_path):
+    out = tmp_path / "report"
+    done = run_script(
+        "test.py", data / "test", "--checkpoint", trained / "best.pt", "--report", out
+    )
+    assert done.returncode == 0, done.stderr
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    top1 = re.search(r"top-1\s+([\d.]+%)", done.stdout)[1]
+    assert top1 in page.text and "Test of best.pt" in page.text
+
+
+def test_missing_matplotlib_is_said_at_once(data, trained, tmp_path, monkeypatch):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')")
+    monkeypatch.setitem(os.environ, "PYTHONPATH", str(tmp_path))
+    out = tmp_path / "report"
+    done = run_script(
+        "test.py", data / "test", "--checkpoint", trained / "best.pt", "--report", out
+    )
+    assert done.returncode == 2 and done.stdout == "" and not out.exists()
+    assert done.stderr.count("\n") == 1 and "requirements-optional.txt" in done.stderr
+
+
+@pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing())
+def test_in_a_browser(text, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    with chromium.launch() as browser:
+        for size, scheme in ((chromium.PHONE, "dark"), (chromium.DESKTOP, "light")):
+            viewport = {"width": size[0], "height": size[1]}
+            page = browser.new_page(viewport=viewport, color_scheme=scheme, offline=True)
+            complaints: list[str] = []
+            page.on("console", lambda message, to=complaints: to.append(message.text))
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)")
+            label = page.evaluate(
+                "getComputedStyle(document.querySelector('svg text')).fill"
+                ".match(/\\d+/g).map(Number)"
+            )
+            assert (np.mean(label) > 128) == (scheme == "dark")
+            assert page.locator(".han").first.text_content() in [*CHARACTERS, NASTY]
+            assert complaints == []
+            page.close()

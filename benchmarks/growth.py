@@ -4,6 +4,7 @@
     python benchmarks/growth.py --sizes 10000 50000 250000
 
 The scripts run as a user starts them, on .gnt files that repeat a thousand synthetic characters.
+Time is the processors', of all processes of a script, with its start; it is steadier than a clock.
 Memory is the peak of the largest process, and what each image adds to that of the smallest size.
 Training and testing use a network of a quarter of the width at 32 px: the data are to be seen, not
 the network.
@@ -16,18 +17,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from timing import ROOT, Row, parser, report, write_gnt
 
 NETWORK = ("--size", "32", "--width", "0.25", "--head", "64", "--epochs", "1", "--threads", "1")
 
+PACK = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+if __name__ == "__main__":
+    from dataset import open_pack
+    open_pack(sys.argv[1], 32)
+"""
+
 
 def run(*command: object) -> tuple[float, float]:
-    """Run a command and return seconds and the peak memory of its largest process in MB."""
+    """Run a command and return its processor seconds and the peak of its largest process in MB."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    begin = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
         stdout=subprocess.DEVNULL,
@@ -40,7 +47,7 @@ def run(*command: object) -> tuple[float, float]:
     if process.returncode:
         raise ValueError(f"{command[0]} failed: {said.decode(errors='replace')[-500:]}")
     unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
-    return time.perf_counter() - begin, usage.ru_maxrss * unit / 1e6
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6
 
 
 def one_size(folder: Path, count: int) -> dict[str, tuple[float, float]]:
@@ -48,12 +55,9 @@ def one_size(folder: Path, count: int) -> dict[str, tuple[float, float]]:
     source, out, tree = folder / "gnt", folder / "run", folder / "train"
     write_gnt(source, count)
     found = {"convert": run(ROOT / "process_gnt.py", source, "--out", folder)}
-    pack = "from dataset import open_pack; import sys; "
-    pack = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {pack}open_pack(sys.argv[1], 32)"
-    # A script's file, not -c: its processes are spawned and import it again.
-    program = folder / "pack.py"
-    program.write_text(f"if __name__ == '__main__':\n    {pack}\n")
-    found["pack"] = run(program, tree)
+    # A file, not -c: the processes that it spawns import it again.
+    (folder / "pack.py").write_text(PACK)
+    found["pack"] = run(folder / "pack.py", tree)
     found["epoch"] = run(ROOT / "train.py", "--data", tree, "--out", out, *NETWORK)
     found["test"] = run(ROOT / "test.py", tree, "--checkpoint", out / "best.pt")
     return found

@@ -1,0 +1,61 @@
+"""The benchmarks: all start, the shared timing is right, a small one prints its figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+
+import pytest
+from conftest import ROOT, run_script
+
+NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_"))
+SCRIPTS = [name for name in NAMES if name != "timing"]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(name).main(["--help"])
+    assert stopped.value.code == 0 and "usage:" in capsys.readouterr().out
+
+
+def test_contestants_take_turns():
+    timing = importlib.import_module("timing")
+    calls = []
+    seconds = timing.alternate(
+        {
+            "slow": lambda: (calls.append("slow"), time.sleep(0.02)),
+            "fast": lambda: (calls.append("fast"), time.sleep(0.005)),
+        },
+        rounds=3,
+    )
+    assert calls == ["slow", "fast"] * 4  # one to warm up
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert timing.ratio(seconds, "slow", "fast") > 1.5
+    assert timing.ratio({"a": [2, 4, 90], "b": [1, 2, 3]}, "a", "b") == 2
+    assert timing.rate([1, 2, 50], 10) == 5
+
+
+def test_figures_as_text_and_json():
+    done = run_script("benchmarks/__main__.py", "nonsense")
+    assert done.returncode == 2 and "no benchmark nonsense" in done.stderr
+    done = run_script("benchmarks/load.py", "--images", "64", "--rounds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["unit"] for row in rows} == {"images/s"} and all(row["value"] > 0 for row in rows)
+    ratios = [row for row in rows if row["ratio"] is not None]
+    assert len(ratios) == 3 and all(row["baseline"].startswith("ImageFolder") for row in ratios)
+
+
+def test_missing_peers_are_said(trained, data):
+    checkpoint = trained / "best.pt"
+    done = run_script("benchmarks/peers.py", data / "test", "--checkpoint", checkpoint)
+    assert done.returncode == 0, done.stderr
+    assert "48 pictures of 6 classes" in done.stdout and "best.pt" in done.stdout
+    assert done.stdout.count("PP-OCR") == 3

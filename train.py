@@ -442,7 +442,27 @@ class Trainer:
 
 
 class Log:
-    """What a run tells: a line an epoch on stdout and in log.jsonl, and TensorBoard files."""
+    """What a run tells: a line an epoch on stdout and in log.jsonl, and TensorBoard files.
+
+    tag in TensorBoard             from
+    accuracy/top1, accuracy/top5   validation
+    loss/train, loss/validation    with and without label smoothing and augmentation
+    confidence                     histogram of the validation's best probabilities
+    pace/...                       learning rate, images a second
+    pictures/inputs                the first batch as the network sees it
+    pictures/mistakes              the worst of the validation; their names are in the text tab
+    """
+
+    SCALARS = {
+        "accuracy/top1": "top1",
+        "accuracy/top5": "top5",
+        "loss/train": "loss",
+        "loss/validation": "val_loss",
+        "pace/learning_rate": "lr",
+        "pace/images_per_second": "samples_per_second",
+    }
+    # What TensorBoard compares runs by; it shows no more than a few columns well.
+    COMPARED = ("variant", "width", "size", "lr")
 
     def __init__(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -456,14 +476,34 @@ class Log:
         self.path.write_text("".join(f"{line}\n" for line in kept))
         self.board = SummaryWriter(str(trainer.out), purge_step=done + 1)
         trainer.notice(f"curves and pictures: tensorboard --logdir {trainer.out}")
-        config = trainer.config.to_dict()
-        self.board.add_text("config", "    " + json.dumps(config, indent=1).replace("\n", "\n    "))
-        self.board.add_image("inputs/augmented", self.augmented(), done)
+        self.describe_run()
+        self.board.add_image("pictures/inputs", self.augmented(), done)
         print(
             f"{'epoch':>7}{'loss':>8}{'top-1':>8}{'top-5':>8}{'val loss':>9}"
             f"{'lr':>9}{'images/s':>10}{'time':>8}",
             flush=True,
         )
+
+    def describe_run(self) -> None:
+        """Tell TensorBoard the settings (as text, and to compare runs by) and which curves pair."""
+        from torch.utils.tensorboard.summary import hparams
+
+        defaults, rows = Config().to_dict(), ["| setting | value | default |", "|---|---|---|"]
+        settings = self.trainer.config.to_dict()
+        for key, value in settings.items():
+            other = f"`{defaults[key]}`" if value != defaults[key] else ""
+            rows.append(f"| {key} | `{value}` | {other} |")
+        self.board.add_text("settings", "\n".join(rows))
+        pairs = {
+            name: ["Multiline", [tag for tag in self.SCALARS if tag.startswith(name)]]
+            for name in ("accuracy", "loss")
+        }
+        self.board.add_custom_scalars({"curves": pairs})
+        # The writer's own add_hparams would make a second run of it.
+        compared = {key: settings[key] for key in self.COMPARED}
+        best = dict.fromkeys(tag for tag in self.SCALARS if not tag.startswith("pace"))
+        for summary in hparams(compared, best)[:2]:
+            self.board.file_writer.add_summary(summary)
 
     def augmented(self) -> Tensor:
         """Return a grid of the first batch as the network sees it."""
@@ -471,25 +511,19 @@ class Log:
 
         glyphs, _, _ = next(iter(self.trainer.batches(0, 0, 1)))
         x = self.trainer.prepare(glyphs[:64])
-        return make_grid(1 - x, nrow=16, pad_value=0.5)
+        return make_grid(1 - x, nrow=8, pad_value=0.5)
 
     def epoch(self, row: dict[str, float], result: engine.Result) -> None:
         """Tell of a finished epoch."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        for key, tag in (
-            ("loss", "train/loss"),
-            ("lr", "train/learning_rate"),
-            ("samples_per_second", "train/images_per_second"),
-            ("top1", "validation/top1"),
-            ("top5", "validation/top5"),
-            ("val_loss", "validation/loss"),
-        ):
+        for tag, key in self.SCALARS.items():
             self.board.add_scalar(tag, row[key], row["epoch"])
-        grid, caption = self.mistakes(result)
+        self.board.add_histogram("confidence", result.probability[:, 0], row["epoch"])
+        grid, names = self.mistakes(result)
         if grid is not None:
-            self.board.add_image("validation/worst_mistakes", grid, row["epoch"])
-            self.board.add_text("validation/worst_mistakes", caption, row["epoch"])
+            self.board.add_image("pictures/mistakes", grid, row["epoch"])
+            self.board.add_text("mistakes", names, row["epoch"])
         self.board.flush()
         print(
             f"{row['epoch']:>7}{row['loss']:>8.4f}{row['top1']:>8.2%}{row['top5']:>8.2%}"
@@ -499,8 +533,9 @@ class Log:
         )
 
     def mistakes(self, result: engine.Result, count: int = 24) -> tuple[Tensor | None, str]:
-        """Return a grid of the worst mistakes, each with a sample of truth and prediction.
+        """Return a grid of the worst mistakes, three in a row, and a table of their names.
 
+        Each mistake is a strip: the input, a sample of its class, a sample of the predicted class.
         Pictures in place of text: no font is needed to tell one character from the other.
         """
         from torchvision.utils import make_grid
@@ -510,17 +545,20 @@ class Log:
         worst = wrong[np.argsort(-result.losses[wrong])][:count]
         if len(worst) == 0:
             return None, ""
-        cells, names = [], []
-        for i in worst:
+        strips = []
+        names = ["Row by row: input, a sample of its class, a sample of the predicted class.", ""]
+        names += ["| | truth | read as | probability |", "|---|---|---|---|"]
+        for number, i in enumerate(worst, 1):
             truth, guess = int(result.labels[i]), int(result.top[i, 0])
             trio = [data.val_source.fetch(result.indices[i : i + 1])[0].cpu()]
             for label in (truth, guess):
                 example = data.source.example(label)
                 trio.append(torch.zeros_like(trio[0]) if example is None else example)
-            cells.append(1 - to_input(torch.cat(trio)))
-            names.append(f"{data.classes[truth]} → {data.classes[guess]}")
-        caption = "In threes: input, a sample of its class, a sample of the predicted class: "
-        return make_grid(torch.cat(cells), nrow=12, pad_value=0.5), caption + ", ".join(names)
+            strips.append(make_grid(1 - to_input(torch.cat(trio)), padding=1, pad_value=0.8))
+            probability = f"{result.probability[i, 0]:.1%}"
+            read = [data.classes[label].replace("|", "&#124;") for label in (truth, guess)]
+            names.append(f"| {number} | {' | '.join(read)} | {probability} |")
+        return make_grid(strips, nrow=3, padding=6, pad_value=0.5), "\n".join(names)
 
     def close(self) -> None:
         self.board.close()

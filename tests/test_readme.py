@@ -1,0 +1,76 @@
+"""The two READMEs tell the same story, and the story is true of the scripts."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import run_script
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"```\w*\n(.*?)```", text, re.S)
+
+
+def commands(text: str) -> list[str]:
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.S)).splitlines()
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
+
+
+def test_same_headings():
+    headings = [re.findall(r"^#+ .*$", text, re.M) for text in (ENGLISH, CHINESE)]
+    assert headings[0] == headings[1] and len(headings[0]) > 8
+
+
+def test_same_commands_and_code():
+    assert blocks(ENGLISH) == blocks(CHINESE)
+
+
+def test_same_figures_in_tables():
+    def figures(text: str) -> list[list[str]]:
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        return [re.findall(r"\d[\d.,]*", row) for row in rows]
+
+    # Words are translated, numbers are not: 1.1 million is 110 万.
+    english, chinese = figures(ENGLISH), figures(CHINESE)
+    assert len(english) == len(chinese)
+    differing = [(a, b) for a, b in zip(english, chinese, strict=True) if a != b]
+    assert all("110" in b for _, b in differing), differing
+
+
+def test_same_pictures_and_links():
+    pattern = re.compile(r"!\[.*?\]\((.*?)\)")
+    assert pattern.findall(ENGLISH) == pattern.findall(CHINESE)
+    for name in pattern.findall(ENGLISH):
+        assert (ROOT / name).is_file(), f"{name} is shown and not there"
+
+
+def options() -> dict[str, set[str]]:
+    """Return the options that the READMEs give to each script."""
+    found: dict[str, set[str]] = {}
+    for line in commands(ENGLISH):
+        for part in line.split("&&"):
+            words = shlex.split(part)
+            scripts = [word for word in words if re.fullmatch(r"\w+\.py", word)]
+            if scripts:
+                rest = words[words.index(scripts[0]) + 1 :]
+                flags = {word for word in rest if word.startswith("--")}
+                found.setdefault(scripts[0], set()).update(flags)
+    return found
+
+
+@pytest.mark.parametrize("script", sorted(options()))
+def test_options_exist(script):
+    done = run_script(script, "--help")
+    assert done.returncode == 0
+    for flag in options()[script]:
+        assert re.search(rf"{flag}\b", done.stdout), f"{script} has no {flag}"
+
+
+def test_named_files_exist():
+    for name in set(re.findall(r"`([\w./-]+\.(?:py|md|txt))`", ENGLISH)):
+        assert (ROOT / name).exists(), f"{name} is named and not there"

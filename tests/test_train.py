@@ -64,9 +64,9 @@ def test_tensorboard_holds_curves_and_pictures(trained):
     events = EventAccumulator(str(trained))
     events.Reload()
     tags = events.Tags()
-    assert {"train/loss", "train/learning_rate", "validation/top1"} <= set(tags["scalars"])
-    assert "inputs/augmented" in tags["images"]
-    assert len(events.Scalars("validation/top5")) == 16
+    assert {"loss/train", "pace/learning_rate", "accuracy/top1"} <= set(tags["scalars"])
+    assert "pictures/inputs" in tags["images"]
+    assert len(events.Scalars("accuracy/top5")) == 16
 
 
 def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path):

@@ -25,6 +25,7 @@ import numpy as np
 import analysis
 from dataset import GlyphSet
 from engine import Result
+from templates import stroke_data
 
 try:
     import matplotlib
@@ -163,21 +164,35 @@ class Pictures:
     def sample(self, row: int, text: str) -> str:
         """Return a sample of the result as <img>."""
         glyph = self.glyphs.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
-        if len(glyph) > SIDE:
-            glyph = cv2.resize(glyph, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        png = base64.b64encode(cv2.imencode(".png", 255 - glyph)[1]).decode()
-        return f'<img src="data:image/png;base64,{png}" alt="{escape(text)}">'
+        return image(glyph, text)
 
     def of_class(self, label: int) -> str:
-        """Return a typical sample of a class as <img>, '' if the data has none."""
-        row = self.typical.get(label)
-        return "" if row is None else self.sample(row, f"a sample of {self.classes[label]}")
+        """Return a typical sample of a class as <img>; its strokes where the data has none."""
+        text, row = self.classes[label], self.typical.get(label)
+        if row is not None:
+            return self.sample(row, f"a sample of {text}")
+        lines, _ = stroke_data().get(text, ((), ()))
+        if len(lines) == 0:
+            return ""
+        glyph = np.zeros((SIDE, SIDE), np.uint8)
+        for line in lines:
+            points = np.stack([line.real, line.imag], 1) * (SIDE - 8) + 4
+            cv2.polylines(glyph, [points.round().astype(np.int32)], False, 255, 2, cv2.LINE_AA)
+        return image(glyph, f"the strokes of {text}")
 
     def name(self, label: int) -> str:
         """Return a class as text, with its code point to hover over."""
         text = self.classes[label]
         code = f' title="U+{ord(text):04X}"' if len(text) == 1 else ""
         return f'<span class="han" lang="zh-Hans"{code}>{escape(text)}</span>'
+
+
+def image(glyph: np.ndarray, text: str) -> str:
+    """Return a glyph as <img>, dark on light."""
+    if len(glyph) > SIDE:
+        glyph = cv2.resize(glyph, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    png = base64.b64encode(cv2.imencode(".png", 255 - glyph)[1]).decode()
+    return f'<img src="data:image/png;base64,{png}" alt="{escape(text)}">'
 
 
 def percent(share: float) -> str:
@@ -273,16 +288,6 @@ def writers_section(glyphs: GlyphSet, result: Result) -> str:
     part.plot(at, accuracy, "o", color=ACCENT, markersize=max(2.5, 6 - len(at) / 40))
     part.set_xlim(0, len(at) + 1)
     part.xaxis.get_major_locator().set_params(integer=True)
-    for i in range(min(3, len(shares) - 1)):
-        part.annotate(
-            glyphs.writer_names[shares[i].key],
-            (at[i], accuracy[i]),
-            xytext=(6, -4),
-            textcoords="offset points",
-            fontsize=8,
-            color=SOFT,
-            parse_math=False,
-        )
     as_percent(part, "y")
     hardest = ", ".join(
         f"{escape(glyphs.writer_names[s.key])} {percent(s.accuracy)}" for s in shares[:5]

@@ -1,17 +1,23 @@
-"""Headless Chromium by Playwright, for the tests and for the documentation's pictures."""
+"""Headless Chromium by Playwright, for the tests and for docs/screenshots.py."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from templates import stroke_data
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -47,6 +53,26 @@ def launch() -> Iterator:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def serve(checkpoint: Path) -> Iterator[int]:
+    """Yield the port of a running demo."""
+    command = [sys.executable, str(ROOT / "demo.py"), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--checkpoint", str(checkpoint)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())[1])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def settle(page) -> str:
+    """Wait until all that was drawn is read, and return the first reading."""
+    wait(page, "flight === null && !due && pointer === null")
+    return page.locator("#readings .han").first.text_content()
 
 
 def wait(page, condition: str, seconds: float = 15) -> None:

@@ -6,16 +6,11 @@ import base64
 import http.client
 import json
 import re
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import browser as chromium
 import cv2
@@ -32,23 +27,9 @@ needs_browser = pytest.mark.skipif(bool(chromium.missing()), reason=chromium.mis
 EMPTY = "\u00a0"  # a place without a reading
 
 
-@contextmanager
-def serving(checkpoint: Path) -> Iterator[int]:
-    """Yield the port of a running demo."""
-    command = [sys.executable, str(ROOT / "demo.py"), "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(
-        [*command, "--checkpoint", str(checkpoint)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())[1])
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-
-
 @pytest.fixture(scope="module")
 def port(trained) -> Iterator[int]:
-    with serving(trained / "best.pt") as number:
+    with chromium.serve(trained / "best.pt") as number:
         yield number
 
 
@@ -258,16 +239,6 @@ def visit(running, port) -> Iterator:
     assert complaints == []
 
 
-def first(page) -> str:
-    return page.locator("#readings .han").first.text_content()
-
-
-def settle(page) -> str:
-    """Wait until all is read, and return the first reading."""
-    chromium.wait(page, "flight === null && !due && pointer === null")
-    return first(page)
-
-
 def ink(page) -> int:
     """Count the inked pixels of the pad."""
     return page.evaluate(
@@ -298,7 +269,7 @@ def test_draw_and_read(visit, trained):
     page = visit()
     for character in CHARACTERS:
         chromium.draw(page, character)
-        reading = settle(page)
+        reading = chromium.settle(page)
         glyph = glyph_of(page)
         alike = np.corrcoef(glyph.ravel(), as_written(character, 32).ravel())[0, 1]
         assert alike > 0.8, character
@@ -311,7 +282,7 @@ def test_draw_and_read(visit, trained):
         assert float(shares[0].strip("%")) == pytest.approx(100 * expected[0].probability, abs=0.06)
         assert page.locator("#spoken").text_content().startswith(reading)
         page.get_by_role("button", name="Clear").click()
-        assert settle(page) == EMPTY
+        assert chromium.settle(page) == EMPTY
 
 
 @needs_browser
@@ -320,11 +291,11 @@ def test_shipped_weights_read_what_is_drawn(running):
     page = running.new_page()
     right = 0
     characters = "永和九年一国学书写字好土"
-    with serving(ROOT / DEFAULT_CHECKPOINT) as port:
+    with chromium.serve(ROOT / DEFAULT_CHECKPOINT) as port:
         page.goto(f"http://127.0.0.1:{port}/")
         for character in characters:
             chromium.draw(page, character)
-            right += settle(page) == character
+            right += chromium.settle(page) == character
             page.get_by_role("button", name="Clear").click()
     page.close()
     assert right >= len(characters) - 1
@@ -340,7 +311,7 @@ def test_reads_while_the_pen_is_down(visit):
     chromium.wait(page, "document.querySelector('#readings .han').textContent !== '\\u00a0'")
     assert page.locator("#spoken").text_content() == ""  # not in the middle of a stroke
     page.mouse.up()
-    settle(page)
+    chromium.settle(page)
 
 
 @needs_browser
@@ -349,18 +320,18 @@ def test_undo_and_clear(visit):
     undo, clear = (page.get_by_role("button", name=name) for name in ("Undo", "Clear"))
     assert undo.is_disabled() and clear.is_disabled()
     chromium.draw(page, "十")
-    both = settle(page)
+    both = chromium.settle(page)
     full = ink(page)
     undo.click()
-    settle(page)
+    chromium.settle(page)
     assert 0 < ink(page) < full
     page.keyboard.press("Control+z")
-    assert settle(page) == EMPTY and ink(page) == 0 and undo.is_disabled()
+    assert chromium.settle(page) == EMPTY and ink(page) == 0 and undo.is_disabled()
     chromium.draw(page, "十")
     page.keyboard.press("Escape")
-    assert settle(page) == EMPTY and clear.is_disabled()
+    assert chromium.settle(page) == EMPTY and clear.is_disabled()
     undo.click()  # clearing can be undone
-    assert settle(page) == both and ink(page) == full
+    assert chromium.settle(page) == both and ink(page) == full
 
 
 @needs_browser
@@ -374,10 +345,10 @@ def test_pictures_are_chosen_pasted_and_dropped(visit, tmp_path, port):
         page.get_by_role("button", name="Picture").click()
     chooser.value.set_files(path)
     chromium.wait(page, "state.picture !== null")
-    assert settle(page) == expected and ink(page) > 0
+    assert chromium.settle(page) == expected and ink(page) > 0
     for event, field in (("paste", "clipboardData"), ("drop", "dataTransfer")):
         page.get_by_role("button", name="Clear").click()
-        assert settle(page) == EMPTY
+        assert chromium.settle(page) == EMPTY
         page.evaluate(
             "([data, event, field]) => { const transfer = new DataTransfer();"
             "const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));"
@@ -388,17 +359,17 @@ def test_pictures_are_chosen_pasted_and_dropped(visit, tmp_path, port):
             [base64.b64encode(picture).decode(), event, field],
         )
         chromium.wait(page, "state.picture !== null")
-        assert settle(page) == expected
+        assert chromium.settle(page) == expected
     chromium.draw(page, "一")  # a drawing takes the picture's place
     assert page.evaluate("state.picture") is None
-    settle(page)
+    chromium.settle(page)
 
 
 @needs_browser
 def test_copies_a_reading(visit, port):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     chromium.draw(page, "大")
-    settle(page)
+    chromium.settle(page)
     readings = page.locator("#readings .han").all_text_contents()
     page.locator("#readings button").first.click()
     chromium.wait(page, "document.getElementById('status').textContent.startsWith('Copied')")
@@ -420,13 +391,13 @@ def test_a_late_answer_is_not_shown(visit):
     chromium.wait(page, "window.late !== undefined && due")
     page.get_by_role("button", name="Clear").click()
     chromium.draw(page, "口")
-    shown = settle(page)
+    shown = chromium.settle(page)
     page.evaluate(
         "late(new Response(JSON.stringify("
         "{readings: [{character: '错', probability: 1}], glyph: null, milliseconds: 1})))"
     )
     page.wait_for_timeout(100)
-    assert settle(page) == shown != "错"
+    assert chromium.settle(page) == shown != "错"
 
 
 @needs_browser
@@ -436,14 +407,14 @@ def test_says_when_the_server_is_gone(visit):
     chromium.draw(page, "一")
     page.wait_for_selector("#status.error")
     assert "does not answer" in page.locator("#status").text_content()
-    assert first(page) == EMPTY
+    assert chromium.settle(page) == EMPTY
 
 
 @needs_browser
 def test_strokes_outlive_a_new_size(visit):
     page = visit(chromium.DESKTOP, device_scale_factor=2)
     chromium.draw(page, "口")
-    settle(page)
+    chromium.settle(page)
     glyph = page.locator("#glyph").get_attribute("src")
     before = page.evaluate("[pad.width, pad.clientWidth]")
     page.set_viewport_size({"width": 390, "height": 844})
@@ -453,10 +424,10 @@ def test_strokes_outlive_a_new_size(visit):
     assert ink(page) > 0
     page.locator("#pen").press("ArrowRight")
     page.locator("#pen").press("ArrowLeft")
-    settle(page)
+    chromium.settle(page)
     assert page.locator("#glyph").get_attribute("src") == glyph
     page.locator("#pen").press("End")
-    settle(page)
+    chromium.settle(page)
     assert page.locator("#glyph").get_attribute("src") != glyph
 
 
@@ -477,7 +448,7 @@ def test_one_finger_draws_and_a_second_does_not(visit):
     touch("touchStart", (280, 100), (100, 250))
     touch("touchMove", (290, 100), (200, 250))
     touch("touchEnd")
-    assert settle(page) != EMPTY
+    assert chromium.settle(page) != EMPTY
     strokes = page.evaluate("state.strokes")
     assert len(strokes) == 1 and len(strokes[0]) > 5
     assert all(abs(y * box["height"] - 100) < 2 for _, y, _ in strokes[0])
@@ -498,7 +469,7 @@ def test_one_finger_draws_and_a_second_does_not(visit):
 def test_fits_both_widths_and_schemes(visit, size, scheme):
     page = visit(size, color_scheme=scheme)
     chromium.draw(page, "大")
-    settle(page)
+    chromium.settle(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     light = [
         np.mean([int(v) for v in re.findall(r"\d+", colour)[:3]])
@@ -522,7 +493,7 @@ def test_can_be_used_without_a_mouse(visit):
     )
     assert unnamed == 0
     chromium.draw(page, "大")
-    settle(page)
+    chromium.settle(page)
     page.evaluate("document.activeElement.blur()")
     seen = []
     for _ in range(6):

@@ -245,9 +245,7 @@ def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple:
 
 def as_percent(part: object, which: str) -> None:
     for axis in which:
-        low, high = getattr(part, f"get_{axis}lim")()
-        decimals = 0 if high - low > 0.05 else 1 if high - low > 0.005 else 2
-        getattr(part, f"{axis}axis").set_major_formatter(PercentFormatter(1, decimals))
+        getattr(part, f"{axis}axis").set_major_formatter(PercentFormatter(1))
 
 
 # --- sections

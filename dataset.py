@@ -520,7 +520,8 @@ def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, 
     """Split indices into training and validation by writer.
 
     Writers that make up `fraction` of all writers are drawn with `seed`, in each pack by itself;
-    packs whose writers are unknown (or a single one) are split by sample.
+    packs whose writers are unknown (or a single one) are split by sample. Glyphs of unknown classes
+    are in neither part.
 
     Returns:
         training indices, validation indices (both ascending), a sentence that says how.
@@ -539,10 +540,12 @@ def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, 
             here = here[writers < 0]
         validation[rng.permutation(here)[: round(fraction * len(here))]] = True
         unknown += len(here)
+    usable = glyphs.labels >= 0
+    validation &= usable
     said = f"{validation.sum():,} validation glyphs: {people} held-out writers"
     if unknown:
         said += f", and {fraction:.0%} by sample of {unknown:,} glyphs whose writers are unknown"
-    return np.flatnonzero(~validation), np.flatnonzero(validation), said
+    return np.flatnonzero(usable & ~validation), np.flatnonzero(validation), said
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:

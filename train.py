@@ -151,15 +151,13 @@ class Data:
         if config.val_data:
             pack = open_pack(config.val_data, config.size, config.workers or None)
             self.val_source = GlyphSet([pack], self.classes, chosen is not None)
-            train = np.arange(len(self.source))
-            self.validation = np.arange(len(self.val_source))
+            train = np.flatnonzero(self.source.labels >= 0)
+            self.validation = np.flatnonzero(self.val_source.labels >= 0)
             self.said = f"{len(self.validation):,} validation glyphs of {config.val_data}"
         else:
             train, self.validation, self.said = hold_out(
                 self.source, config.val_fraction, config.seed
             )
-        train = train[self.source.labels[train] >= 0]
-        self.validation = self.validation[self.val_source.labels[self.validation] >= 0]
         self.train = np.repeat(train, np.array(repeats)[self.source.sources[train]])
         self.soft = None
         if config.teacher:

@@ -45,7 +45,7 @@ ANALYSIS_SIDE = 768
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """Read a picture file as OpenCV decodes it, unchanged: (h,w), (h,w,3) BGR or (h,w,4) BGRA.
+    """Read a picture file as it is: (h,w), (h,w,3) BGR or (h,w,4) BGRA; photos turned upright.
 
     Raises:
         FileNotFoundError: no such file.
@@ -63,8 +63,11 @@ def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarra
     data = np.frombuffer(data, np.uint8)
     if data.size == 0:
         raise ValueError(f"{name}: the file is empty, expected a picture (PNG, JPEG, BMP, TIFF)")
+    # Unchanged keeps transparency, but also a photo as the camera held it: turn JPEGs upright.
+    photo = data[:2].tobytes() == b"\xff\xd8"
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if photo else cv2.IMREAD_UNCHANGED
     try:
-        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        picture = cv2.imdecode(data, flags)
     except cv2.error as error:
         if "pixels" in str(error).lower():
             raise ValueError(

@@ -1,5 +1,7 @@
 """Preprocessing: the same glyph from every kind of picture of the same character."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
@@ -128,6 +130,15 @@ def test_files(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=name):
             read_picture(tmp_path / name)
+
+
+def test_photos_are_turned_upright():
+    pillow = pytest.importorskip("PIL.Image")
+    stream = io.BytesIO()
+    exif = pillow.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn a quarter clockwise to see it
+    pillow.fromarray(np.rot90(on_page(200))).save(stream, "JPEG", exif=exif, quality=95)
+    assert like(to_glyph(decode_picture(stream.getvalue())), to_glyph(INK)) > 0.85
 
 
 def test_decompression_bomb_is_refused():

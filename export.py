@@ -18,7 +18,7 @@ N is free. The metadata hold `classes` (JSON: a str, or a list where a label is 
 Convolutions stay in float32 arithmetic because that is the faster and the more exact choice: on
 maps this small, onnxruntime spends more on quantising between layers than int8 saves, and int8
 activations throughout changed three readings in a hundred and cost 0.7 points (6,191 real glyphs of
-63 look-alikes, min-max calibration, the best of those tried); this way it is one in a thousand. What
+63 look-alikes, min-max calibration, the best tried); this way it is one in a thousand. What
 costs time is reading the head's weights, so the two linear layers work on uint8 inputs (static
 ranges, from calibration glyphs). The file is checked against PyTorch before it takes its name.
 

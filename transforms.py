@@ -39,7 +39,7 @@ CLEAN_NEAR_PAPER = 0.06
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
 # Side of the grid of pulls that bends a glyph.
-PULLS = 5
+PULLS = 4
 # Longest side at which paper, light and noise of an unclean picture are estimated.
 ANALYSIS_SIDE = 768
 
@@ -328,11 +328,15 @@ def warp(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tenso
     weights[:, 0, 1] = sin * zoom[:, 1]
     weights[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
     weights[:, 2] = _uniform(generator, b, 2) * (2 * strength.shift)
-    # 2/64: pixels at 64 px to grid_sample's -1...1.
-    pulls = torch.randn(b, PULLS * PULLS, 2, generator=generator)
-    weights[:, 3:] = pulls * (strength.elastic * 2 / 64)
+    if strength.elastic:
+        # 2/64: pixels at 64 px to grid_sample's -1...1.
+        pulls = torch.randn(b, PULLS * PULLS, 2, generator=generator)
+        weights[:, 3:] = pulls * (strength.elastic * 2 / 64)
+    else:
+        weights = weights[:, :3]
     weights = weights.transpose(1, 2).reshape(2 * b, -1).to(x.device, non_blocking=True)
-    grid = (weights @ warp_basis(s, x.device)).view(b, 2, s, s).permute(0, 2, 3, 1)
+    basis = warp_basis(s, x.device)[: weights.shape[1]]
+    grid = (weights @ basis).view(b, 2, s, s).permute(0, 2, 3, 1)
     return torch.nn.functional.grid_sample(
         x, grid.to(x.dtype), padding_mode="zeros", align_corners=False
     )

@@ -61,7 +61,7 @@ def measure(images: int, rounds: int) -> list[Row]:
         glyphs = GlyphSet([pack], pack.classes)
         for augmented, kinds in (
             (False, {"no augmentation": (None, "30 or more")}),
-            (True, {"affine": (affine, "8 or more"), "all": (everything, "")}),
+            (True, {"affine": (affine, "8 or more"), "all": (everything, "8 or more")}),
         ):
             loader = usual(root, augmented)
             contestants = {"ImageFolder": lambda loader=loader: [len(x) for x, _ in loader]}

@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--characters", type=int, default=3755, help="in each (default: 3755)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--work", type=Path, help="where to write (default: memory, /dev/shm, where there is one)")
+    parser.add_argument("--work", type=Path, help="where to write (default: /dev/shm)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(argv)
     # A disk's file system may take longer to create a file than all the rest, for every contestant.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,8 @@ def start_processes(device: str) -> Processes:
     on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")
     if on_gpu:
         torch.cuda.set_device(processes.local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    # The first process may pack and label for hours while the others wait.
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     return processes
 
 

@@ -197,6 +197,11 @@ class Trainer:
         # One process prepares packs and labels, the others then find them.
         self.data = in_turn(processes, lambda: Data(config, self.device, classes))
         self.notice(self.data.said)
+        if processes.world > 1 and len(self.data.train) < config.batch_size:
+            raise ValueError(
+                f"{len(self.data.train)} training samples do not fill a batch of "
+                f"{config.batch_size} over {processes.world} processes; lower --batch-size"
+            )
         torch.manual_seed(config.seed)
         self.model = mobilenet_v3(
             num_classes=len(self.data.classes),
@@ -214,7 +219,9 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = Ema(self.model, config.ema)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.weight_decay), config.lr, fused=True
+            parameter_groups(self.model, config.weight_decay),
+            config.lr,
+            fused=self.device.type in ("cpu", "cuda"),
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.steps_per_epoch = max(1, len(self.data.train) // config.batch_size)
@@ -563,12 +570,15 @@ class Log:
 
 
 def in_turn(processes: engine.Processes, make: Any) -> Any:
-    """Call `make` on the first process of each node, then on the others."""
+    """Call `make` on the first process, then on the first of each node, then on the others."""
     if processes.world == 1:
         return make()
-    made = make() if processes.local_rank == 0 else None
-    torch.distributed.barrier()
-    return made if made is not None else make()
+    mine = 0 if processes.main else 1 if processes.local_rank == 0 else 2
+    for turn in range(3):
+        if turn == mine:
+            made = make()
+        torch.distributed.barrier()
+    return made
 
 
 def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:

@@ -1,7 +1,10 @@
 """A checkpoint: weights, classes, config and metrics in one file; the one place that reads one.
 
+    python checkpoint.py checkpoints/small64.pt               # say what is in it
+    python checkpoint.py runs/train/best.pt small.pt          # half the size, to share
+
     from checkpoint import load, build_model
-    loaded = load("checkpoints/small64.pt")           # plain dict, weights_only
+    loaded = load("checkpoints/small64.pt")                   # plain dict, weights_only
     model = build_model(loaded).eval()
 
     key        content
@@ -20,8 +23,11 @@ Left out: ONNX files (see recognizer.py and export.py), old formats.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,3 +154,39 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
         target[name] = tensor
     model.load_state_dict(target)
     return len(shared)
+
+
+def describe(loaded: Mapping) -> str:
+    """Return what a checkpoint holds, but for the weights, as JSON."""
+    content = {key: value for key, value in loaded.items() if key not in ("model", "resume")}
+    content["classes"] = join_classes(loaded["classes"])
+    content["parameters"] = sum(p.numel() for p in build_model(loaded).parameters())
+    return json.dumps(content, ensure_ascii=False, indent=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Say what is in a checkpoint, or write it with float16 weights."""
+    parser = argparse.ArgumentParser(
+        description="Say what is in a checkpoint; with a second file, write it there to share: "
+        "weights in float16, no training state.",
+    )
+    parser.add_argument("checkpoint", metavar="FILE")
+    parser.add_argument("shared", nargs="?", metavar="NEW", help="file to write")
+    given = parser.parse_args(argv)
+    try:
+        loaded = load(given.checkpoint)
+        if given.shared is None:
+            print(describe(loaded))
+            return 0
+        half = {k: v.half() if v.is_floating_point() else v for k, v in loaded["model"].items()}
+        rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))
+        save(given.shared, half, *rest)
+        print(f"{given.shared}: {os.path.getsize(given.shared) / 1e6:.2f} MB")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

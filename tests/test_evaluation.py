@@ -123,6 +123,22 @@ def test_checkpoint_round_trip(tmp_path, trained):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path):
+    done = run_script("checkpoint.py", trained / "best.pt")
+    said = json.loads(done.stdout)
+    assert sorted(said["classes"]) == sorted(CHARACTERS) and said["config"]["size"] == 32
+    small = tmp_path / "small.pt"
+    assert run_script("checkpoint.py", trained / "last.pt", small).returncode == 0
+    assert small.stat().st_size < 0.6 * (trained / "best.pt").stat().st_size
+    pack = open_pack(data / "test", 32)
+    glyphs = GlyphSet([pack], pack.classes)
+    results = [
+        evaluate(load_network(path).logits, glyphs, np.arange(48), torch.device("cpu"))
+        for path in (trained / "last.pt", small)
+    ]
+    np.testing.assert_allclose(results[0].losses, results[1].losses, atol=0.02)
+
+
 def test_whole_way_without_flags(tmp_path):
     """synthesize -> process -> train -> test -> predict, in a folder of its own."""
     done = run_script("synthesize_gnt.py", "--writers", 6, "--test-writers", 2, "--classes", 8,

@@ -125,7 +125,7 @@ class Result(NamedTuple):
         return float(self.losses.mean())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     network: nn.Module | Callable[[Tensor], Tensor],
     glyphs: GlyphSet,
@@ -188,9 +188,11 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # slow to import for predict.py
+
         world = dist.get_world_size()
         moments = torch.stack([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))])  # (2,C)
-        moments = torch.distributed.nn.functional.all_reduce(moments) / world
+        moments = all_reduce(moments) / world
         mean, variance = moments[0], moments[1] - moments[0] ** 2
         with torch.no_grad():
             n = x.numel() / x.shape[1] * world

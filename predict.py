@@ -96,16 +96,17 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Exit status 2 if a picture could not be read.",
     )
     parser.add_argument("pictures", nargs="+", help="picture files, folders, - for standard input")
-    parser.add_argument(
+    group = parser.add_argument_group("reading")
+    group.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
         help="checkpoint (.pt) or exported network (.onnx) (default: the shipped weights)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    group.add_argument("--json", action="store_true", help="print one JSON list")
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     failed = False

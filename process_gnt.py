@@ -568,14 +568,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog="Exit status: 0 all well; 1 something was damaged (all that is good was kept); "
         "2 an error stopped the run; 130 interrupted (run again to go on).",
     )
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "paths",
         nargs="*",
         metavar="PATH",
         type=Path,
         help=".gnt, .zip or .alz files or folders of them, in any mix (default: data/)",
     )
+    add = parser.add_argument_group("conversion").add_argument
     add("--out", default="data", metavar="DIR", help="where train/ and test/ go (default: data)")
     add(
         "--split",

@@ -179,13 +179,14 @@ def main(argv: list[str] | None = None) -> int:
         default="data/test",
         help="tree of class folders, .gnt file or folder of them (default: data/test)",
     )
-    parser.add_argument(
+    what = parser.add_argument_group("what to test")
+    what.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
         help="checkpoint (.pt) or exported network (.onnx) (default: the shipped weights)",
     )
-    parser.add_argument(
+    what.add_argument(
         "--skip-unknown",
         action="store_true",
         help="leave out samples of classes that the checkpoint does not know, and say how many",

@@ -158,6 +158,13 @@ class Config:
     teacher_weight: float = setting(
         0.7, "share of the loss that is the teacher's", "distillation", share, "0 to 1"
     )
+    logit_weight: float = setting(
+        0.0,
+        "weight of the error in the teacher's logits",
+        "distillation",
+        not_negative,
+        "0 or more",
+    )
     temperature: float = setting(
         1.0, "softens teacher and student", "distillation", positive, "above 0"
     )

@@ -97,21 +97,31 @@ def loss_function(
     """Return cross-entropy with label smoothing, mixed with the teacher's where there is one.
 
     The teacher's part is T^2 times the cross-entropy to its softened probabilities (Hinton et al.
-    2015, section 2); samples without soft labels have the plain loss alone.
+    2015, section 2) and, weighted by `logit_weight`, the squared error of the centred logits as a
+    share of their square (Ba and Caruana 2014, section 2.2). Samples of classes that the teacher
+    does not know have the plain loss alone.
 
     Args:
         logits: (B,K) float; labels: (B,) int64.
-        soft: classes (B,M) int64 and probabilities (B,M) of the teacher, rows of zeros: none.
+        soft: the teacher's logits (B,K') and which classes (K,) bool those are.
     """
     logits = logits.float()
     hard = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="none")
     if soft is None:
         return hard.mean()
-    index, probability = soft
-    logprob = (logits / config.temperature).log_softmax(1).gather(1, index)
-    distilled = -(probability * logprob).sum(1) * config.temperature**2
-    weight = config.teacher_weight * probability.sum(1)
-    return ((1 - weight) * hard + weight * distilled).mean()
+    target, known = soft
+    covered = known[labels].float()
+    student = logits if len(known) == target.shape[1] else logits[:, known]
+    t = config.temperature
+    logprob = (student / t).log_softmax(1)
+    distilled = -((target / t).softmax(1) * logprob).sum(1) * t**2
+    weight = config.teacher_weight * covered
+    loss = (1 - weight) * hard + weight * distilled
+    if config.logit_weight:
+        target = target - target.mean(1, keepdim=True)
+        error = (student - student.mean(1, keepdim=True) - target).square().mean(1)
+        loss = loss + config.logit_weight * covered * error / target.square().mean()
+    return loss.mean()
 
 
 class Data:
@@ -177,7 +187,7 @@ def soft_labels(config: Config, source: GlyphSet, device: torch.device) -> SoftL
     names = select_classes(config.teacher_classes)
     teacher = load_teacher(config.teacher, config.teacher_scale, margin, names)
     folders = [label_pack(pack, teacher, device, workers=config.workers) for pack in source.packs]
-    return SoftLabels(folders, [len(pack) for pack in source.packs], source.classes)
+    return SoftLabels(folders, source.classes, device)
 
 
 class Trainer:
@@ -306,10 +316,7 @@ class Trainer:
         for indices, (glyphs, labels) in zip(chosen, data.source.batches(chosen), strict=True):
             soft = None
             if data.soft is not None:
-                soft = tuple(
-                    t.to(self.device, non_blocking=True)
-                    for t in data.soft.fetch(indices, config.temperature)
-                )
+                soft = data.soft.fetch(indices), data.soft.known
             yield glyphs, labels.to(self.device, non_blocking=True), soft
 
     def prepare(self, glyphs: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,15 +163,32 @@ def test_teacher_loss_is_the_cross_entropy_to_its_probabilities():
     logits = torch.randn(3, 5)
     labels = torch.tensor([0, 1, 2])
     config = Config(teacher_weight=1.0, temperature=2.0, label_smoothing=0.0)
-    teacher = torch.softmax(torch.randn(3, 5) / 2, 1)
-    index = torch.arange(5).repeat(3, 1)
-    loss = loss_function(logits, labels, (index, teacher), config)
-    expected = -(teacher * torch.log_softmax(logits / 2, 1)).sum(1).mean() * 4
+    teacher, known = torch.randn(3, 5), torch.ones(5, dtype=torch.bool)
+    loss = loss_function(logits, labels, (teacher, known), config)
+    expected = -(torch.softmax(teacher / 2, 1) * torch.log_softmax(logits / 2, 1)).sum(1).mean() * 4
     torch.testing.assert_close(loss, expected)
     plain = loss_function(logits, labels, None, config)
     torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(logits, labels))
-    none = loss_function(logits, labels, (index, torch.zeros(3, 5)), config)
+    # Samples of a class that the teacher does not know learn from their labels alone.
+    known = torch.tensor([False, False, False, True, True])
+    none = loss_function(logits, labels, (teacher[:, 3:], known), config)
     torch.testing.assert_close(none, plain)
+
+
+def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():
+    teacher, known = torch.randn(4, 6), torch.ones(6, dtype=torch.bool)
+    labels = torch.arange(4)
+    config = Config(logit_weight=3.0, teacher_weight=0.0)
+
+    def loss_of(logits):
+        with_, without = (
+            loss_function(logits, labels, (teacher, known), c)
+            for c in (config, replace(config, logit_weight=0.0))
+        )
+        return (with_ - without).item()
+
+    assert loss_of(teacher + 7) == pytest.approx(0.0, abs=1e-5)
+    assert loss_of(torch.zeros(4, 6)) == pytest.approx(3.0, rel=1e-5)
 
 
 def test_learning_rate_is_a_function_of_the_step():

@@ -170,14 +170,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="equal seeds give equal files")
     add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
         help="range of the writers' unsteadiness: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
-    add("--sheet", type=Path, metavar="FILE.png",
+    add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
         help="draw a page with a row for each training writer instead of .gnt files")  # fmt: skip
     add = parser.add_argument_group("fonts").add_argument
-    add("--fonts", type=Path, metavar="DIR", help="folder of font files to draw from as well")
+    add(
+        "--fonts",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="folder of font files to draw from as well",
+    )
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
     add = parser.add_argument_group("running").add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None))
 
 
 def check(args: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from templates import (
     Template,
     box,
     components,
+    crossings,
     parts,
     stroke_data,
     stroke_template,
@@ -71,6 +72,7 @@ class Writer:
     dots: float  # length of dots
     skip: float  # probability that a stroke is left out
     abbreviation: float  # share of the components that are abbreviated
+    swapping: float  # probability that a stroke is written after the next one, which it crosses
     habits: tuple[float, ...]  # which they are, and how: a number in 0..1 for every component
     pen: float  # px
     pressure: float  # amplitude of the pen width's waves
@@ -117,6 +119,7 @@ class Writer:
             dots=uniform(0.8, 1.35),
             skip=hard * uniform(0, 0.004),
             abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
+            swapping=0.6 * hard * float(rng.beta(0.8, 3.0)),
             habits=tuple(rng.random(64).tolist()),
             pen=float(pen),
             pressure=uniform(0.05, 0.22),
@@ -148,7 +151,8 @@ def render(
     if fonts is not None and (rng.random() < font_share or not drawn):
         template = fonts.template(character, rng)
     if template is None:
-        template = stroke_template(character, forms(character, writer, rng))
+        swaps = tuple(k for k in crossings(character) if rng.random() < writer.swapping)
+        template = stroke_template(character, forms(character, writer, rng), swaps)
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * em
     pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), 0.075 * em)

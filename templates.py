@@ -3,6 +3,7 @@
     parts("说")                       # ((0, 2, "讠"), (4, 7, "口"))
     stroke_template("说")             # as printed
     stroke_template("说", (1, 0))     # 讠 in its first abbreviation, 口 as printed
+    stroke_template("王", (), (1,))   # its second and third stroke in the other order
     Fonts("fonts").template("说", rng)    # the skeleton of a font glyph
 
 source                 content
@@ -100,11 +101,14 @@ def stroke_data() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
 
 
 @functools.lru_cache(maxsize=8192)
-def stroke_template(character: str, forms: tuple[int, ...] = ()) -> Template:
+def stroke_template(
+    character: str, forms: tuple[int, ...] = (), swaps: tuple[int, ...] = ()
+) -> Template:
     """Lay out the template of a character, or of one way of writing a symbol.
 
     `forms` chooses an abbreviation (from 1, 0 = as printed) for each of `parts(character)`; for a
-    symbol it holds the number of the way. Raises ValueError for an unknown character.
+    symbol it holds the number of the way. `swaps` are strokes that are written after the next one
+    (some of `crossings(character)`). Raises ValueError for an unknown character.
     """
     ways = symbols().get(character)
     if ways is not None:
@@ -112,6 +116,9 @@ def stroke_template(character: str, forms: tuple[int, ...] = ()) -> Template:
         return lay_out([Stroke.along(line) for line in lines], np.zeros(len(lines), bool))
     strokes, radical = printed_strokes(character)
     strokes, radical = list(strokes), list(radical)
+    for k in swaps:
+        strokes[k : k + 2] = strokes[k : k + 2][::-1]
+        radical[k : k + 2] = radical[k : k + 2][::-1]
     chosen = list(zip(parts(character), forms, strict=False))
     for (start, stop, number), form in reversed(chosen):
         if form:
@@ -129,6 +136,38 @@ def printed_strokes(character: str) -> tuple[list[Stroke], np.ndarray]:
         raise ValueError(f"no strokes are known for {character!r}; give fonts that have it")
     lines, radical = stroke_data()[character]
     return [Stroke.along(line) for line in lines], radical
+
+
+@functools.lru_cache(maxsize=8192)
+def crossings(character: str) -> tuple[int, ...]:
+    """Return the strokes that cross the next one: those whose order varies from hand to hand.
+
+    The vertical of 十, 土 or 王, say, is often written before the horizontal, most of all in
+    running script. Strokes on the border of a component of `parts` are left alone.
+    """
+    if character not in stroke_data():
+        return ()
+    lines = stroke_data()[character][0]
+    borders = {edge - 1 for start, stop, _ in parts(character) for edge in (start, stop)}
+    found = []
+    for k in range(len(lines) - 1):
+        free = k not in borders and (not found or found[-1] < k - 1)
+        if free and cross(lines[k], lines[k + 1]):
+            found.append(k)
+    return tuple(found)
+
+
+def cross(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two polylines (k,) and (m,) cross."""
+
+    def side(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Return on which side of each line each point lies, (lines, points) of -1, 0 and 1."""
+        way = (end - start)[:, None].conj() * (points - start[:, None])
+        return np.sign(way.imag)
+
+    apart = side(one[:-1], one[1:], other)
+    across = side(other[:-1], other[1:], one)
+    return bool(((apart[:, :-1] * apart[:, 1:] < 0) & (across[:, :-1] * across[:, 1:] < 0).T).any())
 
 
 def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:

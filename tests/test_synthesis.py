@@ -16,7 +16,16 @@ import pytest
 
 from gnt import LEVEL1, SYMBOLS, Sample, read_gnt, writer_and_split
 from synthesis import Source, Writer, field, render, smooth, trace
-from templates import Fonts, components, parts, stroke_data, stroke_template, symbols, thin
+from templates import (
+    Fonts,
+    components,
+    crossings,
+    parts,
+    stroke_data,
+    stroke_template,
+    symbols,
+    thin,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 STROKES = ROOT / "strokes"
@@ -124,6 +133,17 @@ def test_an_abbreviation_changes_its_component_alone():
     rest = printed.points[printed.owner >= 3], short.points[short.owner >= 1]
     shift = rest[0] - rest[1]
     assert np.abs(shift - shift[0]).max() < 1e-9
+
+
+def test_strokes_that_cross_can_be_written_in_the_other_order():
+    assert [crossings(c) for c in "十王生火"] == [(0,), (1,), (2,), ()]
+    printed, swapped = stroke_template("王"), stroke_template("王", (), crossings("王"))
+
+    def stroke(template, k):
+        return template.points[template.first[k] : template.last[k] + 1]
+
+    for k, there in enumerate((0, 2, 1, 3)):
+        np.testing.assert_array_equal(stroke(printed, k), stroke(swapped, there))
 
 
 def test_every_form_of_every_component_can_be_drawn():

@@ -2,12 +2,15 @@
 
     python benchmarks/synthesize.py
     python benchmarks/synthesize.py --fonts DIR --count 5000 --json
+    python benchmarks/synthesize.py --workers 2      # does the script scale?
 
 row        what is drawn
 strokes    level-1 characters from strokes, 20 by each writer, as synthesize_gnt.py does
 own hand   the same with a writer for every picture, as train.py --synthetic does
 symbols    the 171 symbols
 fonts      level-1 characters from the glyphs of --fonts
+script     synthesize_gnt.py with 1 and with --workers processes, wall time with its start; two
+           writers of 3755 characters for each process
 
 Each row is the best of several rounds, after a round that fills the caches of templates; `first`
 is the rate of that round. Left out are the .gnt files and the network's own preprocessing.
@@ -17,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +30,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from gnt import LEVEL1, SYMBOLS  # noqa: E402
 from synthesis import HARD, Writer, render  # noqa: E402
@@ -52,11 +58,22 @@ def rate(draw: Callable[[int], None], count: int) -> float:
     return count / (time.process_time() - start)
 
 
+def script_rate(workers: int, writers: int) -> float:
+    """Return the pictures a second of synthesize_gnt.py as a user runs it."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(ROOT / "synthesize_gnt.py"), "--out", out]
+        command += ["--writers", str(writers), "--test-writers", "0", "--workers", str(workers)]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return writers * len(LEVEL1) / (time.perf_counter() - start)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=4000, help="pictures a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fonts", type=Path, metavar="DIR", help="time the fonts in DIR, too")
+    parser.add_argument("--workers", type=int, default=0, help="time the script with so many, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
@@ -78,6 +95,12 @@ def main(argv: list[str] | None = None) -> int:
         results[name] = {"first": round(first), "best": round(best)}
         if not args.json:
             print(f"{name:10s} {first:6.0f} first {best:6.0f} pictures/s a core", flush=True)
+    if args.workers:
+        one, many = (script_rate(n, 2 * args.workers) for n in (1, args.workers))
+        results["script"] = {"1": round(one), str(args.workers): round(many), "ratio": many / one}
+        if not args.json:
+            print(f"script     {one:6.0f} with 1 {many:7.0f} pictures/s with {args.workers}: "
+                  f"{many / one:.2f} times as fast")  # fmt: skip
     if args.json:
         print(json.dumps(results))
     return 0

@@ -1,9 +1,9 @@
 """Write a checkpoint as an ONNX file, for use without PyTorch and fast on one CPU thread.
 
-    python export.py                                         # checkpoints/small64.onnx
-    python export.py --precision int8 --out small64-int8.onnx
+    python export.py                                         # checkpoints/small96.onnx
+    python export.py --precision int8 --out small96-int8.onnx
     python export.py --checkpoint runs/train/best.pt --precision int8 --calibration data/train
-    python test.py --checkpoint small64-int8.onnx            # measured by the same code
+    python test.py --checkpoint small96-int8.onnx            # measured by the same code
 
 Input `glyphs` (N,1,S,S) float32 in 0...1, output `logits` (N,K) float32, whatever the precision;
 N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),
@@ -100,13 +100,17 @@ class Graph:
         model: in eval mode; its module names become the names in the file.
         precision: see the module's table.
         ranges: of the inputs of linear layers, for int8.
+        side: of a glyph, px; then of the map under way.
     """
 
-    def __init__(self, model: nn.Module, precision: str, ranges: Mapping[nn.Module, Range]) -> None:
+    def __init__(
+        self, model: nn.Module, precision: str, ranges: Mapping[nn.Module, Range], side: int
+    ) -> None:
         self.names = {module: name for name, module in model.named_modules()}
-        self.precision, self.ranges = precision, ranges
+        self.precision, self.ranges, self.side = precision, ranges, side
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.shapes: list[onnx.ValueInfoProto] = []
 
     def node(self, kind: str, *inputs: str, **attributes: object) -> str:
         """Append a node and return the name of its output."""
@@ -132,6 +136,7 @@ class Graph:
 
     def convolution(self, x: str, layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> str:
         name = self.names[layer]
+        self.side = -(-self.side // layer.stride[0])  # padding keeps the side but for the stride
         return self.node(
             "Conv",
             x,
@@ -170,11 +175,31 @@ class Graph:
         return self.node("Gemm", x, kernel, added, transB=1)
 
     def squeeze_excite(self, x: str, module: SqueezeExcite) -> str:
-        gate = self.node("GlobalAveragePool", x)  # ReduceMean would leave onnxruntime's layout
+        """Add the block so that onnxruntime keeps its blocked layout (NCHWc) all through.
+
+        It multiplies in that layout only where it sees equal shapes, so the gate is repeated over
+        the map and both shapes are written down; GlobalAveragePool, since it has no ReduceMean.
+        """
+        gate = self.node("GlobalAveragePool", x)
         gate = self.convolution(gate, module.fc1, module.fc1.weight, module.fc1.bias)
         gate = self.node("Relu", gate)
         gate = self.convolution(gate, module.fc2, module.fc2.weight, module.fc2.bias)
-        return self.node("Mul", x, self.node("HardSigmoid", gate, **GATE))
+        gate = self.node("HardSigmoid", gate, **GATE)
+        times = np.array([1, 1, self.side, self.side], np.float32)
+        gate = self.node(
+            "Resize",
+            gate,
+            "",
+            self.constant(f"{gate}.times", times),
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )
+        shape = ["N", module.fc2.out_channels, self.side, self.side]
+        for name in (x, gate):
+            info = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            self.shapes.append(info)
+        return self.node("Mul", x, gate)
 
     def add(self, x: str, module: nn.Module) -> str:
         """Add a module that reads x and return the name of its output."""
@@ -205,18 +230,25 @@ def to_onnx(
     model: MobileNetV3, loaded: Mapping, precision: str, ranges: Mapping[nn.Module, Range]
 ) -> onnx.ModelProto:
     """Return the ONNX model of a network in eval mode, with the metadata of its checkpoint."""
-    graph = Graph(model, precision, ranges)
+    size, classes = loaded["config"]["size"], loaded["classes"]
+    graph = Graph(model, precision, ranges, size)
     last = graph.add("glyphs", model)
     graph.nodes[-1].output[0] = "logits"
     assert graph.nodes[-1].name == last
-    size, classes = loaded["config"]["size"], loaded["classes"]
     shapes = {"glyphs": ["N", 1, size, size], "logits": ["N", len(classes)]}
     glyphs, logits = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in shapes.items()
     )
     proto = helper.make_model(
-        helper.make_graph(graph.nodes, "mobilenet_v3", [glyphs], [logits], graph.constants),
+        helper.make_graph(
+            graph.nodes,
+            "mobilenet_v3",
+            [glyphs],
+            [logits],
+            graph.constants,
+            value_info=graph.shapes,
+        ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="export.py",

@@ -10,7 +10,7 @@ two ways: the softened probabilities (Hinton et al. 2015, "Distilling the Knowle
 Network") and the logits themselves (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
     <pack>/teacher-<digest>/labels.bin    N rows of R float16: (logits - bias) @ basis
-    <pack>/teacher-<digest>/teacher.npz   basis (K,R), bias (K,), classes, fingerprint of the source
+    <pack>/teacher-<digest>/teacher.npz   basis (K,R), bias (K,), classes
 
 Labelling that is interrupted goes on where it stopped. An ONNX teacher runs as a torch module
 (optional package onnx2torch), so that it can use the GPU and bfloat16.
@@ -109,9 +109,7 @@ def label_pack(
     """
     folder = pack.folder / f"teacher-{teacher.digest}"
     folder.mkdir(exist_ok=True)
-    basis, bias = logit_basis(teacher.network)
-    meta = {"classes": teacher.classes, "fingerprint": pack.fingerprint}
-    np.savez(folder / "teacher.npz", basis=basis, bias=bias, **meta)
+    basis, bias = keep_basis(folder / "teacher.npz", teacher)
     file = folder / "labels.bin"
     bytes_each = 2 * basis.shape[1]
     done = file.stat().st_size // bytes_each if file.exists() else 0
@@ -123,7 +121,8 @@ def label_pack(
     while start < len(entries) and skipped + per_file[entries[start].path] <= done:
         skipped += per_file[entries[start].path]
         start += 1
-    predict = make_predictor(teacher, device, batch_size, len(pack) - skipped >= WORTH_COMPILING)
+    compiled = len(pack) - skipped >= WORTH_COMPILING
+    predict = make_predictor(teacher, (basis, bias), device, batch_size, compiled)
     with (
         open(file, "r+b" if file.exists() else "w+b") as stream,
         tqdm(
@@ -147,6 +146,21 @@ def label_pack(
     return folder
 
 
+def keep_basis(path: Path, teacher: Teacher) -> tuple[np.ndarray, np.ndarray]:
+    """Return the teacher's basis and bias from the file beside its labels; write it if missing.
+
+    Labels mean nothing without the basis they were made with, and the signs of singular vectors
+    differ from machine to machine: what is there is not computed again.
+    """
+    if not path.exists():
+        basis, bias = logit_basis(teacher.network)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, basis=basis, bias=bias, classes=teacher.classes)
+        os.replace(temporary, path)
+    with np.load(path) as data:
+        return data["basis"], data["bias"]
+
+
 def logit_basis(network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Return the directions (K,R) in which a network's logits vary most, and their bias (K,).
 
@@ -167,14 +181,19 @@ def logit_basis(network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_predictor(
-    teacher: Teacher, device: torch.device, batch_size: int, compiled: bool
+    teacher: Teacher,
+    logits_to: tuple[np.ndarray, np.ndarray],
+    device: torch.device,
+    batch_size: int,
+    compiled: bool,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from glyphs (n,S,S) uint8, n <= batch_size, to labels (n,R) float16.
 
-    The network runs channels last, in bfloat16 where the processor has it and, if `compiled`,
-    through torch.compile: on a CPU core about twice as fast as in float32.
+    `logits_to` is the basis (K,R) of the labels and the bias (K,) that they leave out. The network
+    runs channels last, in bfloat16 where the processor has it and, if `compiled`, through
+    torch.compile: on a CPU core about twice as fast as in float32.
     """
-    basis, bias = (torch.from_numpy(array).to(device) for array in logit_basis(teacher.network))
+    basis, bias = (torch.from_numpy(array).to(device) for array in logits_to)
     dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
     network = teacher.network.to(device, dtype, memory_format=torch.channels_last)
     if compiled:
@@ -210,28 +229,29 @@ class SoftLabels:
     """
 
     def __init__(self, folders: list[Path], classes: list[str], device: torch.device) -> None:
-        with np.load(folders[0] / "teacher.npz") as data:
-            basis, bias, names = data["basis"], data["bias"], data["classes"].tolist()
-        rows = {label: i for i, label in enumerate(names)}
-        shared = [label for label in classes if label in rows]
-        if not shared:
+        self.device = device
+        self.parts: list[tuple[np.ndarray, Tensor, Tensor]] = []  # codes, basis (R,K'), bias (K',)
+        for folder in folders:
+            with np.load(folder / "teacher.npz") as data:
+                basis, bias, names = data["basis"], data["bias"], data["classes"].tolist()
+            rows = {label: i for i, label in enumerate(names)}
+            chosen = [rows[label] for label in classes if label in rows]
+            codes = np.memmap(folder / "labels.bin", np.float16, "r").reshape(-1, basis.shape[1])
+            basis = torch.from_numpy(basis[chosen].T.copy()).to(device)
+            self.parts.append((codes, basis, torch.from_numpy(bias[chosen]).to(device)))
+        if not chosen:
             raise ValueError("the teacher knows none of the classes")
         self.known = torch.tensor([label in rows for label in classes], device=device)
-        chosen = [rows[label] for label in shared]
-        self.basis = torch.from_numpy(basis[chosen].T.copy()).to(device)  # (R,K')
-        self.bias = torch.from_numpy(bias[chosen]).to(device)
-        self.parts = [
-            np.memmap(folder / "labels.bin", np.float16, "r").reshape(-1, basis.shape[1])
-            for folder in folders
-        ]
-        self.starts = np.cumsum([0, *map(len, self.parts)])
+        self.starts = np.cumsum([0, *(len(codes) for codes, _, _ in self.parts)])
 
     def fetch(self, indices: np.ndarray) -> Tensor:
         """Return the teacher's logits (B,K') float32 of the classes in `known`."""
-        rows = np.empty((len(indices), len(self.basis)), np.float16)
+        logits = torch.empty(len(indices), int(self.known.sum()), device=self.device)
         part = np.searchsorted(self.starts, indices, "right") - 1
         for number in np.unique(part):
-            here = part == number
-            rows[here] = self.parts[number][indices[here] - self.starts[number]]
-        codes = torch.from_numpy(rows).to(self.bias.device, non_blocking=True).float()
-        return codes @ self.basis + self.bias
+            codes, basis, bias = self.parts[number]
+            here = np.flatnonzero(part == number)
+            rows = torch.from_numpy(codes[indices[here] - self.starts[number]])
+            some = rows.to(self.device, non_blocking=True).float() @ basis + bias
+            logits[torch.from_numpy(here).to(self.device)] = some
+        return logits

@@ -2,7 +2,7 @@
 
     python train.py                                          # data/train, settings of config.py
     python train.py --resume                                 # go on exactly where it stopped
-    python train.py --init-from checkpoints/small64.pt       # fine-tune, other classes allowed
+    python train.py --init-from checkpoints/small96.pt       # fine-tune, other classes allowed
     python train.py --synthetic                              # endless synthetic handwriting
     torchrun --nproc-per-node 4 train.py --batch-size 1024   # one process a GPU
 

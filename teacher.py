@@ -214,7 +214,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself; a CPU that does not is very slow in it."""
     if device.type == "cpu":  # private, and not in the oldest versions
         return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class SoftLabels:

@@ -120,7 +120,8 @@ def loss_function(
     if config.logit_weight:
         target = target - target.mean(1, keepdim=True)
         error = (student - student.mean(1, keepdim=True) - target).square().mean(1)
-        loss = loss + config.logit_weight * covered * error / target.square().mean()
+        energy = target.square().mean().clamp(min=1e-6)  # 0 if the teacher knows one class
+        loss = loss + config.logit_weight * covered * error / energy
     return loss.mean()
 
 

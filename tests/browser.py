@@ -103,5 +103,5 @@ def draw(page, character: str) -> None:
         page.mouse.move(*places[0])
         page.mouse.down()
         for place in places[1:]:
-            page.mouse.move(*place, steps=4)
+            page.mouse.move(*place)
         page.mouse.up()

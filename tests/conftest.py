@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.util
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -36,6 +41,27 @@ def run_script(name: str, *arguments: object, cwd: Path | None = None, **options
         timeout=240,
         **({"text": True, "encoding": "utf-8"} | options),
     )
+
+
+def call_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a script's main() in this process: run_script without the seconds that Python takes."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            status = load_script(name).main(list(map(str, arguments)))
+        except SystemExit as stop:
+            status = stop.code
+    return subprocess.CompletedProcess([name], status, out.getvalue(), error.getvalue())
+
+
+@functools.cache
+def load_script(name: str) -> ModuleType:
+    """Import a script by its file; `import test` would find Python's own tests."""
+    specification = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    return module
 
 
 def bitmap(character: str, writer: int, sample: int = 0) -> np.ndarray:
@@ -80,7 +106,7 @@ def data(tmp_path_factory) -> Path:
 def trained(data, tmp_path_factory) -> Path:
     """The folder of a finished run on `data`, made by train.py."""
     out = tmp_path_factory.mktemp("run")
-    done = run_script("train.py", "--data", data / "train", "--out", out, *SMALL)
+    done = call_script("train.py", "--data", data / "train", "--out", out, *SMALL)
     assert done.returncode == 0, done.stderr
     (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
     (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")

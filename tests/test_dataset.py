@@ -6,7 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import CHARACTERS, bitmap, run_script, write_gnt, write_tree
+from conftest import CHARACTERS, bitmap, call_script, write_gnt, write_tree
 
 import dataset
 from dataset import (
@@ -208,7 +208,7 @@ def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
 
 def test_test_data_with_a_class_that_training_lacked(trained, tmp_path):
     tree = write_tree(tmp_path / "t", range(1241, 1243), "一永")
-    done = run_script("test.py", tree, "--checkpoint", trained / "best.pt")
+    done = call_script("test.py", tree, "--checkpoint", trained / "best.pt")
     assert done.returncode == 2 and "永" in done.stderr and "Traceback" not in done.stderr
-    done = run_script("test.py", tree, "--checkpoint", trained / "best.pt", "--skip-unknown")
+    done = call_script("test.py", tree, "--checkpoint", trained / "best.pt", "--skip-unknown")
     assert done.returncode == 0 and "4 skipped unknown" in done.stdout

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from conftest import run_script
+from conftest import call_script
 
 from model import count_macs, make_divisible, mobilenet_v3
 
@@ -68,6 +68,6 @@ def test_refuses(bad):
 
 
 def test_prints_the_table():
-    done = run_script("model.py", "--head", "384")
+    done = call_script("model.py", "--head", "384")
     assert done.returncode == 0
     assert "2,593,963" in done.stdout and "4x4" in done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import CHARACTERS, ROOT, bitmap, run_script
+from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script
 
 from recognizer import Recognizer
 
@@ -30,7 +30,7 @@ def pictures(tmp_path):
 
 
 def test_table_and_json_say_the_same(weights, pictures):
-    table = run_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3)
+    table = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3)
     done = run_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3, "--json")
     assert table.returncode == done.returncode == 0, table.stderr
     elements = json.loads(done.stdout)
@@ -67,7 +67,7 @@ def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictu
     cv2.imencode(".png", np.full((50, 50), 255, np.uint8))[1].tofile(blank)
     (pictures / "text.png").write_text("no picture")
     missing = pictures / "missing.png"
-    done = run_script("predict.py", pictures, missing, "--checkpoint", weights, "--json")
+    done = call_script("predict.py", pictures, missing, "--checkpoint", weights, "--json")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     elements = json.loads(done.stdout)
     bad = [e for e in elements if "error" in e]
@@ -101,13 +101,13 @@ def test_standard_input(weights, pictures):
     ],
 )
 def test_bad_arguments(arguments, said):
-    done = run_script("predict.py", *arguments)
+    done = call_script("predict.py", *arguments)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ") and said in done.stderr
 
 
 def test_empty_folder(weights, tmp_path):
-    done = run_script("predict.py", tmp_path, "--checkpoint", weights)
+    done = call_script("predict.py", tmp_path, "--checkpoint", weights)
     assert done.returncode == 2 and "holds no pictures" in done.stderr
 
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import call_script
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def options() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("script", sorted(options()))
 def test_options_exist(script):
-    done = run_script(script, "--help")
+    done = call_script(script, "--help")
     assert done.returncode == 0
     for flag in options()[script]:
         assert re.search(rf"{flag}\b", done.stdout), f"{script} has no {flag}"

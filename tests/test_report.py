@@ -10,7 +10,7 @@ from pathlib import Path
 import browser as chromium
 import numpy as np
 import pytest
-from conftest import CHARACTERS, run_script
+from conftest import CHARACTERS, call_script, run_script
 
 import analysis
 from dataset import GlyphSet, open_pack
@@ -162,7 +162,7 @@ def test_equal_results_give_equal_pages(text, glyphs, tmp_path):
 
 def test_script_writes_it(data, trained, tmp_path):
     out = tmp_path / "report"
-    done = run_script(
+    done = call_script(
         "test.py", data / "test", "--checkpoint", trained / "best.pt", "--report", out
     )
     assert done.returncode == 0, done.stderr

@@ -85,8 +85,11 @@ class Writer:
     cut: float  # grey value from which on the scan counts as paper
 
     @classmethod
-    def draw(cls, seed: int | np.random.Generator, hard: float = 1.0) -> Writer:
-        """Draw a style; `hard` scales every spread, 0.6 is a careful hand and 1.5 a wild one."""
+    def draw(cls, seed: int | np.random.Generator, hard: float = 1.0, small: float = 0.0) -> Writer:
+        """Draw a style; `hard` scales every spread, 0.6 is a careful hand and 1.5 a wild one.
+
+        `small` is the chance of a hand of a few pixels and a thin pen, as in coarse pictures.
+        """
         rng = np.random.default_rng(seed)
         normal, uniform = rng.normal, rng.uniform
 
@@ -95,6 +98,9 @@ class Writer:
 
         em = np.clip(spread(68, 0.15), 45, 120)
         pen = em * np.clip(spread(0.05, 0.16), 0.033, 0.08)
+        edge = max(1.3, pen * uniform(0.4, 0.9))
+        if small and rng.random() < small:
+            em, pen, edge = uniform(16, 52), uniform(1.1, 2.2), uniform(1.0, 1.7)
         return cls(
             em=float(em),
             unsteady_size=hard * uniform(0.03, 0.09),
@@ -126,7 +132,7 @@ class Writer:
             start=uniform(0.55, 1.15),
             end=uniform(0.3, 1.0),
             brush=uniform(0, 0.9),
-            edge=float(max(1.3, pen * uniform(0.4, 0.9))),
+            edge=float(edge),
             ink=uniform(0, 90),
             grain=uniform(20, 52),
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),
@@ -155,7 +161,7 @@ def render(
         template = stroke_template(character, forms(character, writer, rng), swaps)
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * em
-    pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), 0.075 * em)
+    pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), max(0.075 * em, 1.1))
     if template.radius is None:
         points, width = trace(template, points, em, writer, rng)
         radius = width * (pen / 2)

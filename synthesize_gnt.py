@@ -45,6 +45,7 @@ class Job:
     characters: str
     seed: int
     hard: tuple[float, float]
+    small: float
     fonts: Fonts | None
     font_share: float
 
@@ -55,7 +56,7 @@ def write_writer(job: Job, number: int) -> Path:
     if path.exists():
         return path
     rng = np.random.default_rng((job.seed, number))
-    writer = Writer.draw(rng, rng.uniform(*job.hard))
+    writer = Writer.draw(rng, rng.uniform(*job.hard), job.small)
     temporary = path.with_name(path.name + ".tmp")  # one a killed run left is written over
     try:
         with temporary.open("wb") as stream:
@@ -113,6 +114,7 @@ def keep_settings(job: Job, fonts: Path | None) -> None:
         "characters": job.characters,
         "seed": job.seed,
         "hard": list(job.hard),
+        "small": job.small,
         "fonts": [] if fonts is None else [Path(name).name for name in job.fonts.files],
         "font_share": job.font_share if fonts else 0,
     }
@@ -141,7 +143,7 @@ def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> N
     sheet = np.full((len(numbers) * CELL, columns * CELL), 255, np.uint8)
     for row, number in enumerate(numbers):
         rng = np.random.default_rng((job.seed, number))
-        writer = Writer.draw(rng, rng.uniform(*job.hard))
+        writer = Writer.draw(rng, rng.uniform(*job.hard), job.small)
         for column, index in enumerate(chosen):
             bitmap = render(job.characters[index], writer, rng, job.fonts, job.font_share)
             scale = min(1, (CELL - 4) / max(bitmap.shape))
@@ -170,6 +172,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="equal seeds give equal files")
     add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
         help="range of the writers' unsteadiness: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
+    add("--small", type=float, default=0.0, metavar="SHARE",
+        help="share of the writers who write 16 to 50 pixels small with a thin pen")  # fmt: skip
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
         help="draw a page with a row for each training writer instead of .gnt files")  # fmt: skip
     add = parser.add_argument_group("fonts").add_argument
@@ -202,8 +206,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed is at least 0, got {args.seed}")
     if not 0 <= args.hard[0] <= args.hard[1] <= 3:
         raise ValueError(f"--hard is 0 <= FROM <= TO <= 3, got {args.hard[0]} {args.hard[1]}")
-    if not 0 <= args.font_share <= 1:
-        raise ValueError(f"--font-share is 0 to 1, got {args.font_share}")
+    for name in ("small", "font_share"):
+        if not 0 <= getattr(args, name) <= 1:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is 0 to 1, got {getattr(args, name)}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -212,7 +218,8 @@ def run(args: argparse.Namespace) -> None:
     fonts = Fonts(args.fonts, characters) if args.fonts else None
     drawable(characters, fonts)
     cv2.setNumThreads(1)
-    job = Job(args.out, characters, args.seed, tuple(args.hard), fonts, args.font_share)
+    hard = tuple(args.hard)
+    job = Job(args.out, characters, args.seed, hard, args.small, fonts, args.font_share)
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
         draw_sheet(job, numbers, args.sheet)

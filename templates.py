@@ -258,8 +258,9 @@ def parts(character: str) -> tuple[tuple[int, int, int], ...]:
         alike = (error.mean(axis=1) < 0.09) & (error.max(axis=1) < 0.17)
         for start in np.flatnonzero(alike).tolist():
             stop = start + count
-            fits = {"start": start == 0, "end": stop == total, "any": True}[component.place]
-            if fits and not taken[start:stop].any():
+            at_start, at_end = start == 0, stop == total
+            fits = {"start": at_start, "end": at_end, "alone": at_start and at_end, "any": True}
+            if fits[component.place] and not taken[start:stop].any():
                 found.append((start, stop, number))
                 taken[start:stop] = True
     return tuple(sorted(found))

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, SMALL, run_script, write_gnt
+from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt
 
 import analysis
 import checkpoint
@@ -90,11 +90,11 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
 def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
     for writer in (1241, 1242):
         write_gnt(tmp_path / "gnt" / f"{writer}-c.gnt", writer)
-    done = run_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
+    done = call_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     figures = []
     for path in (tmp_path / "gnt", tmp_path / "out" / "test"):
-        done = run_script("test.py", path, "--checkpoint", trained / "best.pt", "--json", "-")
+        done = call_script("test.py", path, "--checkpoint", trained / "best.pt", "--json", "-")
         figures.append(json.loads(done.stdout))
     for key in ("samples", "top1", "top5", "writers"):
         assert figures[0][key] == figures[1][key]
@@ -103,13 +103,13 @@ def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
 
 def test_scored_among_all_classes_of_the_checkpoint(trained, tmp_path):
     write_gnt(tmp_path / "1241-c.gnt", 1241, CHARACTERS[:2])
-    done = run_script("test.py", tmp_path / "1241-c.gnt", "--checkpoint", trained / "best.pt")
+    done = call_script("test.py", tmp_path / "1241-c.gnt", "--checkpoint", trained / "best.pt")
     assert done.returncode == 0 and "2 of 2 classes, scored among 6" in done.stdout
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere.gnt"])
 def test_missing_data(trained, path):
-    done = run_script("test.py", path, "--checkpoint", trained / "best.pt")
+    done = call_script("test.py", path, "--checkpoint", trained / "best.pt")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere")
 
 
@@ -124,11 +124,11 @@ def test_checkpoint_round_trip(tmp_path, trained):
 
 
 def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path):
-    done = run_script("checkpoint.py", trained / "best.pt")
+    done = call_script("checkpoint.py", trained / "best.pt")
     said = json.loads(done.stdout)
     assert sorted(said["classes"]) == sorted(CHARACTERS) and said["config"]["size"] == 32
     small = tmp_path / "small.pt"
-    assert run_script("checkpoint.py", trained / "last.pt", small).returncode == 0
+    assert call_script("checkpoint.py", trained / "last.pt", small).returncode == 0
     assert small.stat().st_size < 0.6 * (trained / "best.pt").stat().st_size
     pack = open_pack(data / "test", 32)
     glyphs = GlyphSet([pack], pack.classes)
@@ -137,6 +137,34 @@ def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path)
         for path in (trained / "last.pt", small)
     ]
     np.testing.assert_allclose(results[0].losses, results[1].losses, atol=0.02)
+
+
+def test_temperature_is_found():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 6, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    for factor in (0.4, 1, 3):
+        assert analysis.fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
+
+
+def test_calibrating_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_path):
+    new = tmp_path / "new.pt"
+    best = trained / "best.pt"
+    done = call_script("checkpoint.py", best, new, "--calibrate", data / "test")
+    assert done.returncode == 0 and "logits divided by" in done.stdout, done.stderr
+    factor = checkpoint.load(new)["metrics"]["temperature"]
+    glyphs = GlyphSet([open_pack(data / "test", 32)], list(checkpoint.load(best)["classes"]))
+    before, after = (
+        evaluate(load_network(path).logits, glyphs, np.arange(48), torch.device("cpu"))
+        for path in (best, new)
+    )
+    assert after.loss <= before.loss + 1e-3 and (abs(factor - 1) < 0.05 or after.loss < before.loss)
+    assert (after.top[:, 0] == before.top[:, 0]).mean() > 0.97
+    # Once is enough: a second time there is nothing left to do.
+    assert call_script("checkpoint.py", new, new, "--calibrate", data / "test").returncode == 0
+    assert checkpoint.load(new)["metrics"]["temperature"] == pytest.approx(1, abs=0.02)
+    assert call_script("checkpoint.py", best, "--calibrate", data / "test").returncode == 2
+    assert call_script("checkpoint.py", best, new, "--calibrate", "nowhere").returncode == 2
 
 
 def test_whole_way_without_flags(tmp_path):

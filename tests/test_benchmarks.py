@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import CHARACTERS, ROOT, run_script
 
 NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_"))
 SCRIPTS = [name for name in NAMES if name != "timing"]
@@ -51,6 +51,20 @@ def test_figures_as_text_and_json():
     assert {row["unit"] for row in rows} == {"images/s"} and all(row["value"] > 0 for row in rows)
     ratios = [row for row in rows if row["ratio"] is not None]
     assert len(ratios) == 3 and all(row["baseline"].startswith("ImageFolder") for row in ratios)
+
+
+def test_value_of_the_parts(data, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text(CHARACTERS, encoding="utf-8")
+    done = run_script(
+        "benchmarks/value.py", data / "test", "--classes", classes, "--samples", 12, "--epochs", 12,
+        "--only", "default", "small 0.2", "--workers", 1, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    names = [row["what"].partition(",")[0] for row in rows]
+    assert names == ["default", "default", "small 0.2", "small 0.2"]
+    assert all(row["value"] > 40 for row in rows)  # chance is 17 %
 
 
 def test_missing_peers_are_said(trained, data):

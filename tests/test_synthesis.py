@@ -185,6 +185,18 @@ def test_all_classes_are_drawn_and_differ():
     assert len(seen) == 3755 + 171
 
 
+def test_some_write_small():
+    sizes = {
+        small: [
+            max(render("永", Writer.draw(seed, small=small), np.random.default_rng(seed)).shape)
+            for seed in range(60)
+        ]
+        for small in (0, 0.5, 1)
+    }
+    assert min(sizes[0]) > 35 and max(sizes[1]) < 75 and np.median(sizes[1]) < 40
+    assert 10 < sum(size < 40 for size in sizes[0.5]) < 45
+
+
 def test_classes_differ_more_than_drawings_of_one_class():
     def blurred(character, seed):
         bitmap = render(character, Writer.draw(seed, 0.5), np.random.default_rng(seed))

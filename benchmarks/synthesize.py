@@ -9,7 +9,7 @@ strokes    level-1 characters from strokes, 20 by each writer, as synthesize_gnt
 own hand   the same with a writer for every picture, as train.py --synthetic does
 symbols    the 171 symbols
 fonts      level-1 characters from the glyphs of --fonts
-script     synthesize_gnt.py with 1 and with --workers processes, wall time with its start; two
+script     synthesize_gnt.py with 1 and with --workers processes, wall time with its start; six
            writers of 3755 characters for each process
 
 Each row is the best of several rounds, after a round that fills the caches of templates; `first`
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.json:
             print(f"{name:10s} {first:6.0f} first {best:6.0f} pictures/s a core", flush=True)
     if args.workers:
-        one, many = (script_rate(n, 2 * args.workers) for n in (1, args.workers))
+        one, many = (script_rate(n, 6 * args.workers) for n in (1, args.workers))
         results["script"] = {"1": round(one), str(args.workers): round(many), "ratio": many / one}
         if not args.json:
             print(f"script     {one:6.0f} with 1 {many:7.0f} pictures/s with {args.workers}: "

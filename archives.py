@@ -167,6 +167,9 @@ def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
                 elif magic == b"ALZ\x01":
                     with _Volumes(_volume_files(path)) as volumes:
                         yield from _alz_sources(str(path), path, volumes, volumes.tell)
+                elif path.suffix.lower() in (".zip", ".alz"):
+                    kind = path.suffix.lower()
+                    yield Trouble(str(path), 0, f"not a {kind} archive; download it again")
                 else:
                     size = path.stat().st_size
                     stream.seek(0)

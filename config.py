@@ -73,7 +73,10 @@ class Config:
         0.1, "share of the writers held out for validation", "data", below_one, "0 up to below 1"
     )
     classes: str = setting(
-        "all", "train on: level1, symbols, all, a number N (first N in GB order), or a file", "data"
+        "all",
+        "train on: level1, symbols, all (--synthetic: level1), a number N (first N in GB order) or "
+        "a file",
+        "data",
     )
     size: int = setting(
         64, "side of a glyph, pixels", "data", lambda v: 16 <= v <= 512, "16 to 512"

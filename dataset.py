@@ -29,6 +29,7 @@ import multiprocessing.pool
 import os
 import re
 import shutil
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -109,11 +110,15 @@ def scan(source: str | Path) -> list[Entry]:
     return entries
 
 
-def _pictures(path: str, folder: str) -> Iterator[Entry]:
+def _pictures(path: str, folder: str, below: str = "") -> Iterator[Entry]:
+    """Yield the pictures of a class folder and of the folders in it."""
     for item in os.scandir(path):
-        if item.is_file() and os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES:
+        name = below + item.name
+        if item.is_dir():
+            yield from _pictures(item.path, folder, f"{name}/")
+        elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES:
             info = item.stat()
-            yield Entry(f"{folder}/{item.name}", folder, info.st_size, info.st_mtime_ns)
+            yield Entry(f"{folder}/{name}", folder, info.st_size, info.st_mtime_ns)
 
 
 def fingerprint(entries: Sequence[Entry]) -> str:
@@ -125,9 +130,12 @@ def fingerprint(entries: Sequence[Entry]) -> str:
 
 
 def writer_of(file_name: str) -> str:
-    """Return the writer that a file name begins with (``1001_00017.png``), '' where none does."""
-    match = re.match(r"([A-Za-z]?\d+)_", file_name)
-    return match[1] if match else ""
+    """Return the writer in a file name of process_gnt.py (``1001_00017.png``), '' if there is none.
+
+    Other trees that begin a name with the writer's number (``1001_3.png``) are understood as well.
+    """
+    match = re.match(r"([A-Za-z]?\d+(?:-\d+)?)_|(.+)_\d{5}\.\w+$", file_name)
+    return (match[1] or match[2]) if match else ""
 
 
 def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
@@ -198,8 +206,7 @@ def stream_glyphs(
         for task in tasks:
             yield from decode(task)
         return
-    # Spawned, not forked: a fork copies the locks of threads that PyTorch and OpenCV have running.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with worker_pool(workers) as pool:
         for chunks in pool.imap(decode, tasks):
             yield from chunks
 
@@ -302,6 +309,21 @@ def _make_pack(
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    try:
+        return _fill_pack(source, folder, temporary, entries, digest, size, workers)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # renamed by now, if all went well
+
+
+def _fill_pack(
+    source: Path,
+    folder: Path,
+    temporary: Path,
+    entries: list[Entry],
+    digest: str,
+    size: int,
+    workers: int | None,
+) -> dict:
     labels: list[str] = []
     writers: list[str] = []
     problems: list[str] = []
@@ -324,7 +346,6 @@ def _make_pack(
             problems += chunk.problems
             bar.update(len(chunk.labels) + len(chunk.problems))
     if not labels:
-        shutil.rmtree(temporary)
         raise ValueError(
             f"{source}: none of its {len(problems)} pictures could be read; first: {problems[0]}"
             if problems
@@ -362,7 +383,7 @@ class GlyphSet:
 
     Attributes:
         labels: (N,) int64; -1 for glyphs of unknown classes (only with `skip_unknown`).
-        writers: (N,) int64, distinct over all packs; -1 where unknown.
+        writers: (N,) int64, one number a writer's name over all packs; -1 where unknown.
         sources: (N,) int64, number of the pack.
 
     Raises:
@@ -375,7 +396,9 @@ class GlyphSet:
         self.packs = list(packs)
         self.classes = list(classes)
         index = {label: i for i, label in enumerate(classes)}
-        labels, writers, self.writer_names = [], [], []
+        labels, writers = [], []
+        self.writer_names = sorted({name for pack in packs for name in pack.writers})
+        person = {name: i for i, name in enumerate(self.writer_names)}
         for pack in packs:
             unknown = [label for label in pack.classes if label not in index]
             if unknown and not skip_unknown:
@@ -386,9 +409,8 @@ class GlyphSet:
                 )
             table = np.array([index.get(label, -1) for label in pack.classes], np.int64)
             labels.append(table[pack.labels])
-            ids = pack.writer_ids.astype(np.int64)
-            writers.append(np.where(ids < 0, -1, ids + len(self.writer_names)))
-            self.writer_names += pack.writers
+            people = np.array([person[name] for name in pack.writers] + [-1], np.int64)
+            writers.append(people[pack.writer_ids])  # -1 is the last
         self.labels = np.concatenate(labels)
         self.writers = np.concatenate(writers)
         self.sources = np.repeat(np.arange(len(packs)), [len(pack) for pack in packs])
@@ -486,8 +508,12 @@ class SyntheticSet:
 
 @lru_cache(maxsize=1)
 def worker_pool(workers: int) -> multiprocessing.pool.Pool:
-    """Start the processes that draw; training and validation share them."""
-    return multiprocessing.get_context("spawn").Pool(workers)
+    """Start processes that decode or draw; Ctrl-C is left to the process that started them.
+
+    Spawned, not forked: a fork copies the locks of threads that PyTorch and OpenCV have running.
+    """
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    return multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
 
 
 def _draw_batch(
@@ -519,32 +545,25 @@ def _source(classes: tuple[str, ...], seed: int, fonts: str):  # -> synthesis.So
 def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
     """Split indices into training and validation by writer.
 
-    Writers that make up `fraction` of all writers are drawn with `seed`, in each pack by itself;
-    packs whose writers are unknown (or a single one) are split by sample. Glyphs of unknown classes
-    are in neither part.
+    Writers that make up `fraction` of all writers are drawn with `seed`; a writer of the same name
+    in several packs is one. Glyphs of unknown writers, or of a single one, are split by sample.
+    Glyphs of unknown classes are in neither part.
 
     Returns:
         training indices, validation indices (both ascending), a sentence that says how.
     """
     rng = np.random.default_rng([seed, 0x5EED])
-    validation = np.zeros(len(glyphs), bool)
-    people, unknown = 0, 0
-    for number in range(len(glyphs.packs)):
-        here = np.arange(glyphs.starts[number], glyphs.starts[number + 1])
-        writers = glyphs.writers[here]
-        known = np.unique(writers[writers >= 0])
-        if len(known) > 1:
-            chosen = rng.permutation(known)[: max(1, round(fraction * len(known)))]
-            validation[here] = np.isin(writers, chosen)
-            people += len(chosen)
-            here = here[writers < 0]
-        validation[rng.permutation(here)[: round(fraction * len(here))]] = True
-        unknown += len(here)
+    known = np.unique(glyphs.writers[glyphs.writers >= 0])
+    people = max(1, round(fraction * len(known))) if fraction and len(known) > 1 else 0
+    validation = np.isin(glyphs.writers, rng.permutation(known)[:people])
+    alone = np.flatnonzero(glyphs.writers < 0) if people else np.arange(len(glyphs))
+    validation[rng.permutation(alone)[: round(fraction * len(alone))]] = True
     usable = glyphs.labels >= 0
     validation &= usable
     said = f"{validation.sum():,} validation glyphs: {people} held-out writers"
-    if unknown:
-        said += f", and {fraction:.0%} by sample of {unknown:,} glyphs whose writers are unknown"
+    if len(alone):
+        of = "of one writer" if len(known) == 1 else "whose writers are unknown"
+        said += f", and {fraction:.0%} by sample of {len(alone):,} glyphs {of}"
     return np.flatnonzero(usable & ~validation), np.flatnonzero(validation), said
 
 

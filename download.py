@@ -100,7 +100,7 @@ def _fetch(file: str, addresses: tuple[str, ...], folder: Path, answers: list[st
         if _sound(path):
             print(f"{path} is already there", file=sys.stderr)
             return path
-        print(f"{path} has not the known MD5; fetching it again", file=sys.stderr)
+        print(f"{path} is damaged; fetching it again", file=sys.stderr)
     for address in addresses:
         try:
             _transfer(address + file, part)
@@ -108,7 +108,8 @@ def _fetch(file: str, addresses: tuple[str, ...], folder: Path, answers: list[st
                 os.replace(part, path)
                 return path
             part.unlink()
-            answers.append(f"{address}{file}: the file has not the MD5 {MD5[file]}")
+            wrong = f"has not the MD5 {MD5[file]}" if file in MD5 else "is no .zip archive"
+            answers.append(f"{address}{file}: the file {wrong}")
         except urllib.error.HTTPError as error:
             answers.append(f"{address}{file}: {error.code} {error.reason}")
         except FAILURES as error:
@@ -122,10 +123,11 @@ def _reason(error: Exception) -> str:
 
 
 def _sound(path: Path, file: str | None = None) -> bool:
-    """Tell whether a file has the known MD5; True where none is known."""
+    """Tell whether a file has the known MD5 or, where none is known, at least begins as a .zip."""
     expected = MD5.get(file or path.name)
     if expected is None:
-        return True
+        with path.open("rb") as stream:
+            return stream.read(4) == b"PK\x03\x04"
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):

@@ -91,7 +91,8 @@ def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
     """
     if amp == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+            return torch.bfloat16 if native else torch.float16
         return torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 

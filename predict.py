@@ -135,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8")  # also into a file on Windows
     if hasattr(signal, "SIGPIPE"):  # end quietly under `| head`
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -435,13 +435,15 @@ OFFICIAL_TOTAL = {
 
 
 def set_of(prefix: str, source: str) -> str:
-    """Return the name of the official set that a writer's number belongs to, or "other"."""
+    """Return the official set that a writer's number belongs to, or "synthetic", or "other"."""
     writer, split = writer_and_split(source)
     if writer is None or split is None or not prefix.startswith(writer):
         return "other"
     if writer.startswith("C"):
         return "competition"
     number = int(writer)
+    if number > 10_000:
+        return "synthetic"
     return "HWDB1.1" if number > 1000 else "HWDB1.0" if number <= 420 else "HWDB1.2"
 
 

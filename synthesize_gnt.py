@@ -18,8 +18,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,22 +85,19 @@ def write_all(job: Job, numbers: list[int], workers: int) -> None:
                 progress.update()
             return
         context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
-        with ProcessPoolExecutor(workers, context, start_worker, (job,)) as pool:
-            try:
-                for _ in pool.map(write_one, numbers):
-                    progress.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with context.Pool(workers, start_worker, (job,)) as pool:  # left early, it is terminated
+            for _ in pool.imap_unordered(write_one, numbers):
+                progress.update()
 
 
 _job: Job | None = None
 
 
 def start_worker(job: Job) -> None:
-    """Keep the job in the worker, so that it travels once."""
+    """Keep the job in the worker, so that it travels once; leave Ctrl-C to the main process."""
     global _job
     _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 

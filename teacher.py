@@ -24,7 +24,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 import checkpoint
 from dataset import Pack, scan, stream_glyphs
+from gnt import LEVEL1
 from transforms import to_input
 
 RANK = 256  # of the teacher of the shipped weights: 99.8 % of the energy of its logits
@@ -88,14 +89,24 @@ def load_teacher(
         raise ValueError(f"{path}: input of shape {sides}, expected (N, 1, S, S)")
     labels = json.loads(metadata["classes"]) if "classes" in metadata else list(classes or "")
     if not labels:
-        raise ValueError(f"{path}: does not say its classes; name them with --teacher-classes")
+        raise ValueError(f"{path}: does not say its classes; name them with --teacher-classes FILE")
     network = onnx2torch.convert(graph).eval()
-    return Teacher(network, sides[2], margin, scale, labels, _digest(path, scale, margin))
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
+    if last and last[0].out_features != len(labels):
+        raise ValueError(
+            f"{path}: {last[0].out_features} logits, but {len(labels)} classes are named; "
+            "name them with --teacher-classes"
+        )
+    digest = _digest(path, scale, margin, labels)
+    return Teacher(network, sides[2], margin, scale, labels, digest)
 
 
-def _digest(path: Path, scale: float, margin: int | None) -> str:
+def _digest(path: Path, scale: float, margin: int | None, classes: Sequence[str] = LEVEL1) -> str:
+    """Name a teacher's labels by all that decides them; level 1 is the order that goes unsaid."""
     content = hashlib.sha256(path.read_bytes())
     content.update(f"{scale}|{margin}".encode())
+    if list(classes) != list(LEVEL1):
+        content.update("|".join(classes).encode())
     return content.hexdigest()[:12]
 
 

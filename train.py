@@ -2,7 +2,7 @@
 
     python train.py                                          # data/train, settings of config.py
     python train.py --resume                                 # go on exactly where it stopped
-    python train.py --init-from checkpoints/small96.pt       # fine-tune, other classes allowed
+    python train.py --init-from FILE.pt                      # fine-tune, other classes allowed
     python train.py --synthetic                              # endless synthetic handwriting
     torchrun --nproc-per-node 4 train.py --batch-size 1024   # one process a GPU
 
@@ -126,9 +126,13 @@ def loss_function(
 
 
 class Data:
-    """Training and validation samples of a run, the same on every process."""
+    """Training and validation samples of a run, the same on every process.
+
+    `digest` tells whether a resumed run finds the data that it began with.
+    """
 
     def __init__(self, config: Config, device: torch.device, classes: list[str] | None) -> None:
+        check_sources(config)
         if config.synthetic:
             self._make_synthetic(config, classes)
         else:
@@ -138,6 +142,8 @@ class Data:
                 f"{len(self.train)} training and {len(self.validation)} validation samples; "
                 "give more --data or another --val-fraction"
             )
+        packs = [*getattr(self.source, "packs", ()), *getattr(self.val_source, "packs", ())]
+        self.digest = " ".join([pack.fingerprint[:12] for pack in packs] + [f"{len(self.train)}"])
 
     def _make_synthetic(self, config: Config, classes: list[str] | None) -> None:
         chosen = select_classes(config.classes) or LEVEL1
@@ -174,6 +180,19 @@ class Data:
         if config.teacher:
             self.soft = soft_labels(config, self.source, device)
         self.source.to(device)
+
+
+def check_sources(config: Config) -> None:
+    """Raise ValueError for sources of samples that exclude each other."""
+    default = Config()
+    for key in ("data", "val_data", "teacher"):
+        if config.synthetic and getattr(config, key) != getattr(default, key):
+            raise ValueError(
+                f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
+                "it; write files with synthesize_gnt.py and give them as --data"
+            )
+    if config.fonts and not config.synthetic:
+        raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
 
 
 def split_repeat(source: str) -> tuple[str, int]:
@@ -221,10 +240,13 @@ class Trainer:
         if resumed:
             self.model.load_state_dict(resumed["resume"]["model"])
         elif config.init_from:
-            shared = checkpoint.transfer(
-                self.model, self.data.classes, checkpoint.load(config.init_from)
-            )
+            loaded = checkpoint.load(config.init_from)
+            shared = checkpoint.transfer(self.model, self.data.classes, loaded)
             self.notice(f"{config.init_from}: {shared} of {len(self.data.classes)} classes known")
+            for key in ("size", "stem_stride", "last_stride"):
+                if (before := loaded["config"][key]) != (now := getattr(config, key)):
+                    option = "--" + key.replace("_", "-")
+                    self.notice(f"{config.init_from} was trained with {option} {before}, not {now}")
         if config.sync_bn and processes.world > 1:
             self.model = engine.synchronise_batch_norm(self.model, self.device)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -238,6 +260,7 @@ class Trainer:
         self.steps_per_epoch = max(1, len(self.data.train) // config.batch_size)
         self.steps = config.epochs * self.steps_per_epoch
         self.step, self.best = 0, -1.0
+        self.metrics: dict[str, float] = {}  # of the last epoch that was finished
         self.seconds = 0.0
         self.totals = torch.zeros(2, device=self.device)  # loss, samples of this epoch
         if resumed:
@@ -249,17 +272,31 @@ class Trainer:
             )
         self.network = torch.compile(network) if config.compile else network
         self.out = Path(config.out)
-        self.stopped = False
+        self.stopped = 0.0  # when a stop was asked for
+        self.whole = True  # not within a step, where the parts of the state do not go together
 
     def notice(self, text: str) -> None:
         if self.processes.main:
             print(text, file=sys.stderr)
 
     def stop(self, number: int, _frame: object) -> None:
-        """Ask for a stop after the step under way; a second signal does not wait."""
-        if self.stopped:
+        """Ask for a stop after the step under way; a second signal does not wait for its end.
+
+        One within a second is the same: torchrun passes on the Ctrl-C that the terminal sent, too.
+        """
+        if self.stopped and time.monotonic() > self.stopped + 1:
             raise KeyboardInterrupt
-        self.stopped = True
+        self.stopped = self.stopped or time.monotonic()
+
+    def must_stop(self) -> bool:
+        """Whether a stop was asked for; all processes say the same, at every tenth step."""
+        if self.processes.world == 1:
+            return bool(self.stopped)
+        if self.step % 10:
+            return False
+        asked = torch.tensor(float(bool(self.stopped)), device=self.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
 
     # --- state
 
@@ -270,10 +307,16 @@ class Trainer:
             self.ema.state[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if state.get("data", self.data.digest) != self.data.digest:
+            raise ValueError(
+                f"the data are not those that {self.config.out}/last.pt was trained on; put them "
+                "back, or start anew with --init-from"
+            )
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.metrics = resumed["metrics"]
         self.totals.copy_(state["totals"])
 
-    def save(self, name: str, metrics: dict[str, float], resumable: bool) -> None:
+    def save(self, name: str, resumable: bool) -> None:
         """Write a checkpoint into --out, from the first process."""
         if not self.processes.main:
             return
@@ -287,13 +330,14 @@ class Trainer:
                 "best": self.best,
                 "seconds": self.seconds,
                 "totals": self.totals.cpu(),
+                "data": self.data.digest,
             }
         checkpoint.save(
             self.out / name,
             self.weights(),
             self.config.to_dict(),
             self.data.classes,
-            metrics,
+            self.metrics,
             self.step // self.steps_per_epoch,
             resume,
         )
@@ -335,6 +379,7 @@ class Trainer:
     def train_step(self, x: Tensor, labels: Tensor, soft: tuple | None) -> None:
         """Take one step: forward, backward, clip, update, average."""
         config = self.config
+        self.whole = False
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, config)
         with engine.autocast(self.device, self.dtype):
@@ -353,6 +398,7 @@ class Trainer:
             [loss.detach() * len(labels), loss.new_tensor(float(len(labels)))]
         )
         self.step += 1
+        self.whole = True
 
     def check_finite(self) -> None:
         """Raise if the loss has become infinite or NaN; last.pt is then from before."""
@@ -375,16 +421,19 @@ class Trainer:
             bar.update()
             if self.step % 50 == 0 or self.device.type == "cpu":
                 self.check_finite()
-            if self.stopped:
+            if self.must_stop():
                 raise KeyboardInterrupt
             if time.monotonic() - saved > 60 * self.config.save_minutes:
                 self.check_finite()
-                self.save("last.pt", {}, resumable=True)
+                self.save("last.pt", resumable=True)
                 saved = time.monotonic()
         self.check_finite()
 
     def validate(self) -> engine.Result:
         """Score the held-out samples with the weights that would be shipped."""
+        if self.processes.world > 1:  # each has seen other batches: their BatchNorms differ
+            for tensor in self.weights().values():
+                torch.distributed.broadcast(tensor, 0)
         mine = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.weights())
         indices = self.data.validation
@@ -407,6 +456,8 @@ class Trainer:
         """Train to the last epoch; stop between two steps on SIGINT or SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.stop)
+        if self.step >= self.steps:
+            self.notice(f"all {self.config.epochs} epochs are done; for more, give --epochs")
         log = Log(self) if self.processes.main and not self.config.dry_run else None
         for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
             with tqdm(
@@ -423,13 +474,13 @@ class Trainer:
                 self.notice("dry run: two steps and a validation batch went well")
                 return
             row = self.summary(epoch, result)
-            metrics = {k: row[k] for k in ("top1", "top5", "val_loss")}
+            self.metrics = {k: row[k] for k in ("top1", "top5", "val_loss")}
             self.totals.zero_()
             self.seconds = 0.0
             if row["top1"] > self.best:
                 self.best = row["top1"]
-                self.save("best.pt", metrics, resumable=False)
-            self.save("last.pt", metrics, resumable=True)
+                self.save("best.pt", resumable=False)
+            self.save("last.pt", resumable=True)
             if log:
                 log.epoch(row, result)
         if log:
@@ -485,7 +536,8 @@ class Log:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         done = trainer.step // trainer.steps_per_epoch
         lines = self.path.read_text().splitlines() if self.path.exists() and trainer.step else []
-        kept = [line for line in lines if json.loads(line)["epoch"] <= done]
+        # The last line may be half written; a whole one of an epoch that is done again goes, too.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] <= done]
         self.path.write_text("".join(f"{line}\n" for line in kept))
         self.board = SummaryWriter(str(trainer.out), purge_step=done + 1)
         trainer.notice(f"curves and pictures: tensorboard --logdir {trainer.out}")
@@ -653,7 +705,13 @@ def interrupted(trainer: Trainer | None) -> None:
     if trainer is None or trainer.step == 0 or trainer.config.dry_run:
         print("\ninterrupted before the first step", file=sys.stderr)
         return
-    trainer.save("last.pt", {}, resumable=True)
+    if not (trainer.whole and torch.isfinite(trainer.totals).all()):
+        trainer.notice(
+            f"\ninterrupted within step {trainer.step + 1:,}; "
+            f"{trainer.out / 'last.pt'} is from before, if there is one"
+        )
+        return
+    trainer.save("last.pt", resumable=True)
     trainer.notice(
         f"\ninterrupted at step {trainer.step:,} of {trainer.steps:,}; go on with: "
         f"python train.py --resume --out {trainer.config.out}"

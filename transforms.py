@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 # OpenCV reads this once, when it is loaded: larger pictures are refused before they are decoded.
 MAX_PIXELS = 1 << 26
+TOO_LARGE = "{}: the picture has more than 67 million pixels; crop it to the character"
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2  # noqa: E402
@@ -31,7 +32,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"))
+PICTURE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+)
 
 # A clean scan, as HWDB's: much paper at exactly 255, next to nothing just below it.
 CLEAN_PAPER = 0.35
@@ -70,13 +73,12 @@ def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarra
         picture = cv2.imdecode(data, flags)
     except cv2.error as error:
         if "pixels" in str(error).lower():
-            raise ValueError(
-                f"{name}: the picture has more than {MAX_PIXELS / 1e6:.0f} million pixels; "
-                "crop it to the character"
-            ) from None
+            raise ValueError(TOO_LARGE.format(name)) from None
         picture = None
     if picture is None:
         raise ValueError(f"{name}: not a picture that can be decoded (PNG, JPEG, BMP, TIFF)")
+    if picture.shape[0] * picture.shape[1] > MAX_PIXELS:  # OpenCV was there before this module
+        raise ValueError(TOO_LARGE.format(name))
     return picture
 
 
@@ -141,13 +143,19 @@ def clean(grey: np.ndarray) -> np.ndarray:
         return grey
     scale = ANALYSIS_SIDE / max(grey.shape)
     if scale < 1:
-        small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        small = _reduce(grey, scale)
         top, bottom, left, right = (round(v / scale) for v in _ink_box(_lift(small), 0.1))
         grey = grey[top:bottom, left:right]
         scale = ANALYSIS_SIDE / max(grey.shape)
         if scale < 1:
-            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            grey = _reduce(grey, scale)
     return _lift(grey)
+
+
+def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
+    """Make a picture smaller, but no side less than a pixel."""
+    w, h = (max(1, round(side * scale)) for side in grey.shape[::-1])
+    return cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
 
 
 def _lift(grey: np.ndarray) -> np.ndarray:

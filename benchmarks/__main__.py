@@ -1,8 +1,9 @@
 """Print every figure that the README claims, each with its ratio to a baseline of the same run.
 
-    python -m benchmarks                          # all but growth at 250,000 images and the peers
+    python -m benchmarks                          # all but the peers and growth at 250,000 images
     python -m benchmarks latency startup          # some of them
     python -m benchmarks --teacher teacher.onnx   # beside another network
+    python -m benchmarks --pictures numerals      # peers, too, on these labelled pictures
     python -m benchmarks --json > figures.json
 
 Each is a script with options of its own: python benchmarks/latency.py --help. They run one
@@ -28,6 +29,7 @@ NAMES = (
     "load",
     "step",
     "latency",
+    "canvas",
     "startup",
     "gpu",
     "scaling",
@@ -41,17 +43,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--teacher", metavar="FILE", help="ONNX network for latency")
+    parser.add_argument("--teacher", metavar="FILE", help="ONNX network for latency and peers")
+    parser.add_argument("--pictures", metavar="PATH", help="labelled pictures: run the peers, too")
     given = parser.parse_args(argv)
     unknown = set(given.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark {' '.join(sorted(unknown))}, expected {', '.join(NAMES)}")
     print(f"machine: {machine()}", file=sys.stderr)
     found, failed = {}, False
-    for name in given.names or NAMES:
+    for name in [*(given.names or NAMES), *(["peers"] if given.pictures else [])]:
         command = [sys.executable, str(HERE / f"{name}.py")]
-        if name == "latency" and given.teacher:
+        if name in ("latency", "peers") and given.teacher:
             command += ["--teacher", given.teacher]
+        if name == "peers":
+            command.append(given.pictures)
         if given.json:
             done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE)
             if done.returncode == 0:

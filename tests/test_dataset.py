@@ -18,6 +18,7 @@ from dataset import (
     open_pack,
     pack_folder,
     stream_glyphs,
+    writer_of,
 )
 from gnt import LEVEL1
 from transforms import to_glyph
@@ -182,10 +183,59 @@ def test_held_out_writers(tmp_path):
     assert not np.array_equal(hold_out(glyphs, 0.1, seed=4)[1], validation)
 
 
+def test_a_writer_in_two_sources_is_one(tmp_path):
+    packs = [
+        open_pack(write_tree(tmp_path / name, range(1001, 1011), characters), 32, workers=1)
+        for name, characters in (("a", "一十"), ("b", "口人"))
+    ]
+    glyphs = GlyphSet(packs, "一十口人")
+    train, validation, said = hold_out(glyphs, 0.2, seed=0)
+    assert "2 held-out writers" in said and len(validation) == 2 * 4 * 2
+    assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("1001_00017.png", "1001"), ("1001-2_00004.png", "1001-2"), ("C001_3.png", "C001"),
+        ("anna_00000.png", "anna"), ("anna.png", ""), ("anna_1.png", ""), ("17.png", ""),
+    ],
+)  # fmt: skip
+def test_writer_of_a_file_name(name, writer):
+    assert writer_of(name) == writer
+
+
+def test_pictures_in_folders_of_a_class_folder(tmp_path):
+    tree = small_tree(tmp_path / "t", "一十")
+    file = next(tree.rglob("*.png"))
+    (file.parent / "more" / "deep").mkdir(parents=True)
+    file.rename(file.parent / "more" / "deep" / file.name)
+    pack = open_pack(tree, 32, workers=1)
+    assert len(pack) == 12 and sorted(pack.classes) == sorted("一十")
+    assert sum("/more/deep/" in name for name in pack.names) == 1
+
+
+def test_a_strip_is_named_and_the_others_are_packed(tmp_path):
+    tree = small_tree(tmp_path / "t", "一")
+    strip = np.random.default_rng(0).integers(180, 250, (2, 9000)).astype(np.uint8)
+    cv2.imwrite(str(next(tree.iterdir()) / "strip.png"), strip)
+    pack = open_pack(tree, 32, workers=1)
+    assert len(pack) + len(pack.problems) == 7 and len(pack) >= 6
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_failed_pack_leaves_nothing(tmp_path):
+    (tmp_path / "t" / "一").mkdir(parents=True)
+    (tmp_path / "t" / "一" / "1.png").write_text("no picture")
+    with pytest.raises(ValueError, match="could be read"):
+        open_pack(tmp_path / "t", 32, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
 def test_without_writers_it_splits_by_sample_and_says_so(tmp_path):
     tree = small_tree(tmp_path / "t")
     for file in list(tree.rglob("*.png")):
-        file.rename(file.with_name(f"scan-{file.name}"))
+        file.rename(file.with_name(f"scan-{file.name.replace('_', '-')}"))
     pack = open_pack(tree, 32, workers=1)
     _, validation, said = hold_out(GlyphSet([pack], pack.classes), 0.2, seed=0)
     assert len(validation) == round(0.2 * 18) and "writers are unknown" in said

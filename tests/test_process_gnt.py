@@ -454,6 +454,28 @@ def test_download_checks_md5_and_tries_the_addresses_in_turn(tmp_path, site, mon
     assert download.download_set("1.1", tmp_path) == [tmp_path / "one.zip"]
 
 
+def test_download_takes_no_page_for_an_archive(tmp_path, site):
+    site.files = {"competition-gnt.zip": b"<html>come back tomorrow</html>"}
+    with pytest.raises(OSError, match="is no .zip archive"):
+        download.download_set("competition", tmp_path, site.url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_named_zip_is_damage_and_the_others_are_read(tmp_path):
+    (tmp_path / "Gnt1.1Test.zip").write_bytes(b"<html>come back tomorrow</html>")
+    (tmp_path / "1001-c.gnt").write_bytes(gnt_of(1))
+    result = run(tmp_path, "--out", tmp_path / "data")
+    assert result.returncode == 1 and "not a .zip archive" in result.stderr + result.stdout
+    check(tmp_path / "data", expected("train", "1001", 1))
+
+
+def test_stand_in_data_are_not_called_hwdb(tmp_path):
+    (tmp_path / "10001-c.gnt").write_bytes(gnt_of(1))
+    result = run(tmp_path / "10001-c.gnt", "--out", tmp_path / "data")
+    assert result.returncode == 0 and "synthetic" in result.stdout
+    assert "HWDB1.1" not in result.stdout
+
+
 def test_download_says_what_the_site_answered(tmp_path, site):
     result = run("--download", "--mirror", site.url, "--out", tmp_path)
     assert result.returncode == 2 and "404" in result.stderr and "by hand" in result.stderr

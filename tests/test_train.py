@@ -14,7 +14,7 @@ from conftest import CHARACTERS, ROOT, SMALL, run_script, write_tree
 
 import checkpoint
 from config import Config
-from train import learning_rate, loss_function, main
+from train import Ema, Trainer, learning_rate, loss_function, main
 
 PLAIN = ["--rotation", "0", "--shear", "0", "--scale", "0", "--shift", "0", "--elastic", "0",
          "--stroke", "0", "--blur", "0", "--erase", "0"]  # fmt: skip
@@ -111,6 +111,29 @@ def test_resume_keeps_the_settings_it_began_with(trained, capsys):
     assert "--lr" in capsys.readouterr().err
     assert main(["--resume", "--out", str(trained / "nowhere")]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_resume_notices_other_data(tmp_path, capsys):
+    write_tree(tmp_path / "train", range(1001, 1005), "一十")
+    train(tmp_path, tmp_path / "run", "--epochs", 1)
+    assert main(["--resume", "--out", str(tmp_path / "run")]) == 0
+    assert "all 1 epochs are done" in capsys.readouterr().err
+    write_tree(tmp_path / "train", range(1005, 1007), "一十")
+    assert main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "2"]) == 2
+    assert "the data are not those" in capsys.readouterr().err
+
+
+def test_nothing_is_saved_within_a_step(data, tmp_path, capsys, monkeypatch):
+    def update_and_break(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ema, "update", update_and_break)
+    arguments = ["--data", str(data / "train"), "--out", str(tmp_path), *SMALL]
+    monkeypatch.setattr(Trainer, "must_stop", lambda self: False)
+    assert main(arguments) == 130
+    said = capsys.readouterr().err
+    assert "before the first step" in said or "within step" in said
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
@@ -248,6 +271,8 @@ def test_dry_run_keeps_nothing(data, tmp_path):
         (["--classes", "9999"], "--classes"),
         (["--teacher", "nowhere.onnx"], "nowhere.onnx"),
         (["--init-from", "nowhere.pt"], "nowhere.pt"),
+        (["--fonts", "nowhere"], "--synthetic alone"),
+        (["--data", "data/train", "--synthetic", "--teacher", "x.onnx"], "does not go with"),
     ],
 )
 def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, said):

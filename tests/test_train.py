@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -243,6 +244,46 @@ def test_two_processes_equal_one(data, tmp_path):
     a, b = (checkpoint.load(tmp_path / n / "last.pt")["resume"]["model"] for n in ("one", "two"))
     for key, tensor in a.items():
         torch.testing.assert_close(tensor, b[key], rtol=0.05, atol=0.02)
+
+
+KEEP_EVERY_RANK = """
+import os, sys, torch
+sys.path.insert(0, sys.argv.pop(1))
+import train
+class Trainer(train.Trainer):
+    def run(self):
+        super().run()
+        ours = dict(self.model.named_parameters()), self.ema.state
+        torch.save(ours, self.out / f"rank{self.processes.rank}.pt")
+train.Trainer = Trainer
+sys.exit(train.main())
+"""
+
+
+def test_two_nodes_hold_the_same_weights(data, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "keep.py").write_text(KEEP_EVERY_RANK)
+    options = ["--data", data / "train", "--out", tmp_path, *SMALL, "--epochs", 1, "--ema", 0.5]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
+             "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test",
+             "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1",
+             str(tmp_path / "keep.py"), str(ROOT), *map(str, options)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [node.communicate(timeout=200)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said[0][-1500:] + said[1][-1500:]
+    (raw, ema), (other, other_ema) = (
+        torch.load(tmp_path / f"rank{n}.pt", weights_only=False) for n in (0, 1)
+    )
+    assert same(raw, other) and same(ema, other_ema)
+    (row,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert row["val_samples"] == 12  # a writer of ten, each sample once
 
 
 def test_synthetic_stream_trains_and_resumes(tmp_path):

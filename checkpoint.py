@@ -187,6 +187,15 @@ def calibrate(loaded: dict, source: str | Path, most: int = 5000) -> float:
     return temperature
 
 
+def without_folders(config: Mapping) -> dict:
+    """Return a config to share: of each path only the last part, which says what it was."""
+    short = dict(config)
+    for key in ("val_data", "teacher", "init_from", "fonts", "out"):
+        short[key] = Path(config[key]).name
+    short["data"] = tuple(Path(source).name for source in config["data"])
+    return short
+
+
 def describe(loaded: Mapping) -> str:
     """Return what a checkpoint holds, but for the weights, as JSON."""
     content = {key: value for key, value in loaded.items() if key not in ("model", "resume")}
@@ -199,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     """Say what is in a checkpoint, or write it with float16 weights."""
     parser = argparse.ArgumentParser(
         description="Say what is in a checkpoint; with a second file, write it there to share: "
-        "weights in float16, no training state.",
+        "weights in float16, no training state, no folders of this machine.",
     )
     parser.add_argument("checkpoint", metavar="FILE")
     parser.add_argument("shared", nargs="?", metavar="NEW", help="file to write")
@@ -221,6 +230,7 @@ def main(argv: list[str] | None = None) -> int:
             temperature = calibrate(loaded, given.calibrate)
             loaded["metrics"] = {**loaded["metrics"], "temperature": temperature}
             print(f"logits divided by {temperature:.3f}")
+        loaded["config"] = without_folders(loaded["config"])
         half = {k: v.half() if v.is_floating_point() else v for k, v in loaded["model"].items()}
         rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))
         save(given.shared, half, *rest)

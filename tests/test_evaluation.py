@@ -130,6 +130,7 @@ def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path)
     small = tmp_path / "small.pt"
     assert call_script("checkpoint.py", trained / "last.pt", small).returncode == 0
     assert small.stat().st_size < 0.6 * (trained / "best.pt").stat().st_size
+    assert checkpoint.load(small)["config"]["data"] == ("train",)
     pack = open_pack(data / "test", 32)
     glyphs = GlyphSet([pack], pack.classes)
     results = [

@@ -1,11 +1,15 @@
 """The two READMEs tell the same story, and the story is true of the scripts."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from conftest import call_script
+
+import checkpoint
+from config import DEFAULT_CHECKPOINT, Config, add_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,6 +73,20 @@ def test_options_exist(script):
     assert done.returncode == 0
     for flag in options()[script]:
         assert re.search(rf"{flag}\b", done.stdout), f"{script} has no {flag}"
+
+
+def test_model_card_is_of_the_shipped_weights():
+    card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    common = re.search(r'COMMON="([^"]*)"', card)[1]
+    command = re.findall(r"^python train.py (.*)$", card, re.MULTILINE)[-1]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = vars(parser.parse_args(shlex.split(command.replace("$COMMON", common))))
+    shipped = checkpoint.load(ROOT / DEFAULT_CHECKPOINT)
+    named = checkpoint.without_folders(Config().to_dict() | given)
+    for key in given:
+        assert str(shipped["config"][key]) == str(named[key]), key
+    assert shipped["epoch"] == given["epochs"] and shipped["metrics"]
 
 
 def test_named_files_exist():

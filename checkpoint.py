@@ -2,7 +2,7 @@
 
     python checkpoint.py checkpoints/small96.pt               # say what is in it
     python checkpoint.py runs/train/best.pt small.pt          # half the size, to share
-    python checkpoint.py runs/train/best.pt small.pt --calibrate data/test    # and honest
+    python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # test.py says it
 
     from checkpoint import load, build_model
     loaded = load("checkpoints/small96.pt")                   # plain dict, weights_only
@@ -34,7 +34,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -158,33 +157,14 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
     return len(shared)
 
 
-def calibrate(loaded: dict, source: str | Path, most: int = 5000) -> float:
-    """Divide a loaded checkpoint's logits by the temperature that fits a source best, in place.
+def soften(loaded: dict, temperature: float) -> None:
+    """Divide a loaded checkpoint's logits by a temperature, in its last layer, in place.
 
-    The last layer is scaled: readings and their order stay, probabilities become those of labelled
-    glyphs (at most `most`, evenly spread) that should be by writers training has not seen.
-
-    Returns:
-        The temperature; below 1 the probabilities were too low.
+    Readings and their order stay; probabilities become higher below 1 and lower above.
     """
-    # Here, because these modules read checkpoints with this one.
-    from analysis import fit_temperature
-    from dataset import GlyphSet, open_pack
-    from transforms import to_input
-
-    glyphs = GlyphSet([open_pack(source, loaded["config"]["size"])], loaded["classes"])
-    chosen = np.unique(np.linspace(0, len(glyphs) - 1, most).round().astype(int))
-    model = build_model(loaded).eval()
-    with torch.inference_mode():
-        parts = [
-            (model(to_input(images)), labels)
-            for images, labels in glyphs.batches(np.array_split(chosen, -(-len(chosen) // 256)))
-        ]
-    logits, labels = map(torch.cat, zip(*parts, strict=True))
-    temperature = fit_temperature(logits, labels)
     for name in ("classifier.3.weight", "classifier.3.bias"):
         loaded["model"][name] = loaded["model"][name] / temperature
-    return temperature
+    loaded["metrics"] = {**loaded["metrics"], "temperature": temperature}
 
 
 def without_folders(config: Mapping) -> dict:
@@ -213,23 +193,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", metavar="FILE")
     parser.add_argument("shared", nargs="?", metavar="NEW", help="file to write")
     parser.add_argument(
-        "--calibrate",
-        metavar="PATH",
-        help="make the probabilities fit these pictures (a tree, a .gnt file, a folder of them) "
-        "of writers that training has not seen; readings stay",
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="divide the logits by T, which test.py --temperature finds: readings stay, "
+        "probabilities can be taken at their word",
     )
     given = parser.parse_args(argv)
-    if given.calibrate and not given.shared:
-        parser.error("--calibrate goes with the name of a file to write")
+    if given.temperature is not None and not (given.shared and 0 < given.temperature < 100):
+        parser.error("--temperature is above 0, and goes with the name of a file to write")
     try:
         loaded = load(given.checkpoint)
         if given.shared is None:
             print(describe(loaded))
             return 0
-        if given.calibrate:
-            temperature = calibrate(loaded, given.calibrate)
-            loaded["metrics"] = {**loaded["metrics"], "temperature": temperature}
-            print(f"logits divided by {temperature:.3f}")
+        if given.temperature is not None:
+            soften(loaded, given.temperature)
         loaded["config"] = without_folders(loaded["config"])
         half = {k: v.half() if v.is_floating_point() else v for k, v in loaded["model"].items()}
         rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))

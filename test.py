@@ -4,6 +4,7 @@
     python test.py --checkpoint runs/train/best.pt --json result.json
     python test.py ../scans/folder --errors mistakes/      # CSV and a picture sheet of the mistakes
     python test.py competition.gnt                         # a .gnt file or a folder of them
+    python test.py data/test --temperature                 # for checkpoint.py --temperature
 
 Data with some of the checkpoint's classes is scored among all of the checkpoint's classes. Results
 go to stdout, notices to stderr. Nothing is trained or tuned here.
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import analysis
@@ -26,6 +28,7 @@ from config import DEFAULT_CHECKPOINT, add_arguments, from_arguments
 from dataset import GlyphSet, open_pack
 from engine import Result, evaluate, pick_device, pick_dtype
 from recognizer import Network, load_network
+from transforms import to_input
 
 
 def score(given: argparse.Namespace) -> tuple[Network, GlyphSet, Result, int]:
@@ -56,6 +59,20 @@ def score(given: argparse.Namespace) -> tuple[Network, GlyphSet, Result, int]:
             progress=bar.update,
         )
     return network, glyphs, result, len(glyphs) - len(indices)
+
+
+def temperature(given: argparse.Namespace, network: Network, glyphs: GlyphSet) -> float:
+    """Return the temperature that fits these data best, from at most 5,000 samples of them."""
+    device = pick_device(from_arguments(given).device)
+    known = np.flatnonzero(glyphs.labels >= 0)
+    chosen = known[:: -(-len(known) // 5000)]
+    with torch.inference_mode():
+        parts = [
+            (network.logits(to_input(images, device)).float().cpu(), labels)
+            for images, labels in glyphs.batches(np.array_split(chosen, -(-len(chosen) // 256)))
+        ]
+    logits, labels = map(torch.cat, zip(*parts, strict=True))
+    return analysis.fit_temperature(logits, labels)
 
 
 def summarise(
@@ -107,6 +124,8 @@ def print_summary(figures: dict) -> None:
         print(f"{f'top-{k}':<12}{figures[f'top{k}']:.2%}")
     print(f"loss        {figures['loss']:.4f}")
     print(f"ECE         {figures['ece']:.2%}")
+    if "temperature" in figures:
+        print(f"temperature {figures['temperature']:.3f}")
     if figures["writers"] > 1:
         print(
             f"by writer   {figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%} "
@@ -125,10 +144,7 @@ def write_errors(folder: Path, network: Network, glyphs: GlyphSet, result: Resul
 
     The sheet shows in threes: the input, a sample of its class, a sample of the predicted class.
     """
-    import torch
     from torchvision.utils import make_grid, save_image
-
-    from transforms import to_input
 
     folder.mkdir(parents=True, exist_ok=True)
     wrong = np.flatnonzero(~analysis.correct(result))
@@ -195,6 +211,11 @@ def main(argv: list[str] | None = None) -> int:
     output.add_argument("--json", metavar="FILE", help="write all figures; - for stdout only")
     output.add_argument("--errors", metavar="DIR", help="write mistakes.csv and mistakes.png")
     output.add_argument("--report", metavar="DIR", help="write report.html, a page with plots")
+    output.add_argument(
+        "--temperature",
+        action="store_true",
+        help="find the temperature that fits these data best, for checkpoint.py --temperature",
+    )
     add_arguments(parser, ["batch_size", "workers", "device", "amp"])
     given = parser.parse_args(argv)
     try:
@@ -202,6 +223,8 @@ def main(argv: list[str] | None = None) -> int:
             from report import write_report  # matplotlib is optional; say at once if it is missing
         network, glyphs, result, skipped = score(given)
         figures = summarise(given, network, glyphs, result, skipped)
+        if given.temperature:
+            figures["temperature"] = temperature(given, network, glyphs)
         if given.json != "-":
             print_summary(figures)
         if given.json:

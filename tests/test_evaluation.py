@@ -148,24 +148,26 @@ def test_temperature_is_found():
         assert analysis.fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
 
 
-def test_calibrating_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_path):
-    new = tmp_path / "new.pt"
-    best = trained / "best.pt"
-    done = call_script("checkpoint.py", best, new, "--calibrate", data / "test")
-    assert done.returncode == 0 and "logits divided by" in done.stdout, done.stderr
-    factor = checkpoint.load(new)["metrics"]["temperature"]
-    glyphs = GlyphSet([open_pack(data / "test", 32)], list(checkpoint.load(best)["classes"]))
-    before, after = (
-        evaluate(load_network(path).logits, glyphs, np.arange(48), torch.device("cpu"))
-        for path in (best, new)
-    )
-    assert after.loss <= before.loss + 1e-3 and (abs(factor - 1) < 0.05 or after.loss < before.loss)
-    assert (after.top[:, 0] == before.top[:, 0]).mean() > 0.97
-    # Once is enough: a second time there is nothing left to do.
-    assert call_script("checkpoint.py", new, new, "--calibrate", data / "test").returncode == 0
-    assert checkpoint.load(new)["metrics"]["temperature"] == pytest.approx(1, abs=0.02)
-    assert call_script("checkpoint.py", best, "--calibrate", data / "test").returncode == 2
-    assert call_script("checkpoint.py", best, new, "--calibrate", "nowhere").returncode == 2
+def test_temperature_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_path):
+    best, new = trained / "best.pt", tmp_path / "new.pt"
+
+    def figures(path):
+        done = call_script(
+            "test.py", data / "test", "--checkpoint", path, "--temperature", "--json", "-"
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    before = figures(best)
+    assert call_script(
+        "checkpoint.py", best, new, "--temperature", before["temperature"]
+    ).returncode == 0  # fmt: skip
+    after = figures(new)
+    assert after["loss"] < before["loss"] + 1e-3 and after["top1"] == pytest.approx(before["top1"])
+    assert after["temperature"] == pytest.approx(1, abs=0.02)  # nothing is left to do
+    assert checkpoint.load(new)["metrics"]["temperature"] == before["temperature"]
+    assert call_script("checkpoint.py", best, "--temperature", "2").returncode == 2
+    assert call_script("checkpoint.py", best, new, "--temperature", "0").returncode == 2
 
 
 def test_whole_way_without_flags(tmp_path):

@@ -214,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     output.add_argument(
         "--temperature",
         action="store_true",
+        dest="find_temperature",  # a training setting has the name
         help="find the temperature that fits these data best, for checkpoint.py --temperature",
     )
     add_arguments(parser, ["batch_size", "workers", "device", "amp"])
@@ -223,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
             from report import write_report  # matplotlib is optional; say at once if it is missing
         network, glyphs, result, skipped = score(given)
         figures = summarise(given, network, glyphs, result, skipped)
-        if given.temperature:
+        if given.find_temperature:
             figures["temperature"] = temperature(given, network, glyphs)
         if given.json != "-":
             print_summary(figures)

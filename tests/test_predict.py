@@ -119,7 +119,7 @@ def test_imports_little():
 
 
 def test_shipped_weights_read_the_samples():
-    done = run_script("predict.py", ROOT / "samples", "--json")
+    done = call_script("predict.py", ROOT / "samples", "--json")
     assert done.returncode == 0, done.stderr
     elements = json.loads(done.stdout)
     truths = [chr(int(Path(e["path"]).stem[2:], 16)) for e in elements]

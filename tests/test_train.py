@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CHARACTERS, ROOT, SMALL, run_script, write_tree
+from conftest import CHARACTERS, ROOT, SMALL, call_script, write_tree
 
 import checkpoint
 from config import Config
@@ -291,8 +291,7 @@ def test_synthetic_stream_trains_and_resumes(tmp_path):
     classes = tmp_path / "classes.txt"
     classes.write_text(CHARACTERS, encoding="utf-8")
     arguments = [*options, "--classes", str(classes), *SMALL, "--epochs", "1"]
-    done = run_script("train.py", *arguments)
-    assert done.returncode == 0, done.stderr
+    assert main(arguments) == 0
     assert main(["--resume", "--out", str(tmp_path), "--epochs", "2"]) == 0
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
@@ -325,7 +324,7 @@ def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, said):
 
 
 def test_help_lists_every_setting():
-    done = run_script("train.py", "--help")
+    done = call_script("train.py", "--help")
     assert done.returncode == 0
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in done.stdout

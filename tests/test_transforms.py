@@ -187,3 +187,19 @@ def test_shift_moves_by_the_stated_share():
     weight = y.sum((1, 2, 3))
     centre = (y.sum((1, 2)) * torch.arange(64)).sum(1) / weight
     assert (centre - 31.5).abs().max() < 6.5 and (centre - 31.5).abs().max() > 4
+
+
+def test_a_level_stroke_in_a_tight_box_keeps_its_polarity():
+    """Nearly all of such a scan is ink, which must not be taken for grey paper."""
+    rng = np.random.default_rng(0)
+    scan = np.full((9, 60), 255, np.uint8)
+    scan[1:8] = rng.integers(60, 160, (7, 60))
+    scan[0, 5:50] = scan[8, 10:55] = 200
+    page = cv2.copyMakeBorder(scan, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=255)
+    assert (scan == 255).mean() < 0.1
+    for strip, whole in ((scan, page), (scan.T, page.T)):
+        assert np.array_equal(to_glyph(strip, 64), to_glyph(whole, 64))
+    light = np.zeros((24, 70), np.uint8)
+    light[10:14, 5:65] = 255
+    glyph = to_glyph(light, 64)  # on black, a light stroke is still the ink
+    assert glyph[31:33, 4:60].min() > 200 and glyph[:24].max() == 0

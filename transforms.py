@@ -39,6 +39,7 @@ PICTURE_SUFFIXES = frozenset(
 # A clean scan, as HWDB's: much paper at exactly 255, next to nothing just below it.
 CLEAN_PAPER = 0.35
 CLEAN_NEAR_PAPER = 0.06
+DENSE_PAPER = 0.2
 STRIP_PAPER = 0.02
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
@@ -122,14 +123,16 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
 def is_clean(grey: np.ndarray) -> bool:
     """Tell whether a picture is a clean scan already: paper exactly 255, little just below it.
 
-    A strip may hold less paper: a level stroke in a tight box is nearly all ink. It must not be
-    black then, which would be the paper of a light stroke.
+    In a tight box, dense writing leaves less paper, and a level stroke next to none. The picture
+    must not be mostly black then, which would be the paper of a light pen.
     """
     histogram = np.bincount(grey.ravel(), minlength=256) / grey.size
     if histogram[236:255].sum() > CLEAN_NEAR_PAPER:
         return False
-    strip = max(grey.shape) > 2.5 * min(grey.shape) and histogram[:24].sum() < 0.5
-    return histogram[255] >= (STRIP_PAPER if strip else CLEAN_PAPER)
+    if histogram[:24].sum() >= 0.5:
+        return histogram[255] >= CLEAN_PAPER
+    strip = max(grey.shape) > 2.5 * min(grey.shape)
+    return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
 
 
 def clean(grey: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock  # torch needs it, too
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -104,10 +105,15 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory) -> Path:
-    """The folder of a finished run on `data`, made by train.py."""
-    out = tmp_path_factory.mktemp("run")
-    done = call_script("train.py", "--data", data / "train", "--out", out, *SMALL)
-    assert done.returncode == 0, done.stderr
-    (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
-    (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
+    """The folder of a finished run on `data`, made by train.py once for all xdist workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers
+    out = shared / "trained"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            done = call_script("train.py", "--data", data / "train", "--out", out, *SMALL)
+            assert done.returncode == 0, done.stderr
+            (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+            (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
     return out

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from conftest import CHARACTERS, ROOT, run_script
+from conftest import CHARACTERS, ROOT, call_script, run_script
 
 NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_"))
 SCRIPTS = [name for name in NAMES if name != "timing"]
@@ -43,7 +43,7 @@ def test_contestants_take_turns():
 
 
 def test_figures_as_text_and_json():
-    done = run_script("benchmarks/__main__.py", "nonsense")
+    done = call_script("benchmarks/__main__.py", "nonsense")
     assert done.returncode == 2 and "no benchmark nonsense" in done.stderr
     done = run_script("benchmarks/load.py", "--images", "64", "--rounds", "1", "--json")
     assert done.returncode == 0, done.stderr
@@ -53,15 +53,13 @@ def test_figures_as_text_and_json():
     assert len(ratios) == 3 and all(row["baseline"].startswith("ImageFolder") for row in ratios)
 
 
-def test_value_of_the_parts(data, tmp_path):
+def test_value_of_the_parts(data, tmp_path, capsys):
     classes = tmp_path / "classes.txt"
     classes.write_text(CHARACTERS, encoding="utf-8")
-    done = run_script(
-        "benchmarks/value.py", data / "test", "--classes", classes, "--samples", 12, "--epochs", 12,
-        "--only", "default", "small 0.2", "--workers", 1, "--json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    settings = ["--classes", classes, "--samples", 12, "--epochs", 12, "--workers", 1]
+    arguments = [data / "test", *settings, "--only", "default", "small 0.2", "--json"]
+    assert importlib.import_module("value").main(list(map(str, arguments))) == 0
+    rows = json.loads(capsys.readouterr().out)
     names = [row["what"].partition(",")[0] for row in rows]
     assert names == ["default", "default", "small 0.2", "small 0.2"]
     assert all(row["value"] > 40 for row in rows)  # chance is 17 %
@@ -69,7 +67,7 @@ def test_value_of_the_parts(data, tmp_path):
 
 def test_missing_peers_are_said(trained, data):
     checkpoint = trained / "best.pt"
-    done = run_script("benchmarks/peers.py", data / "test", "--checkpoint", checkpoint)
+    done = call_script("benchmarks/peers.py", data / "test", "--checkpoint", checkpoint)
     assert done.returncode == 0, done.stderr
     assert "48 pictures of 6 classes" in done.stdout and "best.pt" in done.stdout
     assert done.stdout.count("PP-OCR") == 3

@@ -67,7 +67,7 @@ def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
 
 def test_prints_and_writes_figures(trained, data, tmp_path):
     out = tmp_path / "result.json"
-    done = run_script(
+    done = call_script(
         "test.py", data / "test", "--checkpoint", trained / "best.pt", "--json", out,
         "--errors", tmp_path / "mistakes",
     )  # fmt: skip
@@ -178,11 +178,11 @@ def test_whole_way_without_flags(tmp_path):
     done = run_script("process_gnt.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "data" / "train").glob("U+*/*.png"))) == 6 * 8
-    done = run_script("train.py", *SMALL, "--epochs", 2, cwd=tmp_path)
+    done = run_script("train.py", *SMALL, "--epochs", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     best = tmp_path / "runs" / "train" / "best.pt"
     done = run_script("test.py", "--checkpoint", best, cwd=tmp_path)
     assert done.returncode == 0 and "16" in done.stdout, done.stderr
     picture = next((tmp_path / "data" / "test").rglob("*.png"))
-    done = run_script("predict.py", picture, "--checkpoint", best, "--json", cwd=tmp_path)
+    done = call_script("predict.py", picture, "--checkpoint", best, "--json")
     assert len(json.loads(done.stdout)[0]["predictions"]) == 8

@@ -1,5 +1,6 @@
 """predict.py and the Recognizer as their users meet them."""
 
+import io
 import json
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def pictures(tmp_path):
 
 def test_table_and_json_say_the_same(weights, pictures):
     table = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3)
-    done = run_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3, "--json")
+    done = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3, "--json")
     assert table.returncode == done.returncode == 0, table.stderr
     elements = json.loads(done.stdout)
     assert [e["path"] for e in elements] == [str(pictures / f"{i}.png") for i in range(6)]
@@ -80,15 +81,15 @@ def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictu
     assert "blank" in lines[0] and "not a picture" in lines[1] and "no such file" in lines[2]
 
 
-def test_standard_input(weights, pictures):
+def test_standard_input(weights, pictures, monkeypatch):
     picture = (pictures / "0.png").read_bytes()
     done = run_script("predict.py", "-", "--checkpoint", weights, "--json",
                       input=picture, text=False, encoding=None)  # fmt: skip
     assert done.returncode == 0
     assert json.loads(done.stdout)[0]["path"] == "-"
-    done = run_script("predict.py", "-", "--checkpoint", weights, input=b"", text=False,
-                      encoding=None)  # fmt: skip
-    assert done.returncode == 2 and b"empty" in done.stderr
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    done = call_script("predict.py", "-", "--checkpoint", weights)
+    assert done.returncode == 2 and "empty" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import browser as chromium
 import numpy as np
 import pytest
-from conftest import CHARACTERS, call_script, run_script
+from conftest import CHARACTERS, call_script
 
 import analysis
 from dataset import GlyphSet, open_pack
@@ -172,10 +172,10 @@ def test_script_writes_it(data, trained, tmp_path):
 
 
 def test_missing_matplotlib_is_said_at_once(data, trained, tmp_path, monkeypatch):
-    (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')")
-    monkeypatch.setitem(os.environ, "PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "report")
     out = tmp_path / "report"
-    done = run_script(
+    done = call_script(
         "test.py", data / "test", "--checkpoint", trained / "best.pt", "--report", out
     )
     assert done.returncode == 2 and done.stdout == "" and not out.exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gnt import LEVEL1, SYMBOLS, Sample, read_gnt, writer_and_split
-from synthesis import Source, Writer, field, render, smooth, trace
+from synthesis import Source, Writer, drawable, field, render, smooth, trace
 from templates import (
     Fonts,
     components,
@@ -170,11 +170,13 @@ def test_thinning_leaves_a_line_one_pixel_wide():
 # Drawing ----------------------------------------------------------------------------------------
 
 
-def test_all_classes_are_drawn_and_differ():
+def test_all_classes_can_be_drawn_and_differ():
+    drawable(LEVEL1 + SYMBOLS)
     rng = np.random.default_rng(0)
     writer = Writer.draw(1, 0.6)
     seen = {}
-    for character in LEVEL1 + SYMBOLS:
+    some = LEVEL1[::4] + SYMBOLS
+    for character in some:
         bitmap = render(character, writer, rng)
         assert bitmap.dtype == np.uint8 and bitmap.ndim == 2
         ink = bitmap < 255
@@ -182,7 +184,7 @@ def test_all_classes_are_drawn_and_differ():
         assert ink[0].any() and ink[-1].any() and ink[:, 0].any() and ink[:, -1].any()
         assert max(bitmap.shape) < 250
         assert seen.setdefault(bitmap.tobytes(), character) == character
-    assert len(seen) == 3755 + 171
+    assert len(seen) == len(some) == 939 + 171
 
 
 def test_some_write_small():
@@ -339,9 +341,9 @@ def test_fonts_that_cannot_be_read(tmp_path, content):
 
 
 def test_same_bytes_on_any_number_of_workers(tmp_path):
-    settings = ["--classes", 60, "--writers", 3, "--test-writers", 1, "--seed", 4]
+    settings = ["--classes", 30, "--writers", 3, "--test-writers", 1, "--seed", 4]
     done = synthesize(*settings, "--workers", 1, "--out", tmp_path / "one")
-    assert "240 pictures" in done.stdout
+    assert "120 pictures" in done.stdout
     synthesize(*settings, "--workers", 2, "--out", tmp_path / "two")
     files = contents(tmp_path / "one")
     assert files == contents(tmp_path / "two")
@@ -367,7 +369,7 @@ def test_files_are_sound_and_their_names_tell_the_split(tmp_path):
 
 
 def test_a_killed_run_goes_on(tmp_path):
-    settings = ["--classes", "150", "--writers", "4", "--test-writers", "0", "--workers", "1"]
+    settings = ["--classes", "80", "--writers", "4", "--test-writers", "0", "--workers", "1"]
     synthesize(*settings, "--out", tmp_path / "whole")
     command = [sys.executable, str(ROOT / "synthesize_gnt.py"), *settings, "--out"]
     process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)

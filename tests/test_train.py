@@ -71,20 +71,26 @@ def test_tensorboard_holds_curves_and_pictures(trained):
     assert len(events.Scalars("accuracy/top5")) == 16
 
 
-def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path):
-    train(data, tmp_path / "whole", "--epochs", 6)
+def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path, capsys, monkeypatch):
+    train(data, tmp_path / "whole", "--epochs", 4)
     # Interrupted in the middle of an epoch, by a signal as Ctrl-C sends it.
-    arguments = ["--data", data / "train", "--out", tmp_path / "broken", *SMALL, "--epochs", 6]
-    process = start(*arguments)
-    for line in process.stdout:
-        if line.split()[0] == "2":
-            process.send_signal(signal.SIGINT)
-            break
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    step = Trainer.train_step
+
+    def step_and_signal(self, *batch):
+        step(self, *batch)
+        if self.step == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    arguments = ["--data", data / "train", "--out", tmp_path / "broken", *SMALL, "--epochs", 4]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_and_signal)
+        assert main(list(map(str, arguments))) == 130
+    said = capsys.readouterr().err
+    assert "--resume" in said and "Traceback" not in said
+    assert checkpoint.load(tmp_path / "broken" / "last.pt")["resume"]["step"] == 9
     assert main(["--resume", "--out", str(tmp_path / "broken")]) == 0
     whole, broken = (checkpoint.load(tmp_path / n / "last.pt") for n in ("whole", "broken"))
-    assert whole["epoch"] == broken["epoch"] == 6
+    assert whole["epoch"] == broken["epoch"] == 4
     assert same(whole["model"], broken["model"])
     assert same(whole["resume"]["model"], broken["resume"]["model"])
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "broken")]
@@ -226,30 +232,6 @@ def test_learning_rate_is_a_function_of_the_step():
     assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
 
 
-def test_two_processes_equal_one(data, tmp_path):
-    options = [
-        "--data", data / "train", *SMALL, *PLAIN, "--epochs", 2, "--sync-bn", "--lr", 0.001,
-    ]  # fmt: skip
-    train(data, tmp_path / "one", *options[2:])
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(ROOT / "train.py"), *map(str, options), "--out", str(tmp_path / "two")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (
-        [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
-        for n in ("one", "two")
-    )
-    for mine, other in zip(one, two, strict=True):
-        assert mine["val_samples"] == other["val_samples"]
-        assert mine["loss"] == pytest.approx(other["loss"], rel=2e-3)
-        assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=2e-3)
-    a, b = (checkpoint.load(tmp_path / n / "last.pt")["resume"]["model"] for n in ("one", "two"))
-    for key, tensor in a.items():
-        torch.testing.assert_close(tensor, b[key], rtol=0.05, atol=0.02)
-
-
 KEEP_EVERY_RANK = """
 import os, sys, torch
 sys.path.insert(0, sys.argv.pop(1))
@@ -264,18 +246,20 @@ sys.exit(train.main())
 """
 
 
-def test_two_nodes_hold_the_same_weights(data, tmp_path):
+def test_two_nodes_equal_one_process_and_hold_the_same_weights(data, tmp_path):
+    options = [*PLAIN, "--epochs", "2", "--sync-bn", "--lr", "0.001"]
+    train(data, tmp_path / "one", *options)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     (tmp_path / "keep.py").write_text(KEEP_EVERY_RANK)
-    options = ["--data", data / "train", "--out", tmp_path, *SMALL, "--epochs", 1, "--ema", 0.5]
+    options += ["--data", data / "train", "--out", tmp_path / "two"]
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
              "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test",
              "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1",
-             str(tmp_path / "keep.py"), str(ROOT), *map(str, options)],
+             str(tmp_path / "keep.py"), str(ROOT), *SMALL, *map(str, options)],
             env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
         )
         for _ in range(2)
@@ -283,11 +267,20 @@ def test_two_nodes_hold_the_same_weights(data, tmp_path):
     said = [node.communicate(timeout=200)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said[0][-1500:] + said[1][-1500:]
     (raw, ema), (other, other_ema) = (
-        torch.load(tmp_path / f"rank{n}.pt", weights_only=False) for n in (0, 1)
+        torch.load(tmp_path / "two" / f"rank{n}.pt", weights_only=False) for n in (0, 1)
     )
     assert same(raw, other) and same(ema, other_ema)
-    (row,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
-    assert row["val_samples"] == 12  # a writer of ten, each sample once
+    one, two = (
+        [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    )
+    for mine, other in zip(one, two, strict=True):
+        assert mine["val_samples"] == other["val_samples"] == 12  # a writer of ten, each once
+        assert mine["loss"] == pytest.approx(other["loss"], rel=2e-3)
+        assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=2e-3)
+    a, b = (checkpoint.load(tmp_path / n / "last.pt")["resume"]["model"] for n in ("one", "two"))
+    for key, tensor in a.items():
+        torch.testing.assert_close(tensor, b[key], rtol=0.05, atol=0.02)
 
 
 def test_synthetic_stream_trains_and_resumes(tmp_path):

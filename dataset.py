@@ -489,7 +489,7 @@ class SyntheticSet:
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of index arrays; a few are drawn ahead."""
-        pool = worker_pool(self.workers)
+        pool = drawing_pool(self.workers)
         waiting: deque = deque()
         ahead = iter(chosen)
         while True:
@@ -506,14 +506,25 @@ class SyntheticSet:
         return torch.from_numpy(self.make(np.arange(1), label)[0])
 
 
-@lru_cache(maxsize=1)
 def worker_pool(workers: int) -> multiprocessing.pool.Pool:
     """Start processes that decode or draw; Ctrl-C is left to the process that started them.
 
-    Spawned, not forked: a fork copies the locks of threads that PyTorch and OpenCV have running.
+    Not forked from this process: a fork copies the locks of threads that PyTorch and OpenCV have
+    running. On Linux they come from a server that has loaded this module and nothing more, so that
+    PyTorch is loaded once for all of them; elsewhere they are spawned.
     """
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    return multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
+    if sys.platform == "linux":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+    else:
+        context = multiprocessing.get_context("spawn")
+    return context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+
+@lru_cache(maxsize=1)
+def drawing_pool(workers: int) -> multiprocessing.pool.Pool:
+    """Return the worker pool of all synthetic sets; it lives as long as this process."""
+    return worker_pool(workers)
 
 
 def _draw_batch(

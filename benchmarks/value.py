@@ -11,7 +11,6 @@ CPU. The variants leave one part out, or bring one in.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from dataclasses import replace
@@ -25,7 +24,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dataset import open_pack  # noqa: E402  (timing makes the repository importable)
+from dataset import open_pack, worker_pool  # noqa: E402  (timing makes the repository importable)
 from gnt import LEVEL1, SYMBOLS, select_classes
 from synthesis import HARD, Writer, render
 from templates import Fonts
@@ -149,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the variants with fonts need --fonts DIR")
     labels = torch.arange(len(classes)).repeat(given.samples)
     rows, base = [], {}
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
+    with worker_pool(given.workers) as pool:
         for seed in range(1, given.seeds + 1):
             for name in names:
                 make = partial(draw, classes, VARIANTS[name], fonts, seed)

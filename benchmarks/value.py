@@ -2,6 +2,7 @@
 
     python benchmarks/value.py hwdb63/test icdar13_dev.gnt --fonts DIR
     python benchmarks/value.py hwdb63/train --only default "no joins" --seeds 3
+    python benchmarks/value.py hwdb63/test --only default --also FOLDER   # another's pictures
 
 For every variant the same number of pictures is drawn, each by a writer of its own, a network of
 two layers is trained on them, and real pictures are read among all classes. What the network sees
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,8 +113,8 @@ def train(x: torch.Tensor, y: torch.Tensor, classes: int, epochs: int, seed: int
     return network.eval()
 
 
-def read_real(source: Path, classes: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (N,512) and labels (N,) of real pictures of the classes."""
+def read_pictures(source: Path, classes: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features (N,512) and labels (N,) of a source's pictures of the classes."""
     pack = open_pack(source, SIDE)
     places = np.array([classes.find(name) for name in pack.classes])
     labels = places[pack.labels]
@@ -128,12 +130,30 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, 
     return 100 * float(right[:, 0].float().mean()), 100 * float(right.any(1).float().mean())
 
 
+def contestants(given, classes: str, fonts: Fonts | None, names: list[str]) -> Iterator[tuple]:
+    """Yield seed, name, features (N,512) and labels (N,) of every set to train on."""
+    labels = torch.arange(len(classes)).repeat(given.samples)
+    with worker_pool(given.workers) as pool:
+        for seed in range(1, given.seeds + 1):
+            for name in names:
+                make = partial(draw, classes, VARIANTS[name], fonts, seed)
+                drawn = pool.imap(make, range(given.samples))
+                bar = tqdm(drawn, name, given.samples, disable=not sys.stderr.isatty())
+                yield seed, name, torch.from_numpy(np.concatenate(list(bar))), labels
+            for source in given.also:
+                yield seed, str(source), *read_pictures(source, classes)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print top-1 and top-5 on every real source for every variant and seed."""
     parser = timing.parser(__doc__)
     parser.add_argument("sources", nargs="+", type=Path, help="real pictures, as test.py")
     parser.add_argument("--fonts", type=Path, metavar="DIR", help="font files, for two variants")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="some of the variants")
+    parser.add_argument(
+        "--also", nargs="+", type=Path, default=[], metavar="PATH",
+        help="sets to train on besides the variants, as they are: a tree or .gnt files each",
+    )  # fmt: skip
     parser.add_argument("--classes", default="level1", metavar="SPEC", help="as synthesize_gnt.py")
     parser.add_argument("--samples", type=int, default=24, help="pictures a class")
     parser.add_argument("--epochs", type=int, default=8)
@@ -142,28 +162,20 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     classes = select_classes(given.classes) or LEVEL1 + SYMBOLS
     fonts = Fonts(given.fonts, classes) if given.fonts else None
-    real = {source: read_real(source, classes) for source in given.sources}
+    real = {source: read_pictures(source, classes) for source in given.sources}
     names = given.only or [n for n, v in VARIANTS.items() if fonts or "font_share" not in v]
     if fonts is None and any("font_share" in VARIANTS[name] for name in names):
         parser.error("the variants with fonts need --fonts DIR")
-    labels = torch.arange(len(classes)).repeat(given.samples)
     rows, base = [], {}
-    with worker_pool(given.workers) as pool:
-        for seed in range(1, given.seeds + 1):
-            for name in names:
-                make = partial(draw, classes, VARIANTS[name], fonts, seed)
-                drawn = pool.imap(make, range(given.samples))
-                bar = tqdm(drawn, name, given.samples, disable=not sys.stderr.isatty())
-                x = torch.from_numpy(np.concatenate(list(bar)))
-                network = train(x, labels, len(classes), given.epochs, seed)
-                for source, (seen, truth) in real.items():
-                    for top, value in zip((1, 5), score(network, seen, truth), strict=True):
-                        base.setdefault((seed, source, top), value)
-                        ratio = value / base[seed, source, top]
-                        label = f"{name}, seed {seed}: {source.name} top-{top}"
-                        rows.append(timing.Row(label, value, "%", ratio, f"{names[0]}"))
-                        if not given.json:
-                            print(f"{label:60} {value:6.2f} %", flush=True)
+    for seed, name, x, labels in contestants(given, classes, fonts, names):
+        network = train(x, labels, len(classes), given.epochs, seed)
+        for source, (seen, truth) in real.items():
+            for top, value in zip((1, 5), score(network, seen, truth), strict=True):
+                first = base.setdefault((seed, source, top), value)
+                label = f"{name}, seed {seed}: {source.name} top-{top}"
+                rows.append(timing.Row(label, value, "%", value / first, names[0]))
+                if not given.json:
+                    print(f"{label:60} {value:6.2f} %", flush=True)
     if given.json:
         timing.report(rows, True)
     return 0

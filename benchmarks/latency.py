@@ -30,7 +30,7 @@ from model import mobilenet_v3
 from recognizer import load_network
 from transforms import to_glyph
 
-REPEAT = 10  # calls in a row: one is too short for the clock
+REPEAT = 40  # calls in a row: one is too short for the clock, and finds the caches cold
 
 
 def untrained(path: Path) -> Path:
@@ -58,20 +58,18 @@ def files(given: Path | None, folder: Path) -> dict[str, Path]:
 
 
 def reader(path: Path, batch: int) -> Callable[[], object]:
-    """Return a function that reads a batch with a network of this repository."""
-    network = load_network(path)
-    x = torch.rand(batch, 1, network.size, network.size)
+    """Return a function that reads a batch with a checkpoint, or any ONNX network of one input."""
+    repeat = REPEAT if batch == 1 else 1
+    if path.suffix != ".onnx":
+        network = load_network(path)
+        x = torch.rand(batch, 1, network.size, network.size)
 
-    @torch.inference_mode()
-    def read() -> None:
-        for _ in range(REPEAT if batch == 1 else 1):
-            network.logits(x)
+        @torch.inference_mode()
+        def read() -> None:
+            for _ in range(repeat):
+                network.logits(x)
 
-    return read
-
-
-def teacher_reader(path: Path, batch: int) -> Callable[[], object]:
-    """Return the same for any ONNX network with one input."""
+        return read
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -79,13 +77,13 @@ def teacher_reader(path: Path, batch: int) -> Callable[[], object]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     shape = [batch, *(n if isinstance(n, int) else 1 for n in entry.shape[1:])]
-    x = np.random.default_rng(0).random(shape, np.float32)
+    glyphs = {entry.name: np.random.default_rng(0).random(shape, np.float32)}
 
-    def read() -> None:
-        for _ in range(REPEAT if batch == 1 else 1):
-            session.run(None, {entry.name: x})
+    def run() -> None:
+        for _ in range(repeat):
+            session.run(None, glyphs)
 
-    return read
+    return run
 
 
 def preparation() -> Callable[[], object]:
@@ -100,11 +98,11 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = files(given, Path(folder))
+        if teacher:
+            paths["teacher"] = teacher
         baseline = "teacher" if teacher else "checkpoint"
         for batch, kind in ((1, "one at a time"), (64, "64 at a time")):
             contestants = {name: reader(path, batch) for name, path in paths.items()}
-            if teacher:
-                contestants["teacher"] = teacher_reader(teacher, batch)
             few = rounds if batch == 1 else max(3, rounds // 5)
             seconds = alternate(contestants, few)
             each = REPEAT if batch == 1 else batch
@@ -115,8 +113,6 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
                 rows.append(
                     Row(f"{name}, {kind}", value, "ms", gain, f"as fast as {baseline}", wanted)
                 )
-        if teacher:
-            paths["teacher"] = teacher
         for name, path in paths.items():
             rows.append(Row(f"{name}, size of the file", os.path.getsize(path) / 1e6, "MB"))
     seconds = alternate({"preparation": preparation()}, rounds)

@@ -11,6 +11,8 @@ symbols    the 171 symbols
 fonts      level-1 characters from the glyphs of --fonts
 script     synthesize_gnt.py with 1 and with --workers processes, wall time with its start; six
            writers of 3755 characters for each process
+apart      as many scripts at once, with one process and six writers each: what the machine gives
+           to processes that know nothing of each other
 
 Each row is the best of several rounds, after a round that fills the caches of templates; `first`
 is the rate of that round. Left out are the .gnt files and the network's own preprocessing.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -58,14 +61,30 @@ def rate(draw: Callable[[int], None], count: int) -> float:
     return count / (time.process_time() - start)
 
 
-def script_rate(workers: int, writers: int) -> float:
-    """Return the pictures a second of synthesize_gnt.py as a user runs it."""
+def script_rate(workers: int, writers: int, scripts: int = 1) -> float:
+    """Return the pictures a second of synthesize_gnt.py, of several that share the writers."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, str(ROOT / "synthesize_gnt.py"), "--out", out]
-        command += ["--writers", str(writers), "--test-writers", "0", "--workers", str(workers)]
+        command = [sys.executable, str(ROOT / "synthesize_gnt.py"), "--test-writers", "0"]
+        command += ["--writers", str(writers // scripts), "--workers", str(workers)]
         start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        running = [
+            subprocess.Popen([*command, "--out", f"{out}/{n}"], stdout=subprocess.DEVNULL)
+            for n in range(scripts)
+        ]
+        if any(process.wait() for process in running):
+            raise ValueError("synthesize_gnt.py failed")
         return writers * len(LEVEL1) / (time.perf_counter() - start)
+
+
+def scaling(workers: int, rounds: int) -> tuple[float, ...]:
+    """Return the pictures a second of one script with 1 and several workers, and of scripts apart.
+
+    The three take turns; each is the median of the rounds.
+    """
+    writers = 6 * workers
+    ways = ((1, writers, 1), (workers, writers, 1), (1, writers, workers))
+    rates = [[script_rate(*way) for way in ways] for _ in range(rounds)]
+    return tuple(map(statistics.median, zip(*rates, strict=True)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,11 +115,14 @@ def main(argv: list[str] | None = None) -> int:
         if not args.json:
             print(f"{name:10s} {first:6.0f} first {best:6.0f} pictures/s a core", flush=True)
     if args.workers:
-        one, many = (script_rate(n, 6 * args.workers) for n in (1, args.workers))
-        results["script"] = {"1": round(one), str(args.workers): round(many), "ratio": many / one}
+        one, many, apart = scaling(args.workers, args.rounds)
+        results["script"] = {"one": one, "many": many, "ratio": many / one}
+        results["apart"] = {"rate": apart, "ratio": many / apart}
         if not args.json:
             print(f"script     {one:6.0f} with 1 {many:7.0f} pictures/s with {args.workers}: "
                   f"{many / one:.2f} times as fast")  # fmt: skip
+            print(f"apart      {apart:6.0f} pictures/s of {args.workers} scripts with 1 each; "
+                  f"the one with {args.workers}: {many / apart:.2f} times as fast")  # fmt: skip
     if args.json:
         print(json.dumps(results))
     return 0

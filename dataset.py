@@ -51,6 +51,7 @@ from transforms import PICTURE_SUFFIXES, read_picture, to_glyph
 PACK_VERSION = 2
 CHUNK = 256  # pictures a task
 CACHE = Path("data") / "packs"  # where packs of read-only places go
+NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses
 
 
 class Entry(NamedTuple):
@@ -119,6 +120,18 @@ def _pictures(path: str, folder: str, below: str = "") -> Iterator[Entry]:
         elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES:
             info = item.stat()
             yield Entry(f"{folder}/{name}", folder, info.st_size, info.st_mtime_ns)
+
+
+def left_out(source: str | Path, entries: Sequence[Entry]) -> list[str]:
+    """List the files of a source that `scan` took neither for pictures nor for .gnt files."""
+    taken = {entry.path for entry in entries}
+    files = (
+        Path(folder, name).relative_to(source).as_posix()
+        for folder, _, names in os.walk(source)
+        for name in names
+        if name not in NO_DATA and not name.startswith(".")
+    )
+    return sorted(file for file in files if file not in taken)
 
 
 def fingerprint(entries: Sequence[Entry]) -> str:
@@ -268,6 +281,12 @@ def open_pack(source: str | Path, size: int = 64, workers: int | None = None) ->
     if meta is None or meta["fingerprint"] != digest or meta["version"] != PACK_VERSION:
         if meta is not None:
             print(f"{source} has changed: packing it anew", file=sys.stderr)
+        if others := left_out(source, entries):
+            print(
+                f"{source}: {len(others)} files are left out, they are neither pictures in class "
+                f"folders nor .gnt files by their names; the first is {others[0]}",
+                file=sys.stderr,
+            )
         meta = _make_pack(Path(source), folder, entries, digest, size, workers)
     count = meta["count"]
     pack = Pack(

@@ -37,11 +37,13 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
             except ValueError as error:
                 yield path, None, str(error)
         elif os.path.isdir(path):
-            found = sorted(
-                str(p) for p in Path(path).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES
-            )
+            files = sorted(p for p in Path(path).rglob("*") if p.is_file())
+            found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
             if not found:
                 yield path, None, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
+            elif len(found) < len(files):
+                count = len(files) - len(found)
+                print(f"{path}: {count} files without a picture's name skipped", file=sys.stderr)
             yield from ((name, None, "") for name in found)
         else:
             yield path, None, ""

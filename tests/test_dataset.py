@@ -54,7 +54,7 @@ def test_folders_of_other_names(tmp_path, name):
     assert set(pack.classes) == {name(c) for c in "一十口"}
 
 
-def test_file_kinds_and_channels(tmp_path):
+def test_file_kinds_and_channels(tmp_path, capsys):
     folder = tmp_path / "t" / "永"
     folder.mkdir(parents=True)
     ink = bitmap("永", 3)
@@ -72,8 +72,12 @@ def test_file_kinds_and_channels(tmp_path):
     for name, picture in files.items():
         cv2.imencode(os.path.splitext(name)[1].lower(), picture)[1].tofile(folder / name)
     (folder / "notes.txt").write_text("no picture")
+    (folder / ".DS_Store").write_text("")
+    cv2.imencode(".png", ink)[1].tofile(tmp_path / "t" / "loose.png")
     pack = open_pack(tmp_path / "t", 32, workers=1)
     assert len(pack) == len(files) and not pack.problems and pack.writers == []
+    said = capsys.readouterr().err
+    assert "2 files are left out" in said and "loose.png" in said
     reference = pack.glyphs[0].astype(int)
     assert all(np.abs(glyph - reference).mean() < 12 for glyph in pack.glyphs)
 

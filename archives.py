@@ -31,6 +31,7 @@ import numpy as np
 
 CHUNK = 1 << 20
 SUFFIXES = (".gnt", ".zip", ".alz")
+OTHER_ARCHIVES = {".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"}
 
 
 class ArchiveError(OSError):
@@ -125,23 +126,32 @@ def _checked(chunks: Iterator[bytes], crc: int, size: int) -> Iterator[bytes]:
         raise ArchiveError(f"bad CRC: {found:08x}, the archive says {crc:08x}")
 
 
+def _walk(path: Path) -> Iterator[Path]:
+    """Yield the files below a folder, in order."""
+    for folder, folders, names in os.walk(path):
+        # Class folders of a finished tree hold nothing for us and are many.
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "U+")))
+        yield from (Path(folder, name) for name in sorted(names))
+
+
 def find_files(paths: Iterable[Path]) -> list[Path]:
     """Return the files to read: paths as given, folders as the .gnt, .zip and .alz below them."""
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                # Class folders of a finished tree hold nothing for us and are many.
-                folders[:] = sorted(name for name in folders if not name.startswith((".", "U+")))
-                for name in sorted(names):
-                    if name.lower().endswith(SUFFIXES):
-                        files[Path(folder, name)] = None
+            files |= {file: None for file in _walk(path) if file.name.lower().endswith(SUFFIXES)}
         elif path.exists():
             if not _is_later_volume(path):
                 files[path] = None
         else:
             raise FileNotFoundError(f"{path} does not exist")
     return list(files)
+
+
+def other_archives(paths: Iterable[Path]) -> list[Path]:
+    """Return the archives below the folders among the paths that are of a kind not read here."""
+    files = (file for path in paths if path.is_dir() for file in _walk(path))
+    return [file for file in files if file.suffix.lower() in OTHER_ARCHIVES]
 
 
 def _is_later_volume(path: Path) -> bool:

@@ -42,7 +42,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from archives import Source, Trouble, find_files, open_sources
+from archives import Source, Trouble, find_files, open_sources, other_archives
 from download import EDITIONS, PAGE, download_set
 from gnt import LEVEL1, Damage, folder_name, read_records, select_classes, writer_and_split
 
@@ -641,6 +641,8 @@ def convert(options: argparse.Namespace) -> int:
     files = find_files(paths)
     if not files:
         raise FileNotFoundError(f"no .gnt, .zip or .alz file in {', '.join(map(str, paths))}")
+    for file in other_archives(paths):
+        print(f"note: {file} is not read; unpack it and give its .gnt files", file=sys.stderr)
     run = Conversion(options, classes)
     try:
         run.run(files)

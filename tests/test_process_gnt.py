@@ -222,8 +222,10 @@ def test_same_numbers_do_not_overwrite_each_other(tmp_path):
 def test_running_twice_changes_nothing_and_missing_files_are_restored(tmp_path):
     (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
     (tmp_path / "1002.gnt").write_bytes(gnt_of(2))
+    (tmp_path / "more.rar").write_bytes(b"Rar!")
     out = tmp_path / "out"
     first = run(tmp_path, "--out", out)
+    assert first.returncode == 0 and "more.rar is not read" in first.stderr
     before, times = tree(out), {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     second = run(tmp_path, "--out", out)
     assert second.stdout == first.stdout and tree(out) == before

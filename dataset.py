@@ -48,7 +48,7 @@ from tqdm import tqdm
 from gnt import Damage, character_of, read_gnt, writer_and_split
 from transforms import PICTURE_SUFFIXES, read_picture, to_glyph
 
-PACK_VERSION = 2
+PACK_VERSION = 3
 CHUNK = 256  # pictures a task
 CACHE = Path("data") / "packs"  # where packs of read-only places go
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses

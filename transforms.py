@@ -39,7 +39,7 @@ PICTURE_SUFFIXES = frozenset(
 # A clean scan, as HWDB's: much paper at exactly 255, next to nothing just below it.
 CLEAN_PAPER = 0.35
 CLEAN_NEAR_PAPER = 0.06
-DENSE_PAPER = 0.2
+DENSE_PAPER = 0.15
 STRIP_PAPER = 0.02
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15

@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, metavar="PATH", help=".gnt file or folder of them")
-    parser.add_argument("--writers", type=int, default=8, help="files to make (default: 8)")
+    parser.add_argument("--writers", type=int, default=16, help="files to make (default: 16)")
     parser.add_argument("--characters", type=int, default=3755, help="in each (default: 3755)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")

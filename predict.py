@@ -37,7 +37,8 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
             except ValueError as error:
                 yield path, None, str(error)
         elif os.path.isdir(path):
-            files = sorted(p for p in Path(path).rglob("*") if p.is_file())
+            files = [p for p in sorted(Path(path).rglob("*")) if p.is_file()]
+            files = [p for p in files if not p.name.startswith((".", "README"))]
             found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
             if not found:
                 yield path, None, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"

@@ -38,13 +38,17 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
                 yield path, None, str(error)
         elif os.path.isdir(path):
             files = [p for p in sorted(Path(path).rglob("*")) if p.is_file()]
-            files = [p for p in files if not p.name.startswith((".", "README"))]
+            files = [p for p in files if not p.name.startswith(".")]
             found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
             if not found:
                 yield path, None, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
             elif len(found) < len(files):
-                count = len(files) - len(found)
-                print(f"{path}: {count} files without a picture's name skipped", file=sys.stderr)
+                others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
+                print(
+                    f"{path}: skipped what is no picture by its name: {', '.join(others[:3])}"
+                    + (f" and {len(others) - 3} more" if len(others) > 3 else ""),
+                    file=sys.stderr,
+                )
             yield from ((name, None, "") for name in found)
         else:
             yield path, None, ""

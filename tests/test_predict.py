@@ -33,7 +33,7 @@ def pictures(tmp_path):
 def test_table_and_json_say_the_same(weights, pictures):
     (pictures / "notes.txt").write_text("no picture")
     table = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3)
-    assert "1 files without a picture's name skipped" in table.stderr
+    assert "no picture by its name: notes.txt" in table.stderr
     done = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3, "--json")
     assert table.returncode == done.returncode == 0, table.stderr
     elements = json.loads(done.stdout)

@@ -127,7 +127,7 @@ def build_model(loaded: Mapping) -> nn.Module:
 
 
 def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
-    """Copy a checkpoint's weights into a model with other classes.
+    """Copy a checkpoint's weights into a model with other classes, or with a narrower head.
 
     Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
 
@@ -135,9 +135,10 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
         Number of shared labels.
 
     Raises:
-        ValueError: the networks differ in more than their classes.
+        ValueError: the networks differ in more than that.
     """
-    source, target = dict(loaded["model"]), model.state_dict()
+    target = model.state_dict()
+    source = narrow_head(loaded["model"], len(target["classifier.0.weight"]))
     row = {label: i for i, label in enumerate(loaded["classes"])}
     shared = [(i, row[label]) for i, label in enumerate(classes) if label in row]
     for name in ("classifier.3.weight", "classifier.3.bias"):
@@ -150,11 +151,26 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
             raise ValueError(
                 f"--init-from: {name} is {tuple(tensor.shape)} in the checkpoint and "
                 f"{tuple(target[name].shape) if name in target else 'absent'} in this model; "
-                "give the same --variant, --width, --head as the checkpoint"
+                "give the same --variant and --width as the checkpoint, and no larger --head"
             )
         target[name] = tensor
     model.load_state_dict(target)
     return len(shared)
+
+
+def narrow_head(weights: Mapping[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
+    """Return a state dict with at most `width` units before the classifier, those that weigh most.
+
+    A unit weighs as much as the norms of its rows in and out, multiplied (magnitude pruning).
+    """
+    narrow = dict(weights)
+    inward, outward = narrow["classifier.0.weight"], narrow["classifier.3.weight"]
+    kept = (inward.norm(dim=1) * outward.norm(dim=0)).topk(min(width, len(inward))).indices
+    kept = kept.sort().values  # all of them: the same tensors
+    for name in ("classifier.0.weight", "classifier.0.bias"):
+        narrow[name] = narrow[name][kept]
+    narrow["classifier.3.weight"] = outward[:, kept]
+    return narrow
 
 
 def soften(loaded: dict, temperature: float) -> None:

@@ -38,12 +38,12 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
                 yield path, None, str(error)
         elif os.path.isdir(path):
             files = [p for p in sorted(Path(path).rglob("*")) if p.is_file()]
-            files = [p for p in files if not p.name.startswith(".")]
             found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
+            others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
+            others = [name for name in others if not name.startswith(".")]
             if not found:
                 yield path, None, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
-            elif len(found) < len(files):
-                others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
+            elif others:
                 print(
                     f"{path}: skipped what is no picture by its name: {', '.join(others[:3])}"
                     + (f" and {len(others) - 3} more" if len(others) > 3 else ""),

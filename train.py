@@ -243,7 +243,7 @@ class Trainer:
             loaded = checkpoint.load(config.init_from)
             shared = checkpoint.transfer(self.model, self.data.classes, loaded)
             self.notice(f"{config.init_from}: {shared} of {len(self.data.classes)} classes known")
-            for key in ("size", "stem_stride", "last_stride"):
+            for key in ("size", "stem_stride", "last_stride", "head"):
                 if (before := loaded["config"][key]) != (now := getattr(config, key)):
                     option = "--" + key.replace("_", "-")
                     self.notice(f"{config.init_from} was trained with {option} {before}, not {now}")

@@ -387,17 +387,20 @@ def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator)
     A 3x3 maximum thickens, a 3x3 minimum thins; each sample gets its own mix with the original.
     """
     rows = _chosen(generator, x.shape[0], probability)
-    mix = _uniform(generator, len(rows), 1, 1, 1)
-    rows, mix = rows.to(x.device, non_blocking=True), mix.to(x.device, non_blocking=True)
-    sign = torch.where(mix < 0, -1.0, 1.0).to(x.dtype)
-    some = x[rows]
-    extreme = torch.nn.functional.pad(some * sign, (1, 1, 1, 1), mode="replicate")
-    extreme = torch.maximum(torch.maximum(extreme[..., :-2], extreme[..., 1:-1]), extreme[..., 2:])
-    extreme = torch.maximum(
-        torch.maximum(extreme[..., :-2, :], extreme[..., 1:-1, :]), extreme[..., 2:, :]
-    )
+    mix = _uniform(generator, len(rows))
     # Thinning wipes out strokes of one or two pixels: go only part of the way there.
-    x[rows] = some.lerp(extreme * sign, torch.where(mix < 0, -0.6 * mix, mix).to(x.dtype))
+    ways = (mix >= 0, 1.0, torch.maximum), (mix < 0, -0.6, torch.minimum)
+    for chosen, share, extreme in ways:
+        here = rows[chosen].to(x.device, non_blocking=True)
+        part = (share * mix[chosen]).view(-1, 1, 1, 1).to(x.device, x.dtype, non_blocking=True)
+        some = x[here]
+        wide = some.clone()  # the extreme of the pixel and its two neighbours, along rows
+        extreme(wide[..., 1:], some[..., :-1], out=wide[..., 1:])
+        extreme(wide[..., :-1], some[..., 1:], out=wide[..., :-1])
+        both = wide.clone()  # and along columns
+        extreme(both[..., 1:, :], wide[..., :-1, :], out=both[..., 1:, :])
+        extreme(both[..., :-1, :], wide[..., 1:, :], out=both[..., :-1, :])
+        x[here] = some.lerp_(both, part)
     return x
 
 

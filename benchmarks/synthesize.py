@@ -14,8 +14,8 @@ script     synthesize_gnt.py with 1 and with --workers processes, wall time with
 apart      as many scripts at once, with one process and six writers each: what the machine gives
            to processes that know nothing of each other
 
-Each row is the best of several rounds, after a round that fills the caches of templates; `first`
-is the rate of that round. Left out are the .gnt files and the network's own preprocessing.
+The first four rows are the best of several rounds, after a round that fills the caches of templates
+(`first` is its rate), without .gnt files and the network's preprocessing. The script's are medians.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def script_rate(workers: int, writers: int, scripts: int = 1) -> float:
             subprocess.Popen([*command, "--out", f"{out}/{n}"], stdout=subprocess.DEVNULL)
             for n in range(scripts)
         ]
-        if any(process.wait() for process in running):
-            raise ValueError("synthesize_gnt.py failed")
+        if any([process.wait() for process in running]):  # a list: wait for all, whatever happens
+            raise ValueError("synthesize_gnt.py failed, see above")
         return writers * len(LEVEL1) / (time.perf_counter() - start)
 
 
@@ -115,14 +115,19 @@ def main(argv: list[str] | None = None) -> int:
         if not args.json:
             print(f"{name:10s} {first:6.0f} first {best:6.0f} pictures/s a core", flush=True)
     if args.workers:
-        one, many, apart = scaling(args.workers, args.rounds)
-        results["script"] = {"one": one, "many": many, "ratio": many / one}
-        results["apart"] = {"rate": apart, "ratio": many / apart}
+        try:
+            one, many, apart = scaling(args.workers, args.rounds)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        gain, share = round(many / one, 3), round(many / apart, 3)
+        results["script"] = {"one": round(one), "many": round(many), "ratio": gain}
+        results["apart"] = {"rate": round(apart), "ratio": share}
         if not args.json:
             print(f"script     {one:6.0f} with 1 {many:7.0f} pictures/s with {args.workers}: "
-                  f"{many / one:.2f} times as fast")  # fmt: skip
+                  f"{gain:.2f} times as fast")  # fmt: skip
             print(f"apart      {apart:6.0f} pictures/s of {args.workers} scripts with 1 each; "
-                  f"the one with {args.workers}: {many / apart:.2f} times as fast")  # fmt: skip
+                  f"the one with {args.workers}: {share:.2f} times as fast")  # fmt: skip
     if args.json:
         print(json.dumps(results))
     return 0

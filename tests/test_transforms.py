@@ -38,6 +38,12 @@ def test_clean_scan_passes_unchanged():
     assert clean(INK) is INK
 
 
+def test_dense_writing_in_a_tight_box_is_clean_too():
+    dense = cv2.erode(bitmap("圆", 1), np.ones((3, 3)))
+    assert 0.15 < (dense == 255).mean() < 0.2  # once taken for dark paper, or for a blank picture
+    assert clean(dense) is dense
+
+
 def test_glyph_is_centred_levelled_and_keeps_its_shape():
     wide = np.full((20, 90), 255, np.uint8)
     wide[8:12, 5:85] = 100

@@ -192,6 +192,7 @@ def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
 
 
 def _zip_sources(path: Path, stream: BinaryIO) -> Iterator[Source | Trouble]:
+    found = False
     try:
         members = sorted(zipfile.ZipFile(stream).infolist(), key=lambda info: info.filename)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -199,7 +200,7 @@ def _zip_sources(path: Path, stream: BinaryIO) -> Iterator[Source | Trouble]:
         members = _walk_zip(stream)
         at = stream.seek(0, os.SEEK_END)
         yield Trouble(str(path), at, f"not a whole .zip ({error}); download it again")
-    found = False
+        found = True  # said enough, whatever it holds
     for info in members:
         name = f"{path}/{_printable(info.filename)}"
         suffix = Path(info.filename).suffix.lower()

@@ -50,7 +50,7 @@ def files(given: Path | None, folder: Path) -> dict[str, Path]:
     made = {"checkpoint": source}
     for precision in ("fp32", "fp16", "int8"):
         made[precision] = folder / f"{precision}.onnx"
-        arguments = ["--checkpoint", str(source), "--precision", precision, "--samples", "64"]
+        arguments = ["--checkpoint", str(source), "--precision", precision, "--samples", "512"]
         with contextlib.redirect_stdout(sys.stderr):
             if export.main([*arguments, "--out", str(made[precision])]):
                 raise ValueError(f"export.py --precision {precision} failed")

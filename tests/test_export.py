@@ -66,7 +66,7 @@ def test_feature_maps_stay_in_one_layout(tmp_path):
     import onnx
 
     loaded = checkpoint.load(DEFAULT_CHECKPOINT)
-    proto = export.to_onnx(checkpoint.build_model(loaded).eval(), loaded, "fp32", {})
+    proto = export.to_onnx(checkpoint.build_model(loaded).eval(), loaded, "fp32")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -75,6 +75,26 @@ def test_feature_maps_stay_in_one_layout(tmp_path):
     if "ReorderInput" not in kinds:
         pytest.skip("onnxruntime has one layout only on this processor")
     assert kinds.count("ReorderInput") + kinds.count("ReorderOutput") <= 4
+
+
+def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
+    loaded = checkpoint.load(exported / "best.pt")
+    model = checkpoint.build_model(loaded).eval()
+    glyphs = np.fromfile(data / "train.pack32" / "glyphs.bin", np.uint8).reshape(-1, 32, 32)[:64]
+    gate = model.features[11].block[2]
+    firing = range(0, len(gate.fc1.bias), 9)
+    with torch.no_grad():
+        gate.fc1.bias.fill_(-100.0)[firing] = 100.0
+        expected = model(to_input(glyphs)).numpy()
+    calibration = export.calibrate(model, glyphs)
+    kept = calibration.firing[gate].tolist()
+    assert set(firing) < set(kept) and len(kept) == export.BLOCK
+    proto = export.to_onnx(model, loaded, "int8", calibration)
+    shapes = {item.name: list(item.dims) for item in proto.graph.initializer}
+    assert shapes["features.11.block.2.fc1.weight"][0] == export.BLOCK
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
+    assert np.abs(logits - expected).max() < TOLERANCE["int8"] * np.ptp(expected)
 
 
 def test_metadata_tell_classes_and_config(exported):

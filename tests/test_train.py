@@ -15,6 +15,7 @@ from conftest import CHARACTERS, ROOT, SMALL, call_script, write_tree
 
 import checkpoint
 from config import Config
+from model import mobilenet_v3
 from train import Ema, Trainer, learning_rate, loss_function, main
 
 PLAIN = ["--rotation", "0", "--shear", "0", "--scale", "0", "--shift", "0", "--elastic", "0",
@@ -170,8 +171,19 @@ def test_init_from_keeps_rows_of_shared_characters(trained, tmp_path, capsys):
             atol=1e-5, rtol=1e-4,
         )  # fmt: skip
     arguments = ["--data", tmp_path / "train", "--init-from", trained / "best.pt", "--out", out]
-    assert main([*map(str, arguments), "--size", "32", "--head", "32", "--threads", "1"]) == 2
-    assert "--head" in capsys.readouterr().err
+    assert main([*map(str, arguments), "--size", "32", "--head", "999", "--threads", "1"]) == 2
+    assert "no larger --head" in capsys.readouterr().err
+
+
+def test_a_narrower_head_keeps_the_units_that_weigh_most():
+    classes = "大小永"
+    wide, narrow = (mobilenet_v3(num_classes=3, head=head).eval() for head in (8, 5))
+    loaded = {"model": wide.state_dict(), "classes": classes}
+    loaded["model"]["classifier.3.weight"][:, [0, 3, 6]] *= 1e-6
+    assert checkpoint.transfer(narrow, classes, loaded) == 3
+    x = torch.rand(4, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(narrow(x), wide(x))
 
 
 def test_teacher_labels_are_computed_once_and_help(trained, data, tmp_path, capsys):

@@ -29,10 +29,8 @@ import json
 import os
 import platform
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -92,7 +90,9 @@ def load(path: str | Path) -> dict:
         )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # bytes that are no pickle make it raise almost anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
     missing = {"format", "model", "config", "classes"} - set(

@@ -183,7 +183,9 @@ class Config:
     # --- run
     out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files", "run")
     resume: bool = setting(False, "go on with OUT/last.pt", "run")
-    init_from: str = setting("", "checkpoint to start from; other classes and a smaller --head allowed", "run")
+    init_from: str = setting(
+        "", "checkpoint to start from; other classes and a smaller --head allowed", "run"
+    )
     seed: int = setting(0, "seed of everything random", "run", not_negative, "0 or more")
     save_minutes: float = setting(
         10.0, "minutes between checkpoints within an epoch", "run", positive, "above 0"

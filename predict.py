@@ -142,7 +142,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(encoding="utf-8")  # also into a file on Windows
+    # UTF-8 also into a file on Windows; names of files need not be UTF-8 (old Chinese archives).
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if hasattr(signal, "SIGPIPE"):  # end quietly under `| head`
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -56,7 +56,13 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
     return Network(model, loaded["config"]["size"], loaded["classes"], str(path))
 
 
-def _load_onnx(path: Path) -> Network:
+def open_session(path: Path):
+    """Open an ONNX file with onnxruntime on the CPU, on as many threads as PyTorch has.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an ONNX file; onnxruntime is missing.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; python export.py makes one")
     try:
@@ -68,12 +74,14 @@ def _load_onnx(path: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = str(error).splitlines()[0][:120]
         raise ValueError(f"{path}: not a readable ONNX file ({reason})") from None
+
+
+def _load_onnx(path: Path) -> Network:
+    session = open_session(path)
     metadata = session.get_modelmeta().custom_metadata_map
     if "classes" not in metadata or "config" not in metadata:
         raise ValueError(f"{path}: has no classes in its metadata; python export.py writes them")

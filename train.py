@@ -240,13 +240,7 @@ class Trainer:
         if resumed:
             self.model.load_state_dict(resumed["resume"]["model"])
         elif config.init_from:
-            loaded = checkpoint.load(config.init_from)
-            shared = checkpoint.transfer(self.model, self.data.classes, loaded)
-            self.notice(f"{config.init_from}: {shared} of {len(self.data.classes)} classes known")
-            for key in ("size", "stem_stride", "last_stride", "head"):
-                if (before := loaded["config"][key]) != (now := getattr(config, key)):
-                    option = "--" + key.replace("_", "-")
-                    self.notice(f"{config.init_from} was trained with {option} {before}, not {now}")
+            self.start_from(config.init_from)
         if config.sync_bn and processes.world > 1:
             self.model = engine.synchronise_batch_norm(self.model, self.device)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -274,6 +268,16 @@ class Trainer:
         self.out = Path(config.out)
         self.stopped = 0.0  # when a stop was asked for
         self.whole = True  # not within a step, where the parts of the state do not go together
+
+    def start_from(self, path: str) -> None:
+        """Take the weights of a checkpoint and say where it differs."""
+        loaded = checkpoint.load(path)
+        shared = checkpoint.transfer(self.model, self.data.classes, loaded)
+        self.notice(f"{path}: {shared} of {len(self.data.classes)} classes known")
+        for key in ("size", "stem_stride", "last_stride", "head"):
+            if (before := loaded["config"][key]) != (now := getattr(self.config, key)):
+                option = "--" + key.replace("_", "-")
+                self.notice(f"{path} was trained with {option} {before}, not {now}")
 
     def notice(self, text: str) -> None:
         if self.processes.main:

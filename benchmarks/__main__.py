@@ -1,8 +1,8 @@
-"""Print every figure that the README claims, each with its ratio to a baseline of the same run.
+"""Print every speed that the README claims, each with its ratio to a baseline of the same run.
 
     python -m benchmarks                          # all but the peers and growth at 250,000 images
     python -m benchmarks latency startup          # some of them
-    python -m benchmarks --teacher teacher.onnx   # beside another network
+    python -m benchmarks --teacher teacher.onnx   # beside another network, which is not shipped
     python -m benchmarks --pictures numerals      # peers, too, on these labelled pictures
     python -m benchmarks --json > figures.json
 

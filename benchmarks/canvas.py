@@ -11,7 +11,6 @@ A pixel of random placement a stroke (`--shake`) stands for the hand.
 from __future__ import annotations
 
 import itertools
-import sys
 
 import cv2
 import numpy as np
@@ -41,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print top-1 for every kind of canvas."""
     parser = timing.parser(__doc__)
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
-    parser.add_argument("--count", type=int, default=300, metavar="N", help="characters a kind")
+    parser.add_argument(
+        "--count", type=timing.at_least_one, default=300, metavar="N", help="characters a kind"
+    )
     parser.add_argument("--shake", type=float, default=4.0, help="pixels, standard deviation")
     given = parser.parse_args(argv)
     recognizer = Recognizer.from_checkpoint(given.checkpoint)
@@ -64,4 +65,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    timing.start(main)

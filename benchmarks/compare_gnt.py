@@ -20,17 +20,15 @@ Paper is 255. Paper around the ink is cut off first, since some collections leav
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+from timing import at_least_one, start
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from gnt import Sample, read_gnt  # noqa: E402
-from templates import thin  # noqa: E402
+from gnt import Sample, read_gnt
+from templates import thin
 
 ROWS = ("height", "width", "pen", "pen/height", "coverage", "darkest", "median", "deviation")
 PERCENTILES = (2, 10, 25, 50, 75, 90, 98)
@@ -90,17 +88,13 @@ def column(path: Path, every: int, limit: int) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("paths", nargs="+", type=Path, help=".gnt files or folders of them")
-    parser.add_argument("--every", type=int, default=1, help="measure every Nth picture")
-    parser.add_argument("--limit", type=int, default=20000, help="at most so many a column")
+    parser.add_argument("--every", type=at_least_one, default=1, help="measure every Nth picture")
+    parser.add_argument(
+        "--limit", type=at_least_one, default=20000, help="at most so many a column"
+    )
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     args = parser.parse_args(argv)
-    if args.every < 1 or args.limit < 1:
-        parser.error("--every and --limit are at least 1")
-    try:
-        columns = [column(path, args.every, args.limit) for path in args.paths]
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    columns = [column(path, args.every, args.limit) for path in args.paths]
     ink = f"ink {'/'.join(map(str, PERCENTILES))} %"
     table = [["", *(path.name for path in args.paths)]]
     table += [list(row) for row in zip(("pictures", *ROWS, ink), *columns, strict=True)]
@@ -113,4 +107,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -31,12 +31,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from timing import ROOT, at_least_one, start
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from gnt import LEVEL1, Sample, folder_name, read_gnt, write_record  # noqa: E402
-from process_gnt import write_batch  # noqa: E402
+from gnt import LEVEL1, Sample, folder_name, read_gnt, write_record
+from process_gnt import write_batch
 
 
 def make_files(folder: Path, writers: int, characters: int) -> None:
@@ -156,10 +154,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, metavar="PATH", help=".gnt file or folder of them")
-    parser.add_argument("--writers", type=int, default=16, help="files to make (default: 16)")
-    parser.add_argument("--characters", type=int, default=3755, help="in each (default: 3755)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument(
+        "--writers", type=at_least_one, default=16, help="files to make (default: 16)"
+    )
+    parser.add_argument(
+        "--characters", type=at_least_one, default=3755, help="in each (default: 3755)"
+    )
+    parser.add_argument("--workers", type=at_least_one, default=2, help="processes (default: 2)")
+    parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of each (default: 3)")
     parser.add_argument("--work", type=Path, help="where to write (default: /dev/shm)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(argv)
@@ -173,8 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         data = options.data or work
         files = [data] if data.is_file() else sorted(data.glob("**/*.gnt"))
         if not files:
-            print(f"error: no .gnt file in {data}", file=sys.stderr)
-            return 2
+            raise ValueError(f"no .gnt file in {data}")
         figures = measure(files, work, options.workers, options.repeat)
     if options.json:
         print(json.dumps(figures))
@@ -192,4 +193,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

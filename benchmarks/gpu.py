@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 from step import CLASSES, contestants, make_trainer
-from timing import Row, alternate, machine, parser, rate, ratio, report
+from timing import Row, alternate, at_least_one, machine, parser, rate, ratio, report, start
 
 import engine
 from config import Config
@@ -92,11 +92,11 @@ def measure(batch_size: int, rounds: int) -> list[Row]:
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--batch-size", type=int, default=0, help="0: 1024 on a GPU, else 32")
-    options.add_argument("--rounds", type=int, default=7, help="of each (default: 7)")
+    options.add_argument("--rounds", type=at_least_one, default=7, help="of each (default: 7)")
     given = options.parse_args(argv)
     report(measure(given.batch_size, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

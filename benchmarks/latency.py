@@ -4,8 +4,7 @@
     python benchmarks/latency.py --checkpoint runs/train/best.pt --teacher teacher.onnx
 
 One glyph at a time (latency) and 64 at a time (throughput), input to logits, all files in the same
-run; the ONNX files are made by export.py. Without the shipped weights an untrained network is
-timed, which takes the same time. `preparation` is transforms.to_glyph.
+run; the ONNX files are made by export.py. `preparation` is transforms.to_glyph.
 """
 
 from __future__ import annotations
@@ -20,33 +19,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from timing import Row, alternate, parser, ratio, report, samples
+from timing import Row, alternate, at_least_one, parser, ratio, report, samples, start
 
-import checkpoint
 import export
-from config import DEFAULT_CHECKPOINT, Config
-from gnt import LEVEL1
-from model import mobilenet_v3
-from recognizer import load_network
+from config import DEFAULT_CHECKPOINT
+from recognizer import load_network, open_session
 from transforms import to_glyph
 
 REPEAT = 40  # calls in a row: one is too short for the clock, and finds the caches cold
 
 
-def untrained(path: Path) -> Path:
-    """Write a checkpoint of an untrained network with the default settings."""
-    config = Config()
-    keys = {key: getattr(config, key) for key in checkpoint.ARCHITECTURE}
-    model = mobilenet_v3(num_classes=len(LEVEL1), **keys)
-    checkpoint.save(path, model.state_dict(), config.to_dict(), LEVEL1, {}, 0)
-    return path
-
-
 def files(given: Path | None, folder: Path) -> dict[str, Path]:
     """Return name and path of the checkpoint and its exports."""
     source = given or Path(DEFAULT_CHECKPOINT)
-    if given is None and not source.is_file():
-        source = untrained(folder / "untrained.pt")
     made = {"checkpoint": source}
     for precision in ("fp32", "fp16", "int8"):
         made[precision] = folder / f"{precision}.onnx"
@@ -70,13 +55,11 @@ def reader(path: Path, batch: int) -> Callable[[], object]:
                 network.logits(x)
 
         return read
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     entry = session.get_inputs()[0]
-    shape = [batch, *(n if isinstance(n, int) else 1 for n in entry.shape[1:])]
+    if isinstance(entry.shape[0], int) or not all(isinstance(n, int) for n in entry.shape[1:]):
+        raise ValueError(f"{path}: input of shape {entry.shape}, expected (N, 1, S, S) with N free")
+    shape = [batch, *entry.shape[1:]]
     glyphs = {entry.name: np.random.default_rng(0).random(shape, np.float32)}
 
     def run() -> None:
@@ -86,10 +69,10 @@ def reader(path: Path, batch: int) -> Callable[[], object]:
     return run
 
 
-def preparation() -> Callable[[], object]:
+def preparation(size: int) -> Callable[[], object]:
     """Return a function that prepares pictures."""
     pictures = [bitmap for _, bitmap in samples(REPEAT)]
-    return lambda: [to_glyph(picture) for picture in pictures]
+    return lambda: [to_glyph(picture, size) for picture in pictures]
 
 
 def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
@@ -115,7 +98,8 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
                 )
         for name, path in paths.items():
             rows.append(Row(f"{name}, size of the file", os.path.getsize(path) / 1e6, "MB"))
-    seconds = alternate({"preparation": preparation()}, rounds)
+        size = load_network(paths["checkpoint"]).size
+    seconds = alternate({"preparation": preparation(size)}, rounds)
     value = 1e3 * float(np.median(seconds["preparation"])) / REPEAT
     return [*rows, Row("preparation of a scan", value, "ms")]
 
@@ -126,15 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument(
         "--teacher", type=Path, metavar="FILE", help="ONNX network to compare with"
     )
-    options.add_argument("--rounds", type=int, default=31, help="of each (default: 31)")
+    options.add_argument("--rounds", type=at_least_one, default=31, help="of each (default: 31)")
     given = options.parse_args(argv)
-    try:
-        report(measure(given.checkpoint, given.teacher, given.rounds), given.json)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report(measure(given.checkpoint, given.teacher, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -12,12 +12,11 @@ distortion for both; `all` is what train.py does beyond it: bending, stroke widt
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from timing import Row, alternate, parser, rate, ratio, report, write_tree
+from timing import Row, alternate, at_least_one, parser, rate, ratio, report, start, write_tree
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -79,12 +78,14 @@ def measure(images: int, rounds: int) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=4096, help="files to make (default: 4096)")
-    options.add_argument("--rounds", type=int, default=5, help="of each (default: 5)")
+    options.add_argument(
+        "--images", type=at_least_one, default=4096, help="files to make (default: 4096)"
+    )
+    options.add_argument("--rounds", type=at_least_one, default=5, help="of each (default: 5)")
     given = options.parse_args(argv)
     report(measure(given.images, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

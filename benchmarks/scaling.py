@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from timing import ROOT, Row, parser, report, write_tree
+from timing import ROOT, Row, at_least_one, parser, report, start, write_tree
 
 
 def run(tree: Path, out: Path, processes: int, batch_size: int) -> float:
@@ -35,10 +35,11 @@ def run(tree: Path, out: Path, processes: int, batch_size: int) -> float:
     return json.loads(lines[-1])["samples_per_second"]
 
 
-def measure(processes: int, batch_size: int, images: int, rounds: int) -> list[Row]:
+def measure(processes: int, batch_size: int, rounds: int) -> list[Row]:
     rates: dict[int, list[float]] = {1: [], processes: []}
     with tempfile.TemporaryDirectory() as folder:
-        tree = write_tree(Path(folder) / "train", images)
+        # Of 16 large batches, a tenth is for validation.
+        tree = write_tree(Path(folder) / "train", 16 * processes * batch_size)
         for number in range(rounds):
             for count, found in rates.items():
                 out = Path(folder) / f"run{number}_{count}"
@@ -53,19 +54,15 @@ def measure(processes: int, batch_size: int, images: int, rounds: int) -> list[R
 
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--processes", type=int, default=2, help="beside 1 (default: 2)")
-    options.add_argument("--batch-size", type=int, default=64, help="of each (default: 64)")
-    options.add_argument("--images", type=int, default=2000, help="an epoch (default: 2000)")
-    options.add_argument("--rounds", type=int, default=3, help="of each (default: 3)")
+    options.add_argument("--processes", type=at_least_one, default=2, help="beside 1 (default: 2)")
+    options.add_argument(
+        "--batch-size", type=at_least_one, default=64, help="of each (default: 64)"
+    )
+    options.add_argument("--rounds", type=at_least_one, default=3, help="of each (default: 3)")
     given = options.parse_args(argv)
-    try:
-        rows = measure(given.processes, given.batch_size, given.images, given.rounds)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    report(rows, given.json)
+    report(measure(given.processes, given.batch_size, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -14,22 +14,16 @@ from pathlib import Path
 from statistics import median
 
 import cv2
-from latency import untrained
-from timing import ROOT, Row, alternate, parser, ratio, report, samples
-
-from config import DEFAULT_CHECKPOINT
+from timing import ROOT, Row, alternate, at_least_one, parser, ratio, report, samples, start
 
 
 def measure(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        weights = ROOT / DEFAULT_CHECKPOINT
-        if not weights.is_file():
-            weights = untrained(Path(folder) / "untrained.pt")
         picture = Path(folder) / "picture.png"
         picture.write_bytes(cv2.imencode(".png", samples(1)[0][1])[1].tobytes())
         commands = {
             "imports": ["-c", "import torch, cv2"],
-            "predict": [ROOT / "predict.py", picture, "--checkpoint", weights],
+            "predict": [ROOT / "predict.py", picture],
         }
 
         def run(arguments: list) -> None:
@@ -45,11 +39,11 @@ def measure(rounds: int) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=7, help="of each (default: 7)")
+    options.add_argument("--rounds", type=at_least_one, default=7, help="of each (default: 7)")
     given = options.parse_args(argv)
     report(measure(given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

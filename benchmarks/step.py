@@ -11,14 +11,13 @@ train.py    its network, loss, EMA and clipping on a batch in memory, against th
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torchvision
-from timing import Row, alternate, parser, rate, ratio, report, write_tree
+from timing import Row, alternate, at_least_one, parser, rate, ratio, report, start, write_tree
 from torch import nn
 
 import train
@@ -138,12 +137,12 @@ def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--variant", choices=("small", "large"), default="small")
-    options.add_argument("--batch-size", type=int, default=128)
-    options.add_argument("--rounds", type=int, default=15, help="of each (default: 15)")
+    options.add_argument("--batch-size", type=at_least_one, default=128)
+    options.add_argument("--rounds", type=at_least_one, default=15, help="of each (default: 15)")
     given = options.parse_args(argv)
     report(measure(given.variant, given.batch_size, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

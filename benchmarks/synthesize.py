@@ -32,13 +32,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from timing import ROOT, at_least_one, start
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from gnt import LEVEL1, SYMBOLS  # noqa: E402
-from synthesis import HARD, Writer, render  # noqa: E402
-from templates import Fonts  # noqa: E402
+from gnt import LEVEL1, SYMBOLS
+from synthesis import HARD, Writer, render
+from templates import Fonts
 
 
 def drawer(characters: str, share: int, fonts: Fonts | None) -> Callable[[int], None]:
@@ -56,9 +54,9 @@ def drawer(characters: str, share: int, fonts: Fonts | None) -> Callable[[int], 
 
 def rate(draw: Callable[[int], None], count: int) -> float:
     """Return the pictures a second of the processor's time."""
-    start = time.process_time()
+    begin = time.process_time()
     draw(count)
-    return count / (time.process_time() - start)
+    return count / (time.process_time() - begin)
 
 
 def script_rate(workers: int, writers: int, scripts: int = 1) -> float:
@@ -66,14 +64,14 @@ def script_rate(workers: int, writers: int, scripts: int = 1) -> float:
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "synthesize_gnt.py"), "--test-writers", "0"]
         command += ["--writers", str(writers // scripts), "--workers", str(workers)]
-        start = time.perf_counter()
+        begin = time.perf_counter()
         running = [
             subprocess.Popen([*command, "--out", f"{out}/{n}"], stdout=subprocess.DEVNULL)
             for n in range(scripts)
         ]
         if any([process.wait() for process in running]):  # a list: wait for all, whatever happens
             raise ValueError("synthesize_gnt.py failed, see above")
-        return writers * len(LEVEL1) / (time.perf_counter() - start)
+        return writers * len(LEVEL1) / (time.perf_counter() - begin)
 
 
 def scaling(workers: int, rounds: int) -> tuple[float, ...]:
@@ -89,8 +87,8 @@ def scaling(workers: int, rounds: int) -> tuple[float, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--count", type=int, default=4000, help="pictures a round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=at_least_one, default=4000, help="pictures a round")
+    parser.add_argument("--rounds", type=at_least_one, default=3)
     parser.add_argument("--fonts", type=Path, metavar="DIR", help="time the fonts in DIR, too")
     parser.add_argument("--workers", type=int, default=0, help="time the script with so many, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -101,12 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         "own hand": drawer(LEVEL1, 1, None),
         "symbols": drawer(SYMBOLS, 20, None),
     }
-    try:
-        if args.fonts:
-            draws["fonts"] = drawer(LEVEL1[:500], 20, Fonts(args.fonts, LEVEL1[:500]))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.fonts:
+        draws["fonts"] = drawer(LEVEL1[:500], 20, Fonts(args.fonts, LEVEL1[:500]))
     results = {}
     for name, draw in draws.items():
         first = rate(draw, args.count)
@@ -115,11 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.json:
             print(f"{name:10s} {first:6.0f} first {best:6.0f} pictures/s a core", flush=True)
     if args.workers:
-        try:
-            one, many, apart = scaling(args.workers, args.rounds)
-        except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        one, many, apart = scaling(args.workers, args.rounds)
         gain, share = round(many / one, 3), round(many / apart, 3)
         results["script"] = {"one": round(one), "many": round(many), "ratio": gain}
         results["apart"] = {"rate": round(apart), "ratio": share}
@@ -134,4 +124,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

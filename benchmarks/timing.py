@@ -1,6 +1,6 @@
 """What the benchmarks share: taking turns, medians, rows, and handwriting to measure on.
 
-    from timing import Row, alternate, rate, ratio, report
+    from timing import Row, alternate, rate, ratio, report, start
 
 Contestants take turns, round by round, so that a busy machine is busy for all of them; a ratio is
 the median over the rounds of the ratio within a round.
@@ -13,11 +13,12 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import cv2
 import numpy as np
@@ -88,6 +89,26 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores{busy}"
 
 
+def at_least_one(text: str) -> int:
+    """Read a count of the command line."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return count
+
+
+def start(main: Callable[[], int]) -> NoReturn:
+    """Run a script and exit; what it cannot do ends in one sentence and status 2."""
+    try:
+        sys.exit(main())
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser with the module's first line and the option that all benchmarks share."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
@@ -107,7 +128,7 @@ def samples(count: int, seed: int = 0, classes: str = LEVEL1) -> list[tuple[str,
 def write_tree(root: Path, count: int, classes: int = 100, distinct: int = 1000) -> Path:
     """Write `count` PNG files into class folders, a few distinct pictures again and again.
 
-    They are by 20 writers, so that validation can hold some out.
+    They are by 20 writers in turn, so that validation can hold two of them out.
     """
     files = [
         (character, cv2.imencode(".png", bitmap)[1].tobytes())
@@ -117,7 +138,7 @@ def write_tree(root: Path, count: int, classes: int = 100, distinct: int = 1000)
         (root / folder_name(character)).mkdir(parents=True, exist_ok=True)
     for number in range(count):
         character, data = files[number % len(files)]
-        name = f"{1001 + number // len(files) % 20}_{number:06}.png"
+        name = f"{1001 + number % 20}_{number:06}.png"
         (root / folder_name(character) / name).write_bytes(data)
     return root
 

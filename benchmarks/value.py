@@ -155,10 +155,12 @@ def main(argv: list[str] | None = None) -> int:
         help="sets to train on besides the variants, as they are: a tree or .gnt files each",
     )  # fmt: skip
     parser.add_argument("--classes", default="level1", metavar="SPEC", help="as synthesize_gnt.py")
-    parser.add_argument("--samples", type=int, default=24, help="pictures a class")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=1, help="how often, each with other pictures")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--samples", type=timing.at_least_one, default=24, help="pictures a class")
+    parser.add_argument("--epochs", type=timing.at_least_one, default=8)
+    parser.add_argument(
+        "--seeds", type=timing.at_least_one, default=1, help="how often, each with other pictures"
+    )
+    parser.add_argument("--workers", type=timing.at_least_one, default=os.cpu_count() or 1)
     given = parser.parse_args(argv)
     classes = select_classes(given.classes) or LEVEL1 + SYMBOLS
     fonts = Fonts(given.fonts, classes) if given.fonts else None
@@ -182,4 +184,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    timing.start(main)

@@ -65,6 +65,21 @@ def test_value_of_the_parts(data, tmp_path, capsys):
     assert all(row["value"] > 40 for row in rows)  # chance is 17 %
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("canvas.py", "--checkpoint", "absent.pt"),
+        ("value.py", "absent"),
+        ("latency.py", "--teacher", "absent.onnx", "--rounds", "1"),
+        ("load.py", "--rounds", "0"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments):
+    done = run_script(f"benchmarks/{arguments[0]}", *arguments[1:])
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "absent" in done.stderr or "expected 1 or more" in done.stderr
+
+
 def test_missing_peers_are_said(trained, data):
     checkpoint = trained / "best.pt"
     done = call_script("benchmarks/peers.py", data / "test", "--checkpoint", checkpoint)

@@ -61,12 +61,20 @@ def test_logits_are_pytorchs(exported, data, precision):
         assert np.abs(logits - expected[:count]).max() < limit
 
 
-def test_feature_maps_stay_in_one_layout(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_feature_maps_stay_in_one_layout(tmp_path, precision):
     """Changing the layout around each squeeze-and-excite cost a fifth of the time."""
     import onnx
 
     loaded = checkpoint.load(DEFAULT_CHECKPOINT)
-    proto = export.to_onnx(checkpoint.build_model(loaded).eval(), loaded, "fp32")
+    model = checkpoint.build_model(loaded).eval()
+    calibration = None
+    if precision == "int8":
+        glyphs, _ = export.some_glyphs("", loaded["config"]["size"], loaded["classes"], 256)
+        calibration = export.calibrate(model, glyphs)
+        hidden = sum(len(kept) for kept in calibration.firing.values())
+        assert hidden < sum(len(gate.fc1.bias) for gate in calibration.firing)  # some were dropped
+    proto = export.to_onnx(model, loaded, precision, calibration)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -80,7 +88,8 @@ def test_feature_maps_stay_in_one_layout(tmp_path):
 def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
     loaded = checkpoint.load(exported / "best.pt")
     model = checkpoint.build_model(loaded).eval()
-    glyphs = np.fromfile(data / "train.pack32" / "glyphs.bin", np.uint8).reshape(-1, 32, 32)[:64]
+    glyphs = np.fromfile(data / "train.pack32" / "glyphs.bin", np.uint8).reshape(-1, 32, 32)
+    glyphs = np.resize(glyphs, (export.ENOUGH_TO_DROP, 32, 32))
     gate = model.features[11].block[2]
     firing = range(0, len(gate.fc1.bias), 9)
     with torch.no_grad():
@@ -95,6 +104,46 @@ def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
     assert np.abs(logits - expected).max() < TOLERANCE["int8"] * np.ptp(expected)
+
+
+def test_few_glyphs_say_nothing_of_what_never_fires(exported):
+    loaded = checkpoint.load(exported / "best.pt")
+    model = checkpoint.build_model(loaded).eval()
+    few, _ = export.some_glyphs("", 32, loaded["classes"], export.ENOUGH_TO_DROP - 1)
+    calibration = export.calibrate(model, few)
+    assert all(len(kept) == len(gate.fc1.bias) for gate, kept in calibration.firing.items())
+
+
+def test_a_row_of_zeros_keeps_its_bias(exported):
+    loaded = checkpoint.load(exported / "best.pt")
+    loaded["model"]["classifier.3.weight"][2] = 0
+    loaded["model"]["classifier.3.bias"][2] = 10
+    model = checkpoint.build_model(loaded).eval()
+    glyphs, _ = export.some_glyphs("", 32, loaded["classes"], 64)
+    proto = export.to_onnx(model, loaded, "int8", export.calibrate(model, glyphs))
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
+    np.testing.assert_allclose(logits[:, 2], 10, atol=0.01)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_network_that_is_broken_is_not_written(exported, tmp_path, capsys, precision):
+    loaded = checkpoint.load(exported / "best.pt")
+    loaded["model"]["classifier.3.weight"][0, 0] = {"fp16": 1e6}.get(precision, torch.nan)
+    rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))
+    checkpoint.save(tmp_path / "nan.pt", loaded["model"], *rest)
+    arguments = ["--checkpoint", str(tmp_path / "nan.pt"), "--precision", precision]
+    assert export.main([*arguments, "--samples", "64"]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.pt"]
+
+
+def test_readings_that_differ_are_said(exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "compare", lambda *_: (0.5, 0.9))
+    out = tmp_path / "poor.onnx"
+    arguments = ["--checkpoint", str(exported / "best.pt"), "--precision", "int8"]
+    assert export.main([*arguments, "--samples", "64", "--out", str(out)]) == 0
+    assert "reads 10% of them otherwise" in capsys.readouterr().err and out.is_file()
 
 
 def test_metadata_tell_classes_and_config(exported):

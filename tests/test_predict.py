@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictu
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
     assert "blank" in lines[0] and "not a picture" in lines[1] and "no such file" in lines[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 or UTF-16 there")
+def test_names_that_are_not_utf8(weights, pictures, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name in ("汉.png".encode("gbk"), b"z.png"):
+        (folder / os.fsdecode(name)).write_bytes((pictures / "0.png").read_bytes())
+    done = run_script("predict.py", folder, "--checkpoint", weights, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [len(element["predictions"]) > 1 for element in json.loads(done.stdout)] == [True, True]
 
 
 def test_standard_input(weights, pictures, monkeypatch):

@@ -1,11 +1,11 @@
 """A checkpoint: weights, classes, config and metrics in one file; the one place that reads one.
 
-    python checkpoint.py checkpoints/small96.pt               # say what is in it
+    python checkpoint.py checkpoints/small80.pt               # say what is in it
     python checkpoint.py runs/train/best.pt small.pt          # half the size, to share
     python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # test.py says it
 
     from checkpoint import load, build_model
-    loaded = load("checkpoints/small96.pt")                   # plain dict, weights_only
+    loaded = load("checkpoints/small80.pt")                   # plain dict, weights_only
     model = build_model(loaded).eval()
 
     key        content

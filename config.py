@@ -17,7 +17,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "small96.pt")
+DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "small80.pt")
 
 
 def setting(

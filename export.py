@@ -1,9 +1,9 @@
 """Write a checkpoint as an ONNX file, for use without PyTorch and fast on one CPU thread.
 
-    python export.py                                         # checkpoints/small96.onnx
-    python export.py --precision int8 --out small96-int8.onnx
+    python export.py                                         # checkpoints/small80.onnx
+    python export.py --precision int8 --out small80-int8.onnx
     python export.py --checkpoint runs/train/best.pt --precision int8 --calibration data/train
-    python test.py --checkpoint small96-int8.onnx            # measured by the same code
+    python test.py --checkpoint small80-int8.onnx            # measured by the same code
 
 Input `glyphs` (N,1,S,S) float32 in 0...1, output `logits` (N,K) float32, whatever the precision;
 N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),

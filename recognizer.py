@@ -2,7 +2,7 @@
 
     from recognizer import Recognizer
 
-    recognizer = Recognizer.from_checkpoint("checkpoints/small96.pt")
+    recognizer = Recognizer.from_checkpoint("checkpoints/small80.pt")
     for readings in recognizer.recognize(["a.png", "b.jpg"], top_k=3):
         print(readings[0].character, readings[0].probability)
 
@@ -97,7 +97,7 @@ def _load_onnx(path: Path) -> Network:
 class Recognizer:
     """Read pictures of single characters.
 
-    >>> recognizer = Recognizer.from_checkpoint("checkpoints/small96.pt")
+    >>> recognizer = Recognizer.from_checkpoint("checkpoints/small80.pt")
     >>> readings = recognizer.recognize(["samples/U+6C38.png"], top_k=5)[0]
     >>> readings[0].character
     '永'

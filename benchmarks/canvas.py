@@ -1,7 +1,7 @@
 """Read characters as a mouse draws them: thin even strokes on a canvas, nothing like a scan.
 
     python benchmarks/canvas.py
-    python benchmarks/canvas.py --checkpoint small96-int8.onnx --count 1000 --json
+    python benchmarks/canvas.py --checkpoint small80-int8.onnx --count 1000 --json
 
 Strokes are the printed ones of the stroke data, drawn as anti-aliased lines in three widths, in
 both polarities, with three paddings; the pictures go through the recognizer's own preprocessing.

@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     """Make the pictures; return the exit status."""
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
     parser.add_argument(
-        "--checkpoint", type=Path, default=ROOT / "checkpoints" / "small96.pt", metavar="FILE",
+        "--checkpoint", type=Path, default=ROOT / "checkpoints" / "small80.pt", metavar="FILE",
         help="checkpoint that reads (default: the shipped weights)",
     )  # fmt: skip
     given = parser.parse_args(argv)

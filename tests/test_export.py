@@ -47,7 +47,7 @@ def exported(trained, data, tmp_path_factory) -> Path:
 def test_logits_are_pytorchs(exported, data, precision):
     loaded = checkpoint.load(exported / "best.pt")
     model = checkpoint.build_model(loaded).eval()
-    glyphs = np.fromfile(data / "train.pack32" / "glyphs.bin", np.uint8).reshape(-1, 32, 32)[:50]
+    glyphs, _ = export.some_glyphs(str(data / "train"), 32, loaded["classes"], 50)
     x = to_input(glyphs)
     session = onnxruntime.InferenceSession(exported / f"{precision}.onnx")
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
@@ -88,7 +88,7 @@ def test_feature_maps_stay_in_one_layout(tmp_path, precision):
 def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
     loaded = checkpoint.load(exported / "best.pt")
     model = checkpoint.build_model(loaded).eval()
-    glyphs = np.fromfile(data / "train.pack32" / "glyphs.bin", np.uint8).reshape(-1, 32, 32)
+    glyphs, _ = export.some_glyphs(str(data / "train"), 32, loaded["classes"], 64)
     glyphs = np.resize(glyphs, (export.ENOUGH_TO_DROP, 32, 32))
     gate = model.features[11].block[2]
     firing = range(0, len(gate.fc1.bias), 9)

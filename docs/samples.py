@@ -1,6 +1,6 @@
 """Draw the sample pictures: synthetic handwriting in the ways in which users hand it in.
 
-    python samples/make.py
+    python docs/samples.py
 
 Each file is named by the code point of its character: U+6C38.png is 永. Scan, page, photo, phone
 screen, transparent layer, mouse: all of them go through the same preprocessing.
@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from gnt import folder_name  # noqa: E402
 from synthesis import Writer, render  # noqa: E402
@@ -71,7 +71,7 @@ def main() -> int:
         )
         suffix = ".jpg" if i % len(kinds) == 1 else ".png"
         data = cv2.imencode(suffix, kinds[i % len(kinds)]())[1]
-        data.tofile(HERE / f"{folder_name(character)}{suffix}")
+        data.tofile(ROOT / "samples" / f"{folder_name(character)}{suffix}")
     return 0
 
 

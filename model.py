@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--head", type=int, default=0, help="head width, 0: the paper's")
     parser.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
     args = parser.parse_args(argv)
-    sizes = (32, 48, 64, 96)
+    sizes = (32, 48, 64, 80, 96)
     columns = "".join(f"{f'{s} px':>14}" for s in sizes)
     print(f"{'variant':<8}{'stem':>5}{'last':>5}{'parameters':>13}{columns}")
     for variant in VARIANTS:

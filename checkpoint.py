@@ -29,6 +29,7 @@ import json
 import os
 import platform
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -87,6 +88,11 @@ def load(path: str | Path) -> dict:
         raise FileNotFoundError(
             f"{path}: no such checkpoint; train one (python train.py) or name another "
             "(--checkpoint FILE)"
+        )
+    if not zipfile.is_zipfile(path):  # PyTorch's own words on it are long and lead astray
+        raise ValueError(
+            f"{path}: not a readable checkpoint (not a file of torch.save, or cut off); expected a "
+            ".pt file of train.py"
         )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

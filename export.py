@@ -23,7 +23,8 @@ activations throughout changed three readings in a hundred and cost 0.7 points (
 costs time is reading the head's weights, so the two linear layers work on uint8 inputs (static
 ranges, from calibration glyphs). Many hidden units of squeeze-and-excitation die in training, a
 third of them in the shipped weights; int8 leaves those out that none of the calibration glyphs
-fires, if there are enough of these. The file is checked against PyTorch before it takes its name.
+fires, if there are enough of these, down to a multiple of 16. The file is checked against PyTorch
+before it takes its name.
 
 Left out: preprocessing (transforms.py), other runtimes than onnxruntime.
 """
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -405,11 +407,11 @@ def export(given: argparse.Namespace) -> None:
     try:
         onnx.save(to_onnx(model, loaded, given.precision, calibration), temporary)
         difference, agreement = compare(temporary, model, glyphs[half:])
-        allowed = LARGEST_DIFFERENCE if given.precision == "fp32" else sys.float_info.max
-        if not difference <= allowed:
+        exact = given.precision != "fp32" or difference <= LARGEST_DIFFERENCE
+        if not (exact and math.isfinite(difference)):
             raise ValueError(
-                f"logits of {out} differ from PyTorch's by {difference:.2g}, expected at most "
-                f"{allowed:.2g}; nothing was written"
+                f"logits of {out} differ from PyTorch's by {difference:.2g}, more than rounding "
+                "explains; nothing was written"
             )
         os.replace(temporary, out)
     finally:

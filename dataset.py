@@ -17,24 +17,20 @@ pack is a folder beside it, ``<name>.pack<S>``:
     pack.json      fingerprint of the source, size, classes, writers, what could not be read
 
 A source that changed has another fingerprint and is packed anew; pack.json is written last, so a
-pack without it is no pack. Left out: anything about models; augmentation is in transforms.py.
+pack without it is no pack. Left out: anything about models; augmentation is in training/augment.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.pool
 import os
 import re
 import shutil
-import signal
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -45,8 +41,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gnt import Damage, character_of, read_gnt, writer_and_split
-from transforms import PICTURE_SUFFIXES, read_picture, to_glyph
+from hwdb.characters import character_of
+from hwdb.numbering import writer_and_split
+from hwdb.record import Damage, read_gnt
+from jobs.pool import worker_pool
+from picture import PICTURE_SUFFIXES, read_picture, to_glyph
 
 PACK_VERSION = 3
 CHUNK = 256  # pictures a task
@@ -219,7 +218,7 @@ def stream_glyphs(
         for task in tasks:
             yield from decode(task)
         return
-    with worker_pool(workers) as pool:
+    with worker_pool(workers, __name__) as pool:
         for chunks in pool.imap(decode, tasks):
             yield from chunks
 
@@ -482,94 +481,6 @@ class GlyphSet:
         """Return a glyph (1,S,S) uint8 of a class, None if there is none."""
         here = np.flatnonzero(self.labels == label)
         return self.fetch(here[:1])[0].cpu() if len(here) else None
-
-
-class SyntheticSet:
-    """Synthetic handwriting without end, drawn by worker processes while the network trains.
-
-    Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Offers what
-    training needs of a `GlyphSet`: `fetch`, `batches`, `example`.
-
-    Args:
-        classes: label order; every class must be drawable.
-        fonts: folder of font files, '' for stroke data alone.
-        workers: processes, 0: one a core.
-    """
-
-    def __init__(
-        self, classes: Sequence[str], size: int, seed: int, fonts: str = "", workers: int = 0
-    ) -> None:
-        self.make = partial(_draw_batch, tuple(classes), size, seed, fonts)
-        self.workers = workers or os.cpu_count() or 1
-
-    def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return glyphs (B,S,S) uint8 and labels (B,) int64."""
-        return next(self.batches([indices]))
-
-    def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of index arrays; a few are drawn ahead."""
-        pool = drawing_pool(self.workers)
-        waiting: deque = deque()
-        ahead = iter(chosen)
-        while True:
-            for indices in islice(ahead, max(0, 2 * self.workers - len(waiting))):
-                parts = np.array_split(indices, min(len(indices), max(1, len(indices) // 32)))
-                waiting.append([pool.apply_async(self.make, (part,)) for part in parts])
-            if not waiting:
-                return
-            glyphs, labels = zip(*(part.get() for part in waiting.popleft()), strict=True)
-            yield torch.from_numpy(np.concatenate(glyphs)), torch.from_numpy(np.concatenate(labels))
-
-    def example(self, label: int) -> Tensor:
-        """Return a glyph (1,S,S) uint8 of a class."""
-        return torch.from_numpy(self.make(np.arange(1), label)[0])
-
-
-def worker_pool(workers: int) -> multiprocessing.pool.Pool:
-    """Start processes that decode or draw; Ctrl-C is left to the process that started them.
-
-    Not forked from this process: a fork copies the locks of threads that PyTorch and OpenCV have
-    running. On Linux they come from a server that has loaded this module and nothing more, so that
-    PyTorch is loaded once for all of them; elsewhere they are spawned.
-    """
-    if sys.platform == "linux":
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-    else:
-        context = multiprocessing.get_context("spawn")
-    return context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-
-
-@lru_cache(maxsize=1)
-def drawing_pool(workers: int) -> multiprocessing.pool.Pool:
-    """Return the worker pool of all synthetic sets; it lives as long as this process."""
-    return worker_pool(workers)
-
-
-def _draw_batch(
-    classes: tuple[str, ...],
-    size: int,
-    seed: int,
-    fonts: str,
-    indices: np.ndarray,
-    label: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw glyphs (n,S,S) uint8 and labels (n,); of one class where `label` names it."""
-    cv2.setNumThreads(1)
-    source = _source(classes if label is None else classes[label : label + 1], seed, fonts)
-    glyphs = np.empty((len(indices), size, size), np.uint8)
-    labels = np.empty(len(indices), np.int64)
-    for i, index in enumerate(indices):
-        bitmap, labels[i] = source.draw(int(index))
-        glyphs[i] = to_glyph(bitmap, size)
-    return glyphs, labels
-
-
-@lru_cache(maxsize=4)
-def _source(classes: tuple[str, ...], seed: int, fonts: str):  # -> synthesis.Source
-    from synthesis import Fonts, Source  # not needed unless handwriting is made
-
-    return Source(classes, seed, fonts=Fonts(fonts, classes) if fonts else None)
 
 
 def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, str]:

@@ -41,9 +41,9 @@ import cv2
 import numpy as np
 
 from config import DEFAULT_CHECKPOINT, add_arguments, from_arguments
-from engine import pick_device
+from picture import decode_picture
 from recognizer import Recognizer
-from transforms import decode_picture
+from training.devices import pick_device
 
 PAGE = Path(__file__).with_name("demo.html")
 MAX_BODY = 8 << 20  # bytes of a picture

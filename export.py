@@ -26,7 +26,7 @@ third of them in the shipped weights; int8 leaves those out that none of the cal
 fires, if there are enough of these, down to a multiple of 16. The file is checked against PyTorch
 before it takes its name.
 
-Left out: preprocessing (transforms.py), other runtimes than onnxruntime.
+Left out: preprocessing (picture.py), other runtimes than onnxruntime.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from torch import Tensor, nn
 import checkpoint
 from config import DEFAULT_CHECKPOINT
 from dataset import scan, stream_glyphs
-from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExcite
+from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExcite, to_input
+from picture import to_glyph
 from recognizer import load_network
-from transforms import to_glyph, to_input
 
 try:
     import onnx
@@ -357,8 +357,8 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
             raise ValueError(f"{source}: {len(glyphs)} readable pictures, expected 2 or more")
         chosen = rng.permutation(len(glyphs))[:count]
         return glyphs[chosen], f"{len(chosen)} glyphs of {source}"
-    from synthesis import Source
-    from templates import stroke_data, symbols
+    from synthesis.stream import Source
+    from synthesis.templates import stroke_data, symbols
 
     known = [label for label in classes if label in stroke_data() or label in symbols()]
     if not known:

@@ -241,6 +241,12 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def to_input(glyphs: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Turn glyphs (B,S,S) uint8 into the network's input (B,1,S,S) float32 in 0...1."""
+    tensor = torch.as_tensor(glyphs)
+    return tensor.to(device, non_blocking=True).unsqueeze(1).float().div_(255)
+
+
 def mobilenet_v3(
     variant: str = "small",
     num_classes: int = 3755,

@@ -5,7 +5,7 @@
     python predict.py - < picture.png                # a picture from standard input
     python predict.py --json picture.png             # for programs
 
-Scans, photos, inverted and transparent pictures are brought to one form first (transforms.py).
+Scans, photos, inverted and transparent pictures are brought to one form first (picture.py).
 Pictures that cannot be read get one sentence each on stderr; the others are still read, and the
 exit status is 2. Python programs use recognizer.Recognizer.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from config import DEFAULT_CHECKPOINT, Config, add_arguments, from_arguments
-from transforms import PICTURE_SUFFIXES, decode_picture
+from picture import PICTURE_SUFFIXES, decode_picture
 
 BATCH = 64
 
@@ -56,8 +56,8 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
 
 def predict(paths: list[str], checkpoint: str, config: Config, top_k: int) -> Iterator[dict]:
     """Yield an element a picture: path and predictions, or path and error, in order."""
-    from engine import pick_device
     from recognizer import Recognizer
+    from training.devices import pick_device
 
     recognizer = Recognizer.from_checkpoint(checkpoint, pick_device(config.device))
     waiting: list[dict] = []

@@ -42,9 +42,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from archives import Source, Trouble, find_files, open_sources, other_archives
-from download import EDITIONS, PAGE, download_set
-from gnt import LEVEL1, Damage, folder_name, read_records, select_classes, writer_and_split
+from hwdb.archives import Source, Trouble, find_files, open_sources, other_archives
+from hwdb.characters import LEVEL1, folder_name, select_classes
+from hwdb.download import EDITIONS, PAGE, download_set
+from hwdb.numbering import writer_and_split
+from hwdb.record import Damage, read_records
 
 STATE = ".process_gnt.json"
 COUNTS = ("records", "images", "skipped", "undecodable", "extra", "png_bytes")

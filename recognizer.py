@@ -6,7 +6,7 @@
     for readings in recognizer.recognize(["a.png", "b.jpg"], top_k=3):
         print(readings[0].character, readings[0].probability)
 
-Pictures go through transforms.to_glyph, as in training. Imports neither data sets nor torchvision,
+Pictures go through picture.to_glyph, as in training. Imports neither data sets nor torchvision,
 so that it starts fast. Left out: finding characters on a page.
 """
 
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 import checkpoint
-from transforms import read_picture, to_glyph, to_input
+from model import to_input
+from picture import read_picture, to_glyph
 
 
 class Reading(NamedTuple):

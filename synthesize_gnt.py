@@ -27,9 +27,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from gnt import LEVEL1, SYMBOLS, select_classes, write_record
-from synthesis import HARD, Writer, drawable, render
-from templates import Fonts
+from hwdb.characters import LEVEL1, SYMBOLS, select_classes
+from hwdb.record import write_record
+from synthesis.templates import Fonts
+from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import analysis
 from config import DEFAULT_CHECKPOINT, add_arguments, from_arguments
 from dataset import GlyphSet, open_pack
-from engine import Result, evaluate, pick_device, pick_dtype
+from evaluation import analysis
+from evaluation.score import Result, evaluate
+from model import to_input
 from recognizer import Network, load_network
-from transforms import to_input
+from training.devices import pick_device, pick_dtype
 
 
 def score(given: argparse.Namespace) -> tuple[Network, GlyphSet, Result, int]:
@@ -221,7 +222,9 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         if given.report:
-            from report import write_report  # matplotlib is optional; say at once if it is missing
+            from evaluation.report import (
+                write_report,  # matplotlib is optional; say at once if it is missing
+            )
         network, glyphs, result, skipped = score(given)
         figures = summarise(given, network, glyphs, result, skipped)
         if given.find_temperature:

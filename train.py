@@ -34,13 +34,15 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import checkpoint
-import engine
 from config import Config, add_arguments, from_arguments, from_dict
-from dataset import GlyphSet, SyntheticSet, class_order, epoch_order, hold_out, open_pack
-from gnt import LEVEL1, select_classes
-from model import mobilenet_v3
-from teacher import SoftLabels, label_pack, load_teacher
-from transforms import Augmentation, augment, to_input
+from dataset import GlyphSet, class_order, epoch_order, hold_out, open_pack
+from evaluation.score import Result, evaluate
+from hwdb.characters import LEVEL1, select_classes
+from model import mobilenet_v3, to_input
+from synthesis.stream import SyntheticSet
+from training import devices
+from training.augment import Augmentation, augment
+from training.teacher import SoftLabels, label_pack, load_teacher
 
 # Settings that a resumed run may change; all others are those of the checkpoint.
 FREE_ON_RESUME = {"epochs", "workers", "save_minutes", "device", "amp", "compile", "threads"}
@@ -213,11 +215,11 @@ def soft_labels(config: Config, source: GlyphSet, device: torch.device) -> SoftL
 class Trainer:
     """One training run: model, optimizer, schedule, checkpoints, log."""
 
-    def __init__(self, config: Config, resumed: dict | None, processes: engine.Processes) -> None:
+    def __init__(self, config: Config, resumed: dict | None, processes: devices.Processes) -> None:
         self.config = config
         self.processes = processes
-        self.device = engine.pick_device(config.device, processes.local_rank)
-        self.dtype = engine.pick_dtype(config.amp, self.device)
+        self.device = devices.pick_device(config.device, processes.local_rank)
+        self.dtype = devices.pick_dtype(config.amp, self.device)
         if config.batch_size % processes.world:
             raise ValueError(
                 f"--batch-size {config.batch_size} does not divide among {processes.world} "
@@ -242,7 +244,7 @@ class Trainer:
         elif config.init_from:
             self.start_from(config.init_from)
         if config.sync_bn and processes.world > 1:
-            self.model = engine.synchronise_batch_norm(self.model, self.device)
+            self.model = devices.synchronise_batch_norm(self.model, self.device)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = Ema(self.model, config.ema)
         self.optimizer = torch.optim.AdamW(
@@ -386,7 +388,7 @@ class Trainer:
         self.whole = False
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, config)
-        with engine.autocast(self.device, self.dtype):
+        with devices.autocast(self.device, self.dtype):
             logits = self.network(x)
         loss = loss_function(logits, labels, soft, config)
         self.scaler.scale(loss).backward()
@@ -433,7 +435,7 @@ class Trainer:
                 saved = time.monotonic()
         self.check_finite()
 
-    def validate(self) -> engine.Result:
+    def validate(self) -> Result:
         """Score the held-out samples with the weights that would be shipped."""
         if self.processes.world > 1:  # each has seen other batches: their BatchNorms differ
             for tensor in self.weights().values():
@@ -444,7 +446,7 @@ class Trainer:
         if self.config.dry_run:
             indices = indices[: self.config.batch_size]
         try:
-            return engine.evaluate(
+            return evaluate(
                 self.model,
                 self.data.val_source,
                 indices,
@@ -490,7 +492,7 @@ class Trainer:
         if log:
             log.close()
 
-    def summary(self, epoch: int, result: engine.Result) -> dict[str, float]:
+    def summary(self, epoch: int, result: Result) -> dict[str, float]:
         """Return what an epoch came to."""
         totals = self.totals.clone()
         if self.processes.world > 1:
@@ -582,7 +584,7 @@ class Log:
         x = self.trainer.prepare(glyphs[:64])
         return make_grid(1 - x, nrow=8, pad_value=0.5)
 
-    def epoch(self, row: dict[str, float], result: engine.Result) -> None:
+    def epoch(self, row: dict[str, float], result: Result) -> None:
         """Tell of a finished epoch."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -601,7 +603,7 @@ class Log:
             flush=True,
         )
 
-    def mistakes(self, result: engine.Result, count: int = 24) -> tuple[Tensor | None, str]:
+    def mistakes(self, result: Result, count: int = 24) -> tuple[Tensor | None, str]:
         """Return a grid of the worst mistakes, three in a row, and a table of their names.
 
         Each mistake is a strip: the input, a sample of its class, a sample of the predicted class.
@@ -633,7 +635,7 @@ class Log:
         self.board.close()
 
 
-def in_turn(processes: engine.Processes, make: Any) -> Any:
+def in_turn(processes: devices.Processes, make: Any) -> Any:
     """Call `make` on the first process, then on the first of each node, then on the others."""
     if processes.world == 1:
         return make()
@@ -684,13 +686,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_arguments(parser)
     given = parser.parse_args(argv)
-    processes = engine.Processes(0, 1, 0)
+    processes = devices.Processes(0, 1, 0)
     trainer = None
     try:
         config, resumed = resumed_config(given)
         if config.threads:
             torch.set_num_threads(config.threads)
-        processes = engine.start_processes(config.device)
+        processes = devices.start_processes(config.device)
         trainer = Trainer(config, resumed, processes)
         trainer.run()
     except (ValueError, OSError, FloatingPointError) as error:
@@ -700,7 +702,7 @@ def main(argv: list[str] | None = None) -> int:
         interrupted(trainer)
         return 130
     finally:
-        engine.stop_processes()
+        devices.stop_processes()
     return 0
 
 

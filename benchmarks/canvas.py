@@ -17,9 +17,9 @@ import numpy as np
 import timing
 
 from config import DEFAULT_CHECKPOINT  # noqa: E402  (timing makes the repository importable)
-from gnt import LEVEL1
+from hwdb.characters import LEVEL1
 from recognizer import Recognizer
-from templates import stroke_data
+from synthesis.templates import stroke_data
 
 SIDE = 280  # pixels of the character
 WIDTHS = (2, 4, 8)

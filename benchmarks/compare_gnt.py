@@ -27,8 +27,8 @@ import cv2
 import numpy as np
 from timing import at_least_one, start
 
-from gnt import Sample, read_gnt
-from templates import thin
+from hwdb.record import Sample, read_gnt
+from synthesis.templates import thin
 
 ROWS = ("height", "width", "pen", "pen/height", "coverage", "darkest", "median", "deviation")
 PERCENTILES = (2, 10, 25, 50, 75, 90, 98)

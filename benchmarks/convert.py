@@ -33,7 +33,8 @@ import numpy as np
 from PIL import Image
 from timing import ROOT, at_least_one, start
 
-from gnt import LEVEL1, Sample, folder_name, read_gnt, write_record
+from hwdb.characters import LEVEL1, folder_name
+from hwdb.record import Sample, read_gnt, write_record
 from process_gnt import write_batch
 
 

@@ -19,9 +19,9 @@ import torch
 from step import CLASSES, contestants, make_trainer
 from timing import Row, alternate, at_least_one, machine, parser, rate, ratio, report, start
 
-import engine
 from config import Config
 from model import mobilenet_v3
+from training import devices
 
 
 def training(
@@ -65,7 +65,7 @@ def inference(variant: str, batch_size: int, device: torch.device, rounds: int) 
 
     @torch.inference_mode()
     def read() -> None:
-        with engine.autocast(device, engine.pick_dtype("auto", device)):
+        with devices.autocast(device, devices.pick_dtype("auto", device)):
             network(x)
         if device.type == "cuda":
             torch.cuda.synchronize()

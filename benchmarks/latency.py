@@ -4,7 +4,7 @@
     python benchmarks/latency.py --checkpoint runs/train/best.pt --teacher teacher.onnx
 
 One glyph at a time (latency) and 64 at a time (throughput), input to logits, all files in the same
-run; the ONNX files are made by export.py. `preparation` is transforms.to_glyph.
+run; the ONNX files are made by export.py. `preparation` is picture.to_glyph.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from timing import Row, alternate, at_least_one, parser, ratio, report, samples,
 
 import export
 from config import DEFAULT_CHECKPOINT
+from picture import to_glyph
 from recognizer import load_network, open_session
-from transforms import to_glyph
 
 REPEAT = 40  # calls in a row: one is too short for the clock, and finds the caches cold
 

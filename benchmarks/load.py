@@ -2,7 +2,7 @@
 
     python benchmarks/load.py
 
-ours    GlyphSet.fetch of random indices -> input (B,1,64,64) float -> transforms.augment
+ours    GlyphSet.fetch of random indices -> input (B,1,64,64) float -> augment
 usual   ImageFolder -> Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> DataLoader with two
         workers that stay alive
 
@@ -23,7 +23,8 @@ from torchvision.transforms import v2
 
 from config import Config
 from dataset import GlyphSet, epoch_order, open_pack
-from transforms import Augmentation, augment, to_input
+from model import to_input
+from training.augment import Augmentation, augment
 
 BATCH, SIZE = 256, 64
 

@@ -34,9 +34,11 @@ from latency import files
 from timing import parser, start
 
 from dataset import scan
-from gnt import LEVEL1, Damage, character_of, read_gnt
+from hwdb.characters import LEVEL1, character_of
+from hwdb.record import Damage, read_gnt
+from model import to_input
+from picture import read_picture, to_glyph
 from recognizer import load_network, open_session
-from transforms import read_picture, to_glyph, to_input
 
 PACKAGES = {
     "PP-OCRv6 small": ("rapidocr", "PP-OCRv6_rec_small.onnx", "rapidocr==3.10.0"),

@@ -22,8 +22,8 @@ from torch import nn
 
 import train
 from config import Config
-from engine import Processes
 from model import mobilenet_v3
+from training.devices import Processes
 
 CLASSES = 3755
 

@@ -34,9 +34,9 @@ import cv2
 import numpy as np
 from timing import ROOT, at_least_one, start
 
-from gnt import LEVEL1, SYMBOLS
-from synthesis import HARD, Writer, render
-from templates import Fonts
+from hwdb.characters import LEVEL1, SYMBOLS
+from synthesis.templates import Fonts
+from synthesis.writer import HARD, Writer, render
 
 
 def drawer(characters: str, share: int, fonts: Fonts | None) -> Callable[[int], None]:

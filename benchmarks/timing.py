@@ -26,7 +26,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gnt import LEVEL1, folder_name, write_record  # noqa: E402
+from hwdb.characters import LEVEL1, folder_name  # noqa: E402
+from hwdb.record import write_record  # noqa: E402
 
 
 class Row(NamedTuple):
@@ -118,7 +119,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def samples(count: int, seed: int = 0, classes: str = LEVEL1) -> list[tuple[str, np.ndarray]]:
     """Return synthetic handwriting: characters with their bitmaps (h,w) uint8, 255 = paper."""
-    from synthesis import Source
+    from synthesis.stream import Source
 
     source = Source(classes, seed)
     drawn = (source.draw(i) for i in range(count))

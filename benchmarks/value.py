@@ -26,11 +26,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dataset import open_pack, worker_pool  # noqa: E402  (timing makes the repository importable)
-from gnt import LEVEL1, SYMBOLS, select_classes
-from synthesis import HARD, Writer, render
-from templates import Fonts
-from transforms import to_glyph
+from dataset import open_pack  # noqa: E402
+from hwdb.characters import LEVEL1, SYMBOLS, select_classes
+from jobs.pool import worker_pool  # noqa: E402
+from picture import to_glyph
+from synthesis.templates import Fonts
+from synthesis.writer import HARD, Writer, render
 
 SIDE, GRID, DIRECTIONS = 64, 8, 8
 HIDDEN = 256
@@ -133,7 +134,7 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, 
 def contestants(given, classes: str, fonts: Fonts | None, names: list[str]) -> Iterator[tuple]:
     """Yield seed, name, features (N,512) and labels (N,) of every set to train on."""
     labels = torch.arange(len(classes)).repeat(given.samples)
-    with worker_pool(given.workers) as pool:
+    with worker_pool(given.workers, __name__) as pool:
         for seed in range(1, given.seeds + 1):
             for name in names:
                 make = partial(draw, classes, VARIANTS[name], fonts, seed)

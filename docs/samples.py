@@ -17,9 +17,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gnt import folder_name  # noqa: E402
-from synthesis import Writer, render  # noqa: E402
-from templates import stroke_data  # noqa: E402
+from hwdb.characters import folder_name  # noqa: E402
+from synthesis.templates import stroke_data  # noqa: E402
+from synthesis.writer import Writer, render  # noqa: E402
 
 
 def page(ink: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:

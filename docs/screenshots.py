@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import browser as chromium  # noqa: E402
 
 from recognizer import load_network  # noqa: E402
-from templates import stroke_data  # noqa: E402
+from synthesis.templates import stroke_data  # noqa: E402
 
 CHARACTER = "永"
 CLASSES = 300  # in the report, at most

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from templates import stroke_data
+from synthesis.templates import stroke_data
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

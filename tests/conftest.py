@@ -20,8 +20,9 @@ from filelock import FileLock  # torch needs it, too
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import synthesis  # noqa: E402
-from gnt import folder_name, write_record  # noqa: E402
+from hwdb.characters import folder_name  # noqa: E402
+from hwdb.record import write_record  # noqa: E402
+from synthesis import writer as synthesis  # noqa: E402
 
 CHARACTERS = "一十口人大小"
 # A network and a schedule that learn six characters in seconds.

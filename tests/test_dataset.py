@@ -11,7 +11,6 @@ from conftest import CHARACTERS, bitmap, call_script, write_gnt, write_tree
 import dataset
 from dataset import (
     GlyphSet,
-    SyntheticSet,
     class_order,
     epoch_order,
     hold_out,
@@ -20,9 +19,9 @@ from dataset import (
     stream_glyphs,
     writer_of,
 )
-from gnt import LEVEL1
-from synthesis import Source
-from transforms import to_glyph
+from hwdb.characters import LEVEL1
+from picture import to_glyph
+from synthesis.stream import Source, SyntheticSet
 
 
 def small_tree(root, characters="一十口", **options):

@@ -20,8 +20,8 @@ from conftest import CHARACTERS, ROOT, bitmap
 
 import demo
 from config import DEFAULT_CHECKPOINT
+from picture import to_glyph
 from recognizer import Recognizer
-from transforms import to_glyph
 
 needs_browser = pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing())
 EMPTY = "\u00a0"  # a place without a reading

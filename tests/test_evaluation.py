@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt
 
-import analysis
 import checkpoint
 from dataset import GlyphSet, open_pack
-from engine import Result, evaluate
+from evaluation import analysis
+from evaluation.score import Result, evaluate
 from recognizer import load_network
 
 

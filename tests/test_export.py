@@ -15,8 +15,8 @@ from conftest import CHARACTERS, call_script, load_script, run_script, write_gnt
 import checkpoint
 import export
 from config import DEFAULT_CHECKPOINT
+from model import to_input
 from recognizer import load_network
-from transforms import to_input
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Largest difference of a logit, as a share of the logits' own spread.

@@ -7,20 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from gnt import (
-    LEVEL1,
-    SYMBOLS,
-    Damage,
-    Sample,
-    character_of,
-    decode_tag,
-    encode_tag,
-    folder_name,
-    read_gnt,
-    select_classes,
-    write_record,
-    writer_and_split,
-)
+from hwdb.characters import LEVEL1, SYMBOLS, character_of, folder_name, select_classes
+from hwdb.numbering import writer_and_split
+from hwdb.record import Damage, Sample, decode_tag, encode_tag, read_gnt, write_record
 
 TEXT = "啊阿埃挨哎唉哀皑癌蔼"
 

@@ -127,7 +127,7 @@ def test_empty_folder(weights, tmp_path):
 
 
 def test_imports_little():
-    code = "import predict, recognizer, engine, sys; print('torchvision' in sys.modules, "
+    code = "import predict, recognizer, sys; print('torchvision' in sys.modules, "
     code += "'tensorboard' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from alz_writer import BZIP2, DEFLATE, STORE, alz, alz_bzip2, volumes
 
-import download
-from archives import Source, open_sources
-from gnt import write_record
+from hwdb import download
+from hwdb.archives import Source, open_sources
+from hwdb.record import write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "啊阿埃A＋①"

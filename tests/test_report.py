@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from conftest import CHARACTERS, call_script
 
-import analysis
 from dataset import GlyphSet, open_pack
-from engine import Result
+from evaluation import analysis
+from evaluation.score import Result
 
 pytest.importorskip("matplotlib", reason="matplotlib is not there: requirements-optional.txt")
-import report  # noqa: E402
+from evaluation import report  # noqa: E402
 
 NASTY = '<script>alert("1")</script>&amp;'
 VOID = {"meta", "img", "br", "link"}
@@ -173,7 +173,8 @@ def test_script_writes_it(data, trained, tmp_path):
 
 def test_missing_matplotlib_is_said_at_once(data, trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
-    monkeypatch.delitem(sys.modules, "report")
+    monkeypatch.delitem(sys.modules, "evaluation.report", raising=False)
+    monkeypatch.delattr(sys.modules["evaluation"], "report", raising=False)
     out = tmp_path / "report"
     done = call_script(
         "test.py", data / "test", "--checkpoint", trained / "best.pt", "--report", out

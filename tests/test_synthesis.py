@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from gnt import LEVEL1, SYMBOLS, Sample, read_gnt, writer_and_split
-from synthesis import Source, Writer, drawable, field, render, smooth, trace
-from templates import (
+from hwdb.characters import LEVEL1, SYMBOLS
+from hwdb.numbering import writer_and_split
+from hwdb.record import Sample, read_gnt
+from synthesis.stream import Source
+from synthesis.templates import (
     Fonts,
     components,
     crossings,
@@ -26,9 +28,10 @@ from templates import (
     symbols,
     thin,
 )
+from synthesis.writer import Writer, drawable, field, render, smooth, trace
 
 ROOT = Path(__file__).resolve().parents[1]
-STROKES = ROOT / "strokes"
+STROKES = ROOT / "synthesis" / "strokes"
 
 
 def synthesize(*arguments, check=True, **kwargs):

@@ -23,12 +23,10 @@ by process_gnt.py.
 
 from __future__ import annotations
 
-import re
 import struct
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -37,25 +35,6 @@ HEADER = struct.Struct("<I2sHH")
 # Beyond any handwritten character; keeps a damaged header from asking for gigabytes.
 MAX_PIXELS = 1 << 24
 CHUNK = 1 << 20
-
-# Level 1 of GB2312, B0A1..D7F9: the 3755 characters of HWDB1.1, in GB order.
-LEVEL1 = "".join(
-    bytes([row, cell]).decode("gb18030")
-    for row in range(0xB0, 0xD8)
-    for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA)
-)
-
-# The 171 other classes of HWDB1.0 to 1.2, in the order of their tags. Certain: there are 171, and
-# among them 10 digits and 52 letters. The rest follows the class list of 7356 characters that users
-# of the online sister set (same pages, same writers) have published, which counts 171 too: 92 of
-# the 94 printable ASCII characters (without ' and _) and 79 GB symbols. That list writes ASCII as
-# full-width forms; the .gnt files are taken to tag them as ASCII. Not to be had: an official list.
-# Nothing is dropped for not being listed here unless `--classes symbols` asks for it.
-SYMBOLS = (
-    '!"#$%&()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^`abcdefghijklmnopqrstuvwxyz{|}~'
-    "、。々…‘’“”《》±×÷∧∨∑∏∪∩∈√⊥∥⊙∫∮≡≌≈∽∝≠≤≥∞∵∴℃￡‰§№☆○◎◇□△※→←↑↓"
-    "①②③④⑤⑥⑦⑧⑨⑩￥℅℉↖↗↘↙▽⊕㎎㎏㎜㎝㎞㎡㏄"
-)
 
 
 class Sample(NamedTuple):
@@ -289,70 +268,3 @@ def write_record(stream: BinaryIO, character: str, bitmap: np.ndarray) -> None:
         raise ValueError(f"a .gnt bitmap has at most 65535 pixels a side, got {width} x {height}")
     stream.write(HEADER.pack(HEADER.size + bitmap.size, encode_tag(character), width, height))
     stream.write(bitmap.tobytes())
-
-
-def select_classes(spec: str) -> str | None:
-    """Return the characters that `spec` names, or None for all that are there.
-
-    `level1` (3755), `symbols` (171), `all`, a number N (the first N of level 1 in GB order), or
-    the path of a UTF-8 text file of characters (white space and repetitions do not count).
-    """
-    if spec in ("level1", "symbols", "all"):
-        return {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}[spec]
-    if re.fullmatch(r"\d+", spec):
-        if not 1 <= int(spec) <= len(LEVEL1):
-            raise ValueError(f"--classes {spec}: a number is from 1 to {len(LEVEL1)} (level 1)")
-        return LEVEL1[: int(spec)]
-    path = Path(spec)
-    if not path.is_file():
-        raise ValueError(
-            f"--classes {spec}: expected level1, symbols, all, a number, or a file of characters"
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{spec}: not a UTF-8 text of characters ({error})") from None
-    characters = "".join(dict.fromkeys("".join(text.split())))
-    if not characters:
-        raise ValueError(f"{spec}: holds no characters")
-    return characters
-
-
-def folder_name(character: str) -> str:
-    """Return the class folder of a character: 啊 -> U+554A."""
-    return f"U+{ord(character):04X}"
-
-
-def character_of(folder: str) -> str:
-    """Return the character of a class folder; any other name is its own label."""
-    match = re.fullmatch(r"U\+([0-9A-Fa-f]{4,6})", folder)
-    if match and int(match[1], 16) <= 0x10FFFF:
-        return chr(int(match[1], 16))
-    return folder
-
-
-def writer_and_split(file_name: str) -> tuple[str | None, str | None]:
-    """Return (writer, "train" | "test") of an official file name; None for what it does not tell.
-
-    HWDB1.1 (1001..1240 train, 1241..1300 test) and the competition set (C001..C060, test) tell
-    both by number. HWDB1.0 (001..420) and 1.2 (501..800) mix train and test numbers, so there the
-    archive or folder the file comes from decides: give it as part of the name
-    ("Gnt1.0Test.zip/006-t.gnt", "HWDB1.0trn_gnt/001-f.gnt").
-    """
-    *parents, name = re.split(r"[/\\]", file_name)
-    match = re.match(r"([Cc]?\d{3,})(?!\d)", name)
-    if not match:
-        return None, None
-    writer = match[1].upper()
-    if writer.startswith("C"):
-        return writer, "test" if 1 <= int(writer[1:]) <= 60 else None
-    number = int(writer)
-    if len(writer) == 4 and 1001 <= number <= 1300:
-        return writer, "train" if number <= 1240 else "test"
-    if len(writer) == 5 and 10001 <= number <= 29999 and number != 20000:  # synthesize_gnt.py
-        return writer, "train" if number < 20000 else "test"
-    if len(writer) == 3 and (1 <= number <= 420 or 501 <= number <= 800):
-        for parent in reversed(parents):
-            if match := re.search(r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)", parent):
-                return writer, "train" if match[1].lower() == "tr" else "test"
-    return writer, None

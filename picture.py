@@ -3,7 +3,8 @@
     bitmap (h,w) uint8, 255 = paper -> glyph (S,S) uint8, 0 = paper
     -> input (B,1,S,S) float in 0...1
 
-    from transforms import read_picture, to_glyph, to_input
+    from model import to_input
+    from picture import read_picture, to_glyph
     glyph = to_glyph(read_picture("photo.jpg"), size=64)
     logits = model(to_input(glyph[None]))
 
@@ -18,9 +19,7 @@ Left out: finding several characters in one picture. A picture holds one charact
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 # OpenCV reads this once, when it is loaded: larger pictures are refused before they are decoded.
 MAX_PIXELS = 1 << 26
@@ -29,8 +28,6 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
 
 PICTURE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
@@ -43,8 +40,6 @@ DENSE_PAPER = 0.15
 STRIP_PAPER = 0.02
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
-# Side of the grid of pulls that bends a glyph.
-PULLS = 4
 # Longest side at which paper, light and noise of an unclean picture are estimated.
 ANALYSIS_SIDE = 768
 
@@ -281,160 +276,3 @@ def level(ink: np.ndarray) -> np.ndarray:
     total = histogram.cumsum()
     strength = int(np.searchsorted(total, 0.95 * total[-1])) or 1
     return cv2.convertScaleAbs(ink, alpha=255 / strength)
-
-
-def to_input(glyphs: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Turn glyphs (B,S,S) uint8 into the network's input (B,1,S,S) float32 in 0...1."""
-    tensor = torch.as_tensor(glyphs)
-    return tensor.to(device, non_blocking=True).unsqueeze(1).float().div_(255)
-
-
-class Augmentation(NamedTuple):
-    """Strengths of the batch augmentation; 0 switches a part off.
-
-    Angles in degrees; scale, shear and shift as shares of the glyph's side; elastic in pixels at
-    64 px; stroke, blur and erase are probabilities.
-    """
-
-    rotation: float = 10.0
-    shear: float = 0.2
-    scale: float = 0.15
-    shift: float = 0.04
-    elastic: float = 2.0
-    stroke: float = 0.5
-    blur: float = 0.2
-    erase: float = 0.1
-
-
-def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
-
-    One warp (affine and elastic together), then stroke width, blur, erasing. Random numbers come
-    from `generator`, which lives on the CPU, so that every device draws the same ones.
-
-    Args:
-        x: (B,1,S,S) float in 0...1.
-
-    Returns:
-        (B,1,S,S) float in 0...1, in a memory of its own.
-    """
-    x = warp(x, strength, generator)
-    if strength.stroke:
-        x = vary_stroke_width(x, strength.stroke, generator)
-    if strength.blur:
-        x = blur(x, strength.blur, generator)
-    if strength.erase:
-        x = erase(x, strength.erase, generator)
-    return x
-
-
-def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    """Draw from -1...1."""
-    return torch.rand(shape, generator=generator) * 2 - 1
-
-
-def warp(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate, shear, scale, shift and bend each sample of (B,1,S,S), bilinear, paper outside."""
-    b, _, s, _ = x.shape
-    angle = _uniform(generator, b) * (strength.rotation * torch.pi / 180)
-    shear = _uniform(generator, b) * strength.shear
-    zoom = torch.exp(_uniform(generator, b, 2) * strength.scale)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    # Where a point comes from is linear in the affine map and in the pulls: one matrix product.
-    weights = torch.empty(b, 3 + PULLS * PULLS, 2)
-    weights[:, 0, 0] = cos * zoom[:, 0]
-    weights[:, 1, 0] = (shear * cos - sin) * zoom[:, 0]
-    weights[:, 0, 1] = sin * zoom[:, 1]
-    weights[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
-    weights[:, 2] = _uniform(generator, b, 2) * (2 * strength.shift)
-    if strength.elastic:
-        # 2/64: pixels at 64 px to grid_sample's -1...1.
-        pulls = torch.randn(b, PULLS * PULLS, 2, generator=generator)
-        weights[:, 3:] = pulls * (strength.elastic * 2 / 64)
-    else:
-        weights = weights[:, :3]
-    weights = weights.transpose(1, 2).reshape(2 * b, -1).to(x.device, non_blocking=True)
-    basis = warp_basis(s, x.device)[: weights.shape[1]]
-    grid = (weights @ basis).view(b, 2, s, s).permute(0, 2, 3, 1)
-    return torch.nn.functional.grid_sample(
-        x, grid.to(x.dtype), padding_mode="zeros", align_corners=False
-    )
-
-
-@lru_cache(maxsize=8)
-def warp_basis(size: int, device: torch.device) -> Tensor:
-    """Return (3 + PULLS^2, S*S): x, y, 1, and the bicubic weight of each pull at each pixel.
-
-    Bending by a coarse grid of random pulls, smooth in between, stands for the Gaussian-smoothed
-    noise of Simard et al. 2003 ("Best Practices for CNNs Applied to Visual Document Analysis").
-    """
-    at = (torch.arange(size) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(at, at, indexing="ij")
-    unit = torch.eye(PULLS * PULLS).view(-1, 1, PULLS, PULLS)
-    smooth = torch.nn.functional.interpolate(unit, (size, size), mode="bicubic", align_corners=True)
-    affine = torch.stack([x, y, torch.ones_like(x)]).view(3, -1)
-    return torch.cat([affine, smooth.view(PULLS * PULLS, -1)]).to(device)
-
-
-def _chosen(generator: torch.Generator, count: int, probability: float) -> Tensor:
-    """Draw which of `count` samples something happens to."""
-    return torch.nonzero(torch.rand(count, generator=generator) < probability)[:, 0]
-
-
-def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make the strokes of some samples thicker or thinner by up to about a pixel on either side.
-
-    A 3x3 maximum thickens, a 3x3 minimum thins; each sample gets its own mix with the original.
-    """
-    rows = _chosen(generator, x.shape[0], probability)
-    mix = _uniform(generator, len(rows))
-    # Thinning wipes out strokes of one or two pixels: go only part of the way there.
-    ways = (mix >= 0, 1.0, torch.maximum), (mix < 0, -0.6, torch.minimum)
-    for chosen, share, extreme in ways:
-        here = rows[chosen].to(x.device, non_blocking=True)
-        part = (share * mix[chosen]).view(-1, 1, 1, 1).to(x.device, x.dtype, non_blocking=True)
-        some = x[here]
-        wide = some.clone()  # the extreme of the pixel and its two neighbours, along rows
-        extreme(wide[..., 1:], some[..., :-1], out=wide[..., 1:])
-        extreme(wide[..., :-1], some[..., 1:], out=wide[..., :-1])
-        both = wide.clone()  # and along columns
-        extreme(both[..., 1:, :], wide[..., :-1, :], out=both[..., 1:, :])
-        extreme(both[..., :-1, :], wide[..., 1:, :], out=both[..., :-1, :])
-        x[here] = some.lerp_(both, part)
-    return x
-
-
-def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Soften some samples as if small pictures had been enlarged; full ink stays full.
-
-    A batch is reduced to between 0.2 and 0.6 of its side, enlarged and levelled to its old maxima;
-    each sample gets its own mix with the original.
-    """
-    rows = _chosen(generator, x.shape[0], probability)
-    mix = torch.rand(len(rows), 1, 1, 1, generator=generator)
-    side = x.shape[-1]
-    small = max(4, round(side * (0.2 + 0.4 * float(torch.rand((), generator=generator)))))
-    # One matrix for both steps along an axis: a product is quick on every device.
-    step = torch.nn.functional.interpolate(torch.eye(side)[None], small, mode="area")
-    step = torch.nn.functional.interpolate(step, side, mode="linear")[0].to(x.device, x.dtype)
-    rows, mix = rows.to(x.device, non_blocking=True), mix.to(x.device, non_blocking=True)
-    some = x[rows]
-    soft = step.T @ some @ step
-    gain = some.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
-    x[rows] = some.lerp(soft * gain, mix.to(x.dtype))
-    return x
-
-
-def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make paper of one random rectangle, a tenth to a third of the side long, in some samples."""
-    side = x.shape[-1]
-    rows = _chosen(generator, x.shape[0], probability)
-    box = torch.rand(len(rows), 4, generator=generator)
-    length = 0.1 + box[:, :2] * 0.23
-    start = box[:, 2:] * (1 - length)
-    rows, start, end = (t.to(x.device) for t in (rows, start * side, (start + length) * side))
-    at = torch.arange(side, device=x.device)
-    inside = (at >= start[..., None]) & (at < end[..., None])  # (n,2,S): rows, columns
-    hole = inside[:, 0, :, None] & inside[:, 1, None, :]
-    x[rows] = x[rows].masked_fill(hole.unsqueeze(1), 0)
-    return x

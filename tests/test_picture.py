@@ -8,15 +8,9 @@ import pytest
 import torch
 from conftest import bitmap
 
-from transforms import (
-    Augmentation,
-    augment,
-    clean,
-    decode_picture,
-    read_picture,
-    to_glyph,
-    to_input,
-)
+from model import to_input
+from picture import clean, decode_picture, read_picture, to_glyph
+from training.augment import Augmentation, augment
 
 INK = bitmap("永", 7)
 OFF = Augmentation(*[0.0] * len(Augmentation._fields))

@@ -22,10 +22,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import analysis
 from dataset import GlyphSet
-from engine import Result
-from templates import stroke_data
+from evaluation import analysis
+from evaluation.score import Result
+from synthesis.templates import stroke_data
 
 try:
     import matplotlib

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from templates import (
+from synthesis.templates import (
     GAP,
     STEP,
     Fonts,
@@ -379,45 +379,6 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     darkest = writer.ink - 1.3 * writer.grain
     grey = (grey - darkest) * (255 / (255 - darkest))
     return np.where(inked, np.clip(grey, 0, 254), 255).astype(np.uint8)
-
-
-# Streams ----------------------------------------------------------------------------------------
-
-
-class Source:
-    """Endless labelled handwriting for training: picture `index` depends on (seed, index) alone."""
-
-    def __init__(
-        self,
-        classes: Sequence[str],
-        seed: int = 0,
-        hard: tuple[float, float] = HARD,
-        fonts: Fonts | None = None,
-        font_share: float = 0.4,
-    ):
-        self.classes = list(classes)
-        self.seed, self.hard, self.fonts, self.font_share = seed, hard, fonts, font_share
-        drawable(self.classes, fonts)
-
-    def draw(self, index: int) -> tuple[np.ndarray, int]:
-        """Return picture number `index` >= 0: bitmap (h, w) uint8, 255 = paper, and its label.
-
-        Every picture has a writer of its own; every run of len(classes) pictures shows each class
-        once, in an order of its own.
-        """
-        count = len(self.classes)
-        epoch, place = divmod(index, count)
-        label = int(shuffled(self.seed, epoch, count)[place])
-        rng = np.random.default_rng((self.seed, 1, index))
-        writer = Writer.draw(rng, rng.uniform(*self.hard))
-        bitmap = render(self.classes[label], writer, rng, self.fonts, self.font_share)
-        return bitmap, label
-
-
-@functools.lru_cache(maxsize=8)
-def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order (count,) in which pass number `epoch` shows the classes."""
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 def drawable(characters: Sequence[str], fonts: Fonts | None = None) -> None:

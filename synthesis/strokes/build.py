@@ -1,7 +1,7 @@
 """Build medians.npz, the stroke data of the synthetic handwriting, from the npm package.
 
     npm pack hanzi-writer-data@2.0.1
-    python strokes/build.py hanzi-writer-data-2.0.1.tgz
+    python synthesis/strokes/build.py hanzi-writer-data-2.0.1.tgz
 
 The package holds one JSON file a character; taken over are `medians` (one polyline a stroke, in
 stroke order, in a box of 1024 units with y up) and `radStrokes` (which strokes are the radical).

@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 train.py        # one process a GPU; gloo where there is none
 
-    from engine import pick_device, start_processes, evaluate
+    from evaluation.score import evaluate
+    from training.devices import pick_device, start_processes
     result = evaluate(model, glyphs, indices, device)
     print(result.topk(1), result.topk(5), result.loss)
 
@@ -13,19 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from dataset import GlyphSet
-from transforms import to_input
-
-TOP = 10
 
 
 class Processes(NamedTuple):
@@ -102,81 +96,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-class Result(NamedTuple):
-    """Evaluation of n samples, in the order of the indices.
-
-    top (n,T) int64: best labels, T = min(10, K); probability (n,T) float32; labels (n,) int64;
-    losses (n,) float32: cross-entropy without smoothing; indices (n,) int64.
-    """
-
-    top: np.ndarray
-    probability: np.ndarray
-    labels: np.ndarray
-    losses: np.ndarray
-    indices: np.ndarray
-
-    def topk(self, k: int) -> float:
-        """Return the share of samples whose label is among the best k."""
-        return float((self.top[:, :k] == self.labels[:, None]).any(1).mean())
-
-    @property
-    def loss(self) -> float:
-        return float(self.losses.mean())
-
-
-@torch.no_grad()
-def evaluate(
-    network: nn.Module | Callable[[Tensor], Tensor],
-    glyphs: GlyphSet,
-    indices: np.ndarray,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    batch_size: int = 256,
-    processes: Processes | None = None,
-    progress: Callable[[int], object] = lambda count: None,
-) -> Result:
-    """Score glyphs; with several processes each takes a share, and all get the whole result.
-
-    A module is put into eval mode and back. Every sample counts exactly once.
-    """
-    rank, world = (processes.rank, processes.world) if processes else (0, 1)
-    mine = indices[rank::world]
-    training = isinstance(network, nn.Module) and network.training
-    if isinstance(network, nn.Module):
-        network.eval()
-    parts: list[tuple[np.ndarray, ...]] = []
-    for start in range(0, len(mine), batch_size):
-        chosen = mine[start : start + batch_size]
-        images, labels = glyphs.fetch(chosen)
-        x = to_input(images, device).contiguous(memory_format=torch.channels_last)
-        with autocast(device, dtype):
-            logits = network(x)
-        logprob = logits.float().log_softmax(1).cpu()
-        best = logprob.topk(min(TOP, logprob.shape[1]))
-        losses = -logprob.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-        parts.append(
-            (
-                best.indices.numpy(),
-                best.values.exp().numpy(),
-                labels.numpy(),
-                losses.numpy(),
-                chosen,
-            )
-        )
-        progress(len(chosen))
-    if isinstance(network, nn.Module):
-        network.train(training)
-    if world > 1:
-        gathered: list[list] = [[] for _ in range(world)]
-        dist.all_gather_object(gathered, parts)
-        parts = [part for share in gathered for part in share]
-    if not parts:
-        raise ValueError("nothing to evaluate: no samples")
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.argsort(columns[-1], kind="stable")
-    return Result(*(column[order] for column in columns))
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):

@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 import checkpoint
 from dataset import Pack, scan, stream_glyphs
-from gnt import LEVEL1
-from transforms import to_input
+from hwdb.characters import LEVEL1
+from model import to_input
 
 RANK = 256  # of the teacher of the shipped weights: 99.8 % of the energy of its logits
 WORTH_COMPILING = 20_000  # glyphs; compiling takes a minute

@@ -1,9 +1,9 @@
 """What an evaluation says beyond top-1: by writer, by class, by pair, by confidence.
 
-    result = engine.evaluate(...)
+    result = evaluate(...)
     confused_pairs(result)[:10], by_writer(result, glyphs.writers), calibration(result)
 
-Pure functions of an `engine.Result`; test.py prints them, report.py draws them.
+Pure functions of an `evaluation.score.Result`; test.py prints them, report.py draws them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from engine import Result
+from evaluation.score import Result
 
 
 class Share(NamedTuple):

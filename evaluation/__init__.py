@@ -1,0 +1,1 @@
+"""Scores of a network on labelled glyphs: figures, analysis, report."""

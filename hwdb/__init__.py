@@ -1,0 +1,1 @@
+"""What is known of the CASIA-HWDB databases: records, characters, numbering, archives, download."""

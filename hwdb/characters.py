@@ -1,0 +1,65 @@
+"""The characters of HWDB: level 1 of GB2312, the 171 symbols, class folders, selections."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Level 1 of GB2312, B0A1..D7F9: the 3755 characters of HWDB1.1, in GB order.
+LEVEL1 = "".join(
+    bytes([row, cell]).decode("gb18030")
+    for row in range(0xB0, 0xD8)
+    for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA)
+)
+
+# The 171 other classes of HWDB1.0 to 1.2, in the order of their tags. Certain: there are 171, and
+# among them 10 digits and 52 letters. The rest follows the class list of 7356 characters that users
+# of the online sister set (same pages, same writers) have published, which counts 171 too: 92 of
+# the 94 printable ASCII characters (without ' and _) and 79 GB symbols. That list writes ASCII as
+# full-width forms; the .gnt files are taken to tag them as ASCII. Not to be had: an official list.
+# Nothing is dropped for not being listed here unless `--classes symbols` asks for it.
+SYMBOLS = (
+    '!"#$%&()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^`abcdefghijklmnopqrstuvwxyz{|}~'
+    "、。々…‘’“”《》±×÷∧∨∑∏∪∩∈√⊥∥⊙∫∮≡≌≈∽∝≠≤≥∞∵∴℃￡‰§№☆○◎◇□△※→←↑↓"
+    "①②③④⑤⑥⑦⑧⑨⑩￥℅℉↖↗↘↙▽⊕㎎㎏㎜㎝㎞㎡㏄"
+)
+
+
+def select_classes(spec: str) -> str | None:
+    """Return the characters that `spec` names, or None for all that are there.
+
+    `level1` (3755), `symbols` (171), `all`, a number N (the first N of level 1 in GB order), or
+    the path of a UTF-8 text file of characters (white space and repetitions do not count).
+    """
+    if spec in ("level1", "symbols", "all"):
+        return {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}[spec]
+    if re.fullmatch(r"\d+", spec):
+        if not 1 <= int(spec) <= len(LEVEL1):
+            raise ValueError(f"--classes {spec}: a number is from 1 to {len(LEVEL1)} (level 1)")
+        return LEVEL1[: int(spec)]
+    path = Path(spec)
+    if not path.is_file():
+        raise ValueError(
+            f"--classes {spec}: expected level1, symbols, all, a number, or a file of characters"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{spec}: not a UTF-8 text of characters ({error})") from None
+    characters = "".join(dict.fromkeys("".join(text.split())))
+    if not characters:
+        raise ValueError(f"{spec}: holds no characters")
+    return characters
+
+
+def folder_name(character: str) -> str:
+    """Return the class folder of a character: 啊 -> U+554A."""
+    return f"U+{ord(character):04X}"
+
+
+def character_of(folder: str) -> str:
+    """Return the character of a class folder; any other name is its own label."""
+    match = re.fullmatch(r"U\+([0-9A-Fa-f]{4,6})", folder)
+    if match and int(match[1], 16) <= 0x10FFFF:
+        return chr(int(match[1], 16))
+    return folder

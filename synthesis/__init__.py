@@ -1,0 +1,1 @@
+"""Handwriting made on the spot: writers, templates, stroke data, endless streams."""

@@ -1,0 +1,128 @@
+"""Endless labelled handwriting: bitmaps one by one, or batches of glyphs from worker processes."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing.pool
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.pool import worker_pool
+from picture import to_glyph
+from synthesis.templates import Fonts
+from synthesis.writer import HARD, Writer, drawable, render
+
+
+class Source:
+    """Endless labelled handwriting for training: picture `index` depends on (seed, index) alone."""
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        seed: int = 0,
+        hard: tuple[float, float] = HARD,
+        fonts: Fonts | None = None,
+        font_share: float = 0.4,
+    ):
+        self.classes = list(classes)
+        self.seed, self.hard, self.fonts, self.font_share = seed, hard, fonts, font_share
+        drawable(self.classes, fonts)
+
+    def draw(self, index: int) -> tuple[np.ndarray, int]:
+        """Return picture number `index` >= 0: bitmap (h, w) uint8, 255 = paper, and its label.
+
+        Every picture has a writer of its own; every run of len(classes) pictures shows each class
+        once, in an order of its own.
+        """
+        count = len(self.classes)
+        epoch, place = divmod(index, count)
+        label = int(shuffled(self.seed, epoch, count)[place])
+        rng = np.random.default_rng((self.seed, 1, index))
+        writer = Writer.draw(rng, rng.uniform(*self.hard))
+        bitmap = render(self.classes[label], writer, rng, self.fonts, self.font_share)
+        return bitmap, label
+
+
+@functools.lru_cache(maxsize=8)
+def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order (count,) in which pass number `epoch` shows the classes."""
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+class SyntheticSet:
+    """Synthetic handwriting without end, drawn by worker processes while the network trains.
+
+    Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Offers what
+    training needs of a `GlyphSet`: `fetch`, `batches`, `example`.
+
+    Args:
+        classes: label order; every class must be drawable.
+        fonts: folder of font files, '' for stroke data alone.
+        workers: processes, 0: one a core.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], size: int, seed: int, fonts: str = "", workers: int = 0
+    ) -> None:
+        self.make = partial(_draw_batch, tuple(classes), size, seed, fonts)
+        self.workers = workers or os.cpu_count() or 1
+
+    def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return glyphs (B,S,S) uint8 and labels (B,) int64."""
+        return next(self.batches([indices]))
+
+    def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of index arrays; a few are drawn ahead."""
+        pool = drawing_pool(self.workers)
+        waiting: deque = deque()
+        ahead = iter(chosen)
+        while True:
+            for indices in islice(ahead, max(0, 2 * self.workers - len(waiting))):
+                parts = np.array_split(indices, min(len(indices), max(1, len(indices) // 32)))
+                waiting.append([pool.apply_async(self.make, (part,)) for part in parts])
+            if not waiting:
+                return
+            glyphs, labels = zip(*(part.get() for part in waiting.popleft()), strict=True)
+            yield torch.from_numpy(np.concatenate(glyphs)), torch.from_numpy(np.concatenate(labels))
+
+    def example(self, label: int) -> Tensor:
+        """Return a glyph (1,S,S) uint8 of a class."""
+        return torch.from_numpy(self.make(np.arange(1), label)[0])
+
+
+@lru_cache(maxsize=1)
+def drawing_pool(workers: int) -> multiprocessing.pool.Pool:
+    """Return the worker pool of all synthetic sets; it lives as long as this process."""
+    return worker_pool(workers, __name__)
+
+
+def _draw_batch(
+    classes: tuple[str, ...],
+    size: int,
+    seed: int,
+    fonts: str,
+    indices: np.ndarray,
+    label: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw glyphs (n,S,S) uint8 and labels (n,); of one class where `label` names it."""
+    cv2.setNumThreads(1)
+    source = _source(classes if label is None else classes[label : label + 1], seed, fonts)
+    glyphs = np.empty((len(indices), size, size), np.uint8)
+    labels = np.empty(len(indices), np.int64)
+    for i, index in enumerate(indices):
+        bitmap, labels[i] = source.draw(int(index))
+        glyphs[i] = to_glyph(bitmap, size)
+    return glyphs, labels
+
+
+@lru_cache(maxsize=4)
+def _source(classes: tuple[str, ...], seed: int, fonts: str):
+    return Source(classes, seed, fonts=Fonts(fonts, classes) if fonts else None)

@@ -7,8 +7,8 @@
     Fonts("fonts").template("说", rng)    # the skeleton of a font glyph
 
 source                 content
-synthesis/strokes/medians.npz    strokes of the 3755 level-1 characters (see synthesis/strokes/README.md)
-synthesis/strokes/forms.txt      abbreviations of components, strokes of the symbols
+strokes/medians.npz    strokes of the 3755 level-1 characters (see strokes/README.md)
+strokes/forms.txt      abbreviations of components, strokes of the symbols
 font files             everything else, through Pillow
 
 Nothing here is random but the choice of a typeface. Left out are stroke outlines.

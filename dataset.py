@@ -44,7 +44,7 @@ from tqdm import tqdm
 from hwdb.characters import character_of
 from hwdb.numbering import writer_and_split
 from hwdb.record import Damage, read_gnt
-from jobs.pool import worker_pool
+from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, read_picture, to_glyph
 
 PACK_VERSION = 3
@@ -213,13 +213,8 @@ def stream_glyphs(
         else:
             tasks.append([entry])
     decode = partial(_decode, str(source), size, margin)
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            yield from decode(task)
-        return
-    with worker_pool(workers, __name__) as pool:
-        for chunks in pool.imap(decode, tasks):
+    with Workers(max(1, min(workers or cores(), len(tasks))), __name__) as pool:
+        for chunks in pool.map(decode, tasks):
             yield from chunks
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from dataset import open_pack  # noqa: E402
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
-from jobs.pool import worker_pool  # noqa: E402
+from jobs.pool import Workers  # noqa: E402
 from picture import to_glyph
 from synthesis.templates import Fonts
 from synthesis.writer import HARD, Writer, render
@@ -134,11 +134,11 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, 
 def contestants(given, classes: str, fonts: Fonts | None, names: list[str]) -> Iterator[tuple]:
     """Yield seed, name, features (N,512) and labels (N,) of every set to train on."""
     labels = torch.arange(len(classes)).repeat(given.samples)
-    with worker_pool(given.workers, __name__) as pool:
+    with Workers(given.workers, __name__) as pool:
         for seed in range(1, given.seeds + 1):
             for name in names:
                 make = partial(draw, classes, VARIANTS[name], fonts, seed)
-                drawn = pool.imap(make, range(given.samples))
+                drawn = pool.map(make, range(given.samples))
                 bar = tqdm(drawn, name, given.samples, disable=not sys.stderr.isatty())
                 yield seed, name, torch.from_numpy(np.concatenate(list(bar))), labels
             for source in given.also:

@@ -1,23 +1,94 @@
-"""Worker processes."""
+"""Worker processes: the one pool of converter, packer, synthesiser and endless streams.
+
+with Workers(4, preload="dataset") as workers:
+    for result in workers.map(decode, tasks):
+        ...
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.pool
+import os
 import signal
 import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+AHEAD = 3  # tasks a process that may be under way
 
 
-def worker_pool(workers: int, preload: str) -> multiprocessing.pool.Pool:
-    """Start processes that decode or draw; Ctrl-C is left to the process that started them.
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
-    Not forked from this process: a fork copies the locks of threads that PyTorch and OpenCV have
-    running. On Linux they come from a server that has loaded the module `preload` and nothing more,
-    so that PyTorch is loaded once for all of them; elsewhere they are spawned.
+
+class Workers:
+    """Processes that do tasks in order, a few ahead; one means this process, 0 one a core.
+
+    Workers are not forked from this process: a fork copies the locks of threads that PyTorch and
+    OpenCV have running. On Linux they come from a server that has loaded the module `preload` and
+    nothing more, so that it is loaded once for all of them; elsewhere they are spawned. Ctrl-C is
+    left to this process, and they end when it does, however that happens.
     """
-    if sys.platform == "linux":
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([preload])
-    else:
-        context = multiprocessing.get_context("spawn")
-    return context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+    def __init__(self, count: int, preload: str) -> None:
+        self.count = count or cores()
+        self.pool = None
+        if self.count > 1:
+            method = "forkserver" if sys.platform == "linux" else "spawn"
+            context = multiprocessing.get_context(method)
+            if method == "forkserver":
+                context.set_forkserver_preload([preload])
+            self.pool = ProcessPoolExecutor(self.count, context, _start)
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield function(task) for every task, in order; tasks are taken only as they are needed.
+
+        Raises:
+            OSError: a worker was killed (out of memory, say).
+        """
+        if self.pool is None:
+            yield from map(function, tasks)
+            return
+        waiting: deque[Future] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self.pool.submit(function, task))
+                if len(waiting) > AHEAD * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise OSError(
+                "a worker process was killed, perhaps for want of memory; run again with fewer "
+                "--workers"
+            ) from None
+
+    def close(self) -> None:
+        """End the processes; tasks that have not begun are dropped."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def leave_with_parent() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()

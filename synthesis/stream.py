@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing.pool
-import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
@@ -15,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.pool import worker_pool
+from jobs.pool import Workers
 from picture import to_glyph
 from synthesis.templates import Fonts
 from synthesis.writer import HARD, Writer, drawable, render
+
+PART = 32  # glyphs a task
 
 
 class Source:
@@ -73,7 +72,7 @@ class SyntheticSet:
         self, classes: Sequence[str], size: int, seed: int, fonts: str = "", workers: int = 0
     ) -> None:
         self.make = partial(_draw_batch, tuple(classes), size, seed, fonts)
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return glyphs (B,S,S) uint8 and labels (B,) int64."""
@@ -81,17 +80,18 @@ class SyntheticSet:
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of index arrays; a few are drawn ahead."""
-        pool = drawing_pool(self.workers)
-        waiting: deque = deque()
-        ahead = iter(chosen)
-        while True:
-            for indices in islice(ahead, max(0, 2 * self.workers - len(waiting))):
-                parts = np.array_split(indices, min(len(indices), max(1, len(indices) // 32)))
-                waiting.append([pool.apply_async(self.make, (part,)) for part in parts])
-            if not waiting:
-                return
-            glyphs, labels = zip(*(part.get() for part in waiting.popleft()), strict=True)
-            yield torch.from_numpy(np.concatenate(glyphs)), torch.from_numpy(np.concatenate(labels))
+        parts = (
+            part
+            for indices in chosen
+            for part in np.array_split(indices, max(1, len(indices) // PART))
+        )
+        drawn = drawing_pool(self.workers).map(self.make, parts)
+        for indices in chosen:
+            few = list(islice(drawn, max(1, len(indices) // PART)))
+            glyphs, labels = (
+                torch.from_numpy(np.concatenate(column)) for column in zip(*few, strict=True)
+            )
+            yield glyphs, labels
 
     def example(self, label: int) -> Tensor:
         """Return a glyph (1,S,S) uint8 of a class."""
@@ -99,9 +99,9 @@ class SyntheticSet:
 
 
 @lru_cache(maxsize=1)
-def drawing_pool(workers: int) -> multiprocessing.pool.Pool:
+def drawing_pool(workers: int) -> Workers:
     """Return the worker pool of all synthetic sets; it lives as long as this process."""
-    return worker_pool(workers, __name__)
+    return Workers(workers, __name__)
 
 
 def _draw_batch(

@@ -1,0 +1,72 @@
+"""What every command does alike: errors as sentences, exit status, output, progress.
+
+    @command
+    def main(argv=None) -> int: ...
+
+    if __name__ == "__main__":
+        sys.exit(main())
+
+Results go to stdout, notices and progress to stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from tqdm import tqdm
+
+P = ParamSpec("P")
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Make a script's main end in a sentence and a status, never in a traceback.
+
+    Status 2 with one line on stderr for what the user can mend (ValueError, OSError, a loss that
+    is no number), 130 for Ctrl-C, 141 where the reader of stdout has gone (as under `| head`).
+    """
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            # UTF-8 also in a pipe, under LANG=C and on Windows; file names need not be UTF-8.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        try:
+            status = main(*args, **kwargs)
+            if sys.stdout is not None:  # None where it was closed from the start
+                sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            # Python flushes stdout once more at exit; there is nobody to read it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except (ValueError, OSError, FloatingPointError) as error:
+            print(f"error: {printable(sentence(error))}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            return 130
+
+    return run
+
+
+def sentence(error: BaseException) -> str:
+    """Return what an error says in one line; an OSError says which file and why."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return text with control characters and broken code points escaped, as for a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def progress(iterable=None, **options) -> tqdm:
+    """Return a progress bar on stderr, silent where that is no terminal; options are tqdm's."""
+    quiet = sys.stderr is None or not sys.stderr.isatty()
+    return tqdm(iterable, disable=quiet, **options)

@@ -17,6 +17,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+# The weights that are shipped.
 DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "small80.pt")
 
 
@@ -217,6 +218,12 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in checkpoints."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+def default_checkpoint() -> str:
+    """Return what is read where no checkpoint is named: best.pt of `train.py` here, else ours."""
+    own = Path(Config.out) / "best.pt"
+    return str(own) if own.is_file() else DEFAULT_CHECKPOINT
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -28,6 +28,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -47,7 +48,7 @@ from hwdb.record import Damage, read_gnt
 from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, read_picture, to_glyph
 
-PACK_VERSION = 3
+PACK_VERSION = 4
 CHUNK = 256  # pictures a task
 CACHE = Path("data") / "packs"  # where packs of read-only places go
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses
@@ -70,6 +71,7 @@ class Chunk(NamedTuple):
     writers: list[str]  # '' where unknown
     names: list[str]
     problems: list[str]
+    refused: list[str]  # their labels, '' where damage hides it
 
 
 def class_order(label: str) -> tuple:
@@ -160,7 +162,7 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
 
 
 def _decode_pictures(root: str, size: int, margin: int | None, task: list[Entry]) -> Chunk:
-    chunk = Chunk(np.empty((len(task), size, size), np.uint8), [], [], [], [])
+    chunk = Chunk(np.empty((len(task), size, size), np.uint8), [], [], [], [], [])
     for entry in task:
         try:
             picture = read_picture(Path(root, entry.path))
@@ -170,6 +172,7 @@ def _decode_pictures(root: str, size: int, margin: int | None, task: list[Entry]
             chunk.problems.append(
                 reason if reason.startswith(root) else f"{Path(root, entry.path)}: {reason}"
             )
+            chunk.refused.append(character_of(entry.folder))
             continue
         chunk.labels.append(character_of(entry.folder))
         chunk.writers.append(writer_of(os.path.basename(entry.path)))
@@ -182,15 +185,17 @@ def _decode_gnt(path: Path, size: int, margin: int | None) -> Iterator[Chunk]:
     with open(path, "rb") as stream:
         items = read_gnt(stream, path.name)
         while batch := list(islice(items, CHUNK)):
-            chunk = Chunk(np.empty((len(batch), size, size), np.uint8), [], [], [], [])
+            chunk = Chunk(np.empty((len(batch), size, size), np.uint8), [], [], [], [], [])
             for item in batch:
                 if isinstance(item, Damage):
                     chunk.problems.append(f"{path}: byte {item.offset}: {item.reason}")
+                    chunk.refused.append("")
                     continue
                 try:
                     chunk.glyphs[len(chunk.labels)] = to_glyph(item.bitmap, size, margin)
                 except ValueError as error:
                     chunk.problems.append(f"{path}: byte {item.offset}: {error}")
+                    chunk.refused.append(item.character)
                     continue
                 chunk.labels.append(item.character)
                 chunk.writers.append(writer)
@@ -223,7 +228,8 @@ class Pack:
     """A packed source, memory-mapped.
 
     glyphs (N,S,S) uint8, labels (N,) int32 into `classes`, writer_ids (N,) int32 into `writers`
-    (-1: unknown); `problems` has a sentence for each picture that could not be read.
+    (-1: unknown); `problems` has a sentence for each picture that could not be read, `refused` the
+    number of them by label ('' where damage hides it).
     """
 
     source: Path
@@ -236,6 +242,7 @@ class Pack:
     labels: np.ndarray = field(repr=False)
     writer_ids: np.ndarray = field(repr=False)
     problems: list[str] = field(repr=False)
+    refused: dict[str, int] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -294,6 +301,7 @@ def open_pack(source: str | Path, size: int = 64, workers: int | None = None) ->
         labels=np.load(folder / "labels.npy"),
         writer_ids=np.load(folder / "writers.npy"),
         problems=meta["problems"],
+        refused=meta["refused"],
     )
     for problem in pack.problems[:10]:
         print(f"unreadable: {problem}", file=sys.stderr)
@@ -340,6 +348,7 @@ def _fill_pack(
     labels: list[str] = []
     writers: list[str] = []
     problems: list[str] = []
+    refused: Counter[str] = Counter()
     trees = sum(1 for entry in entries if entry.folder)
     with (
         open(temporary / "glyphs.bin", "wb") as glyphs,
@@ -357,6 +366,7 @@ def _fill_pack(
             labels += chunk.labels
             writers += chunk.writers
             problems += chunk.problems
+            refused.update(chunk.refused)
             bar.update(len(chunk.labels) + len(chunk.problems))
     if not labels:
         raise ValueError(
@@ -378,6 +388,7 @@ def _fill_pack(
         "classes": classes,
         "writers": people,
         "problems": problems,
+        "refused": refused,
     }
     text = json.dumps(meta, ensure_ascii=True)
     (temporary / "pack.json").write_text(text, encoding="utf-8")

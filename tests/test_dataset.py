@@ -95,7 +95,7 @@ def test_unreadable_pictures_are_named_and_counted(tmp_path, capsys):
     (tree / "U+4E00" / "broken.png").write_bytes(b"not a picture")
     cv2.imencode(".png", np.full((30, 30), 255, np.uint8))[1].tofile(tree / "U+4E00" / "blank.png")
     pack = open_pack(tree, 32, workers=1)
-    assert len(pack) == 18 and len(pack.problems) == 2
+    assert len(pack) == 18 and len(pack.problems) == 2 and pack.refused == {"一": 2}
     said = capsys.readouterr().err
     assert "broken.png" in said and "blank.png" in said and "2 unreadable" in pack.describe()
 
@@ -107,6 +107,7 @@ def test_gnt_files_are_a_source(tmp_path):
     pack = open_pack(tmp_path / "set", 32, workers=1)
     assert len(pack) == 2 * len(CHARACTERS) - 1 and pack.writers == ["1001", "1002"]
     assert len(pack.problems) == 1 and "1002-c.gnt: byte" in pack.problems[0]
+    assert pack.refused == {"": 1}
     single = open_pack(tmp_path / "set" / "1001-c.gnt", 32)
     assert np.array_equal(single.glyphs, pack.glyphs[: len(CHARACTERS)])
 

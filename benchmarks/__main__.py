@@ -6,7 +6,7 @@
     python -m benchmarks --pictures numerals      # peers, too, on these labelled pictures
     python -m benchmarks --json > figures.json
 
-Each is a script with options of its own: python benchmarks/latency.py --help. They run one
+Each is a script with options of its own: python -m benchmarks.latency --help. They run one
 after the other; on a busy machine times differ from run to run, the ratios much less.
 """
 
@@ -16,12 +16,8 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from timing import machine  # noqa: E402
+from benchmarks.timing import machine, start
 
 NAMES = (
     "convert",
@@ -52,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"machine: {machine()}", file=sys.stderr)
     found, failed = {}, False
     for name in [*(given.names or NAMES), *(["peers"] if given.pictures else [])]:
-        command = [sys.executable, str(HERE / f"{name}.py")]
+        command = [sys.executable, "-m", f"benchmarks.{name}"]
         if name in ("latency", "peers") and given.teacher:
             command += ["--teacher", given.teacher]
         if name == "peers":
@@ -71,8 +67,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+    start(main)

@@ -1,7 +1,7 @@
 """Measure what handwriting looks like in numbers: a column for each set of .gnt files.
 
-    python benchmarks/compare_gnt.py data/synthetic real_files/
-    python benchmarks/compare_gnt.py --limit 5000 --markdown A.gnt B.gnt
+    python -m benchmarks.compare_gnt data/synthetic real_files/
+    python -m benchmarks.compare_gnt --limit 5000 --markdown A.gnt B.gnt
 
 row        percentiles 2, 50 and 98 over the pictures of
 height     rows from the first to the last ink, px
@@ -25,8 +25,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from timing import at_least_one, start
 
+from benchmarks.timing import at_least_one, start
 from hwdb.record import Sample, read_gnt
 from synthesis.templates import thin
 

@@ -1,7 +1,7 @@
 """Time training and inference on a GPU, and name it; on a CPU the same in a small form.
 
-    python benchmarks/gpu.py
-    python benchmarks/gpu.py --batch-size 2048 --json
+    python -m benchmarks.gpu
+    python -m benchmarks.gpu --batch-size 2048 --json
 
 For Small and Large at 64 px, 3755 classes, with and without --compile: images a second of steps of
 train.py on a batch in memory (`steps`) and with fetching and augmentation (`training`), the share
@@ -16,9 +16,19 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from step import CLASSES, contestants, make_trainer
-from timing import Row, alternate, at_least_one, machine, parser, rate, ratio, report, start
 
+from benchmarks.step import CLASSES, contestants, make_trainer
+from benchmarks.timing import (
+    Row,
+    alternate,
+    at_least_one,
+    machine,
+    parser,
+    rate,
+    ratio,
+    report,
+    start,
+)
 from config import Config
 from model import mobilenet_v3
 from training import devices
@@ -45,7 +55,6 @@ def training(
             "images/s",
             gain,
             "the steps alone",
-            "0.95 or more" if cuda else "0.90 or more",
         ),
         Row(f"{name}, share of data and augmentation", 100 * (1 - gain), "%"),
     ]

@@ -1,7 +1,7 @@
 """Show how cost grows with the data: converter, pack, one epoch and test, per image.
 
-    python benchmarks/growth.py                   # 10,000 and 50,000 images
-    python benchmarks/growth.py --sizes 10000 50000 250000
+    python -m benchmarks.growth                   # 10,000 and 50,000 images
+    python -m benchmarks.growth --sizes 10000 50000 250000
 
 The scripts run as a user starts them, on .gnt files that repeat a thousand synthetic characters.
 Time is the processors', of all processes of a script (`pack` has one), with its start; it is
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import ROOT, Row, at_least_one, parser, report, start, write_gnt
+from benchmarks.timing import ROOT, Row, at_least_one, parser, report, start, write_gnt
 
 NETWORK = ("--size", "32", "--width", "0.25", "--head", "64", "--epochs", "1", "--threads", "1")
 

@@ -1,7 +1,7 @@
 """Time the reading of prepared glyphs on one thread: checkpoint, exports, and a teacher.
 
-    python benchmarks/latency.py
-    python benchmarks/latency.py --checkpoint runs/train/best.pt --teacher teacher.onnx
+    python -m benchmarks.latency
+    python -m benchmarks.latency --checkpoint runs/train/best.pt --teacher teacher.onnx
 
 One glyph at a time (latency) and 64 at a time (throughput), input to logits, all files in the same
 run; the ONNX files are made by export.py. `preparation` is picture.to_glyph.
@@ -19,9 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from timing import Row, alternate, at_least_one, parser, ratio, report, samples, start
 
 import export
+from benchmarks.timing import Row, alternate, at_least_one, parser, ratio, report, samples, start
 from config import DEFAULT_CHECKPOINT
 from picture import to_glyph
 from recognizer import load_network, open_session
@@ -91,11 +91,8 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
             each = REPEAT if batch == 1 else batch
             for name, times in seconds.items():
                 gain = None if name == baseline else ratio(seconds, baseline, name)
-                wanted = "12 or more" if teacher and batch == 1 and name == "int8" else ""
                 value = 1e3 * float(np.median(times)) / each
-                rows.append(
-                    Row(f"{name}, {kind}", value, "ms", gain, f"as fast as {baseline}", wanted)
-                )
+                rows.append(Row(f"{name}, {kind}", value, "ms", gain, f"as fast as {baseline}"))
         for name, path in paths.items():
             rows.append(Row(f"{name}, size of the file", os.path.getsize(path) / 1e6, "MB"))
         size = load_network(paths["checkpoint"]).size

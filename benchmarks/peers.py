@@ -1,7 +1,7 @@
 """Compare with others on the same pictures: right readings, time on one thread, size.
 
-    python benchmarks/peers.py data/test
-    python benchmarks/peers.py competition.gnt --checkpoint a.pt b-int8.onnx --teacher teacher.onnx
+    python -m benchmarks.peers data/test
+    python -m benchmarks.peers competition.gnt --checkpoint a.pt b-int8.onnx --teacher teacher.onnx
 
 Pictures are a tree of class folders or .gnt files. The PP-OCR networks are line readers; their
 packages are optional, and only the recognition network in them is used:
@@ -30,9 +30,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from latency import files
-from timing import parser, start
 
+from benchmarks.latency import files
+from benchmarks.timing import parser, start
 from dataset import scan
 from hwdb.characters import LEVEL1, character_of
 from hwdb.record import Damage, read_gnt

@@ -1,7 +1,7 @@
 """Measure weak scaling of torchrun: 1 and 2 processes with one thread each, equal work for each.
 
-    python benchmarks/scaling.py
-    python benchmarks/scaling.py --processes 4 --batch-size 128
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --processes 4 --batch-size 128
 
 train.py runs as a user starts it, with gloo on the CPU; the images a second are its own. Twice the
 processes have twice the batch, so that each does the same work; ideal is a ratio of 1.
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from timing import ROOT, Row, at_least_one, parser, report, start, write_tree
+from benchmarks.timing import ROOT, Row, at_least_one, parser, report, start, write_tree
 
 
 def run(tree: Path, out: Path, processes: int, batch_size: int) -> float:

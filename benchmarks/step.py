@@ -1,7 +1,7 @@
 """Time a training step, and training as a whole against its steps alone.
 
-    python benchmarks/step.py
-    python benchmarks/step.py --variant large --batch-size 64
+    python -m benchmarks.step
+    python -m benchmarks.step --variant large --batch-size 64
 
 mobilenet   forward, backward and AdamW step of the paper's network on a batch in memory, against
             torchvision's of the same shape: 1 channel, 3755 classes, 64 px, dropout 0.2
@@ -17,10 +17,20 @@ from pathlib import Path
 
 import torch
 import torchvision
-from timing import Row, alternate, at_least_one, parser, rate, ratio, report, start, write_tree
 from torch import nn
 
 import train
+from benchmarks.timing import (
+    Row,
+    alternate,
+    at_least_one,
+    parser,
+    rate,
+    ratio,
+    report,
+    start,
+    write_tree,
+)
 from config import Config
 from model import mobilenet_v3
 from training.devices import Processes
@@ -114,7 +124,6 @@ def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
             "images/s",
             ratio(seconds, "ours", "torchvision"),
             "torchvision's time",
-            "1.00 or less",
         ),
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +137,6 @@ def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
             "images/s",
             1 / ratio(seconds, "whole", "pure"),
             "the steps alone",
-            "0.90 or more",
         ),
     ]
     return rows

@@ -1,8 +1,8 @@
 """Time the drawing of synthetic handwriting: pictures a second on one core.
 
-    python benchmarks/synthesize.py
-    python benchmarks/synthesize.py --fonts DIR --count 5000 --json
-    python benchmarks/synthesize.py --workers 2      # does the script scale?
+    python -m benchmarks.synthesize
+    python -m benchmarks.synthesize --fonts DIR --count 5000 --json
+    python -m benchmarks.synthesize --workers 2      # does the script scale?
 
 row        what is drawn
 strokes    level-1 characters from strokes, 20 by each writer, as synthesize_gnt.py does
@@ -32,8 +32,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from timing import ROOT, at_least_one, start
 
+from benchmarks.timing import ROOT, at_least_one, start
 from hwdb.characters import LEVEL1, SYMBOLS
 from synthesis.templates import Fonts
 from synthesis.writer import HARD, Writer, render

@@ -1,6 +1,6 @@
 """What the benchmarks share: taking turns, medians, rows, and handwriting to measure on.
 
-    from timing import Row, alternate, rate, ratio, report, start
+    from benchmarks.timing import Row, alternate, rate, ratio, report, start
 
 Contestants take turns, round by round, so that a busy machine is busy for all of them; a ratio is
 the median over the rounds of the ratio within a round.
@@ -23,22 +23,21 @@ from typing import NamedTuple, NoReturn
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from hwdb.characters import LEVEL1, folder_name
+from hwdb.record import write_record
+from jobs.command import command
 
-from hwdb.characters import LEVEL1, folder_name  # noqa: E402
-from hwdb.record import write_record  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Row(NamedTuple):
-    """One figure, with its ratio to a baseline of the same run and the ratio that is wanted."""
+    """One figure, with its ratio to a baseline of the same run."""
 
     what: str
     value: float
     unit: str
     ratio: float | None = None
     baseline: str = ""
-    wanted: str = ""
 
 
 def alternate(
@@ -77,7 +76,7 @@ def report(rows: list[Row], as_json: bool) -> None:
         text = f"{row.what:<44}{row.value:>12,.{2 if abs(row.value) < 100 else 0}f} {row.unit:<11}"
         if row.ratio is not None:
             text += f" {row.ratio:.2f} x {row.baseline}"
-        print((text + (f" (wanted: {row.wanted})" if row.wanted else "")).rstrip(), flush=True)
+        print(text.rstrip(), flush=True)
 
 
 def machine() -> str:
@@ -99,15 +98,16 @@ def at_least_one(text: str) -> int:
 
 
 def start(main: Callable[[], int]) -> NoReturn:
-    """Run a script and exit; what it cannot do ends in one sentence and status 2."""
-    try:
-        sys.exit(main())
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+    """Run a benchmark and exit; what it cannot do ends in one sentence and status 2."""
+
+    @command
+    def whole() -> int:
+        try:
+            return main()
+        except subprocess.CalledProcessError as error:
+            raise ValueError(error) from None
+
+    sys.exit(whole())
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
 """Measure what parts of the synthesiser are worth to a small network that saw nothing else.
 
-    python benchmarks/value.py hwdb63/test icdar13_dev.gnt --fonts DIR
-    python benchmarks/value.py hwdb63/train --only default "no joins" --seeds 3
-    python benchmarks/value.py hwdb63/test --only default --also FOLDER   # another's pictures
+    python -m benchmarks.value hwdb63/test icdar13_dev.gnt --fonts DIR
+    python -m benchmarks.value hwdb63/train --only default "no joins" --seeds 3
+    python -m benchmarks.value hwdb63/test --only default --also FOLDER   # another's pictures
 
 For every variant the same number of pictures is drawn, each by a writer of its own, a network of
 two layers is trained on them, and real pictures are read among all classes. What the network sees
@@ -21,14 +21,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import timing
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from dataset import open_pack  # noqa: E402
+from benchmarks import timing
+from dataset import open_pack
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
-from jobs.pool import Workers  # noqa: E402
+from jobs.pool import Workers
 from picture import to_glyph
 from synthesis.templates import Fonts
 from synthesis.writer import HARD, Writer, render

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 import time
 
 import pytest
-from conftest import CHARACTERS, ROOT, call_script, run_script
+from conftest import CHARACTERS, ROOT, call_script
 
 NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_"))
 SCRIPTS = [name for name in NAMES if name != "timing"]
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def benchmark(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a benchmark as a user does."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(name).main(["--help"])
+        importlib.import_module(f"benchmarks.{name}").main(["--help"])
     assert stopped.value.code == 0 and "usage:" in capsys.readouterr().out
 
 
 def test_contestants_take_turns():
-    timing = importlib.import_module("timing")
+    timing = importlib.import_module("benchmarks.timing")
     calls = []
     seconds = timing.alternate(
         {
@@ -45,7 +48,7 @@ def test_contestants_take_turns():
 def test_figures_as_text_and_json():
     done = call_script("benchmarks/__main__.py", "nonsense")
     assert done.returncode == 2 and "no benchmark nonsense" in done.stderr
-    done = run_script("benchmarks/load.py", "--images", "64", "--rounds", "1", "--json")
+    done = benchmark("load", "--images", "64", "--rounds", "1", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert {row["unit"] for row in rows} == {"images/s"} and all(row["value"] > 0 for row in rows)
@@ -58,7 +61,7 @@ def test_value_of_the_parts(data, tmp_path, capsys):
     classes.write_text(CHARACTERS, encoding="utf-8")
     settings = ["--classes", classes, "--samples", 12, "--epochs", 12, "--workers", 1]
     arguments = [data / "test", *settings, "--only", "default", "small 0.2", "--json"]
-    assert importlib.import_module("value").main(list(map(str, arguments))) == 0
+    assert importlib.import_module("benchmarks.value").main(list(map(str, arguments))) == 0
     rows = json.loads(capsys.readouterr().out)
     names = [row["what"].partition(",")[0] for row in rows]
     assert names == ["default", "default", "small 0.2", "small 0.2"]
@@ -68,14 +71,14 @@ def test_value_of_the_parts(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("canvas.py", "--checkpoint", "absent.pt"),
-        ("value.py", "absent"),
-        ("latency.py", "--teacher", "absent.onnx", "--rounds", "1"),
-        ("load.py", "--rounds", "0"),
+        ("canvas", "--checkpoint", "absent.pt"),
+        ("value", "absent"),
+        ("latency", "--teacher", "absent.onnx", "--rounds", "1"),
+        ("load", "--rounds", "0"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments):
-    done = run_script(f"benchmarks/{arguments[0]}", *arguments[1:])
+    done = benchmark(*arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "absent" in done.stderr or "expected 1 or more" in done.stderr
 

@@ -436,14 +436,14 @@ def test_wrong_settings_are_one_line_and_status_2(tmp_path, arguments, says):
 
 def test_benchmarks_run(tmp_path):
     synthesize("--classes", 5, "--writers", 1, "--test-writers", 0, "--out", tmp_path)
-    speed = [sys.executable, ROOT / "benchmarks" / "synthesize.py"]
+    speed = [sys.executable, "-m", "benchmarks.synthesize"]
     done = subprocess.run([*speed, "--count", "20", "--rounds", "1", "--json"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+                          capture_output=True, text=True, cwd=ROOT, check=True)  # fmt: skip
     assert json.loads(done.stdout)["strokes"]["best"] > 0
-    compare = [sys.executable, ROOT / "benchmarks" / "compare_gnt.py"]
+    compare = [sys.executable, "-m", "benchmarks.compare_gnt"]
     done = subprocess.run([*compare, tmp_path, tmp_path / "10001-c.gnt", "--markdown"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+                          capture_output=True, text=True, cwd=ROOT, check=True)  # fmt: skip
     assert "| pictures | 5 | 5 |" in done.stdout and "| coverage | 0." in done.stdout
     (tmp_path / "10001-c.gnt").write_bytes(b"damaged file")
-    done = subprocess.run([*compare, tmp_path], capture_output=True, text=True)
+    done = subprocess.run([*compare, tmp_path], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stderr.startswith("error: ")

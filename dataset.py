@@ -1,7 +1,7 @@
 """Label-per-folder pictures (or .gnt files) -> one packed uint8 array -> whole batches.
 
     from dataset import open_pack, GlyphSet
-    pack = open_pack("data/train", size=64)          # decoded once, in parallel, then mapped
+    pack = open_pack("data/train", size=80)          # decoded once, in parallel, then mapped
     glyphs = GlyphSet([pack], classes=pack.classes)
     batch, labels = glyphs.fetch(indices)             # (B,S,S) uint8, (B,) int64
 
@@ -13,15 +13,17 @@ pack is a folder beside it, ``<name>.pack<S>``:
     glyphs.bin     N * S * S bytes: glyphs (S,S) uint8, 0 = paper, in the order of the source
     labels.npy     (N,) int32 into `classes`
     writers.npy    (N,) int32 into `writers`; -1 where the file name tells none
-    names.txt      N lines: picture file, or .gnt file and offset of the record
-    pack.json      fingerprint of the source, size, classes, writers, what could not be read
+    names.jsonl    N lines, a JSON string each: picture file, or .gnt file and offset of the record
+    pack.json      fingerprint of the source, count, classes, writers, what could not be read
 
 A source that changed has another fingerprint and is packed anew; pack.json is written last, so a
-pack without it is no pack. Left out: anything about models; augmentation is in training/augment.py.
+pack without it is no pack. The file reads as the data flow: scan, decode, pack, fetch, split.
+Left out: anything about models; augmentation is in training/augment.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,7 +31,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -40,18 +42,23 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hwdb.characters import character_of
 from hwdb.numbering import writer_and_split
 from hwdb.record import Damage, read_gnt
+from jobs.command import printable, progress
+from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, read_picture, to_glyph
 
-PACK_VERSION = 4
+PACK_VERSION = 5
 CHUNK = 256  # pictures a task
 CACHE = Path("data") / "packs"  # where packs of read-only places go
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses
+MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
+
+
+# --- scan: which files a source has
 
 
 class Entry(NamedTuple):
@@ -63,24 +70,6 @@ class Entry(NamedTuple):
     mtime_ns: int
 
 
-class Chunk(NamedTuple):
-    """Part of a source, decoded: n glyphs in order, and a sentence for each picture left out."""
-
-    glyphs: np.ndarray  # (n,S,S) uint8
-    labels: list[str]
-    writers: list[str]  # '' where unknown
-    names: list[str]
-    problems: list[str]
-    refused: list[str]  # their labels, '' where damage hides it
-
-
-def class_order(label: str) -> tuple:
-    """Sort key of labels: single characters in GB order, then other names by code point."""
-    if len(label) == 1:
-        return 0, label.encode("gb18030", "surrogatepass"), label
-    return 1, label.encode("utf-8", "surrogatepass"), label
-
-
 def scan(source: str | Path) -> list[Entry]:
     """List the files of a source in a fixed order.
 
@@ -88,59 +77,74 @@ def scan(source: str | Path) -> list[Entry]:
         FileNotFoundError: no such path.
         ValueError: neither pictures in class folders nor .gnt files.
     """
+    return scan_all(source)[0]
+
+
+def scan_all(source: str | Path) -> tuple[list[Entry], list[str]]:
+    """List the files of a source in a fixed order, and the paths of what is no part of it.
+
+    That is: files that are neither pictures in class folders nor .gnt files by their names, links
+    that lead nowhere, links to folders within a class folder, pipes and devices.
+    """
     source = Path(source)
     if source.is_file() and source.suffix.lower() == ".gnt":
         info = source.stat()
-        return [Entry(source.name, "", info.st_size, info.st_mtime_ns)]
+        return [Entry(source.name, "", info.st_size, info.st_mtime_ns)], []
     if not source.is_dir():
         raise FileNotFoundError(
             f"{source}: no such folder; expected class folders of pictures or .gnt files "
-            "(python process_gnt.py makes data/train and data/test)"
+            f"{MAKE_DATA}"
         )
     entries: list[Entry] = []
-    for folder in sorted(os.scandir(source), key=lambda item: item.name):
-        if folder.is_dir():
-            entries += sorted(_pictures(folder.path, folder.name))
-        elif folder.name.lower().endswith(".gnt"):
-            info = folder.stat()
-            entries.append(Entry(folder.name, "", info.st_size, info.st_mtime_ns))
+    others: list[str] = []
+    for item in sorted(os.scandir(source), key=lambda item: item.name):
+        if item.is_dir():
+            entries += sorted(_pictures(item.path, item.name, item.name, others))
+        elif item.name.lower().endswith(".gnt") and item.is_file():
+            info = item.stat()
+            entries.append(Entry(item.name, "", info.st_size, info.st_mtime_ns))
+        else:
+            others.append(item.name)
     if not entries:
         raise ValueError(
-            f"{source}: holds neither class folders with pictures nor .gnt files "
-            "(python process_gnt.py makes data/train and data/test)"
+            f"{source}: holds neither class folders with pictures nor .gnt files {MAKE_DATA}"
         )
-    return entries
-
-
-def _pictures(path: str, folder: str, below: str = "") -> Iterator[Entry]:
-    """Yield the pictures of a class folder and of the folders in it."""
-    for item in os.scandir(path):
-        name = below + item.name
-        if item.is_dir():
-            yield from _pictures(item.path, folder, f"{name}/")
-        elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES:
-            info = item.stat()
-            yield Entry(f"{folder}/{name}", folder, info.st_size, info.st_mtime_ns)
-
-
-def left_out(source: str | Path, entries: Sequence[Entry]) -> list[str]:
-    """List the files of a source that `scan` took neither for pictures nor for .gnt files."""
-    taken = {entry.path for entry in entries}
-    files = (
-        Path(folder, name).relative_to(source).as_posix()
-        for folder, _, names in os.walk(source)
-        for name in names
+    names = (path.rpartition("/")[2] for path in others)
+    missed = [
+        path
+        for path, name in zip(others, names, strict=True)
         if name not in NO_DATA and not name.startswith(".")
-    )
-    return sorted(file for file in files if file not in taken)
+    ]
+    return entries, sorted(missed)
+
+
+def _pictures(path: str, folder: str, below: str, others: list[str]) -> Iterator[Entry]:
+    """Yield the pictures of a class folder and of the folders in it; add the rest to `others`."""
+    for item in os.scandir(path):
+        name = f"{below}/{item.name}"
+        if item.is_dir(follow_symlinks=False):  # a link may lead back up, without an end
+            yield from _pictures(item.path, folder, name, others)
+        elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES and item.is_file():
+            info = item.stat()
+            yield Entry(name, folder, info.st_size, info.st_mtime_ns)
+        else:
+            others.append(name)
 
 
 def fingerprint(entries: Sequence[Entry]) -> str:
     """Digest names, sizes and times of a source's files."""
     digest = hashlib.sha256()
     for entry in entries:
-        digest.update(f"{entry.path}|{entry.size}|{entry.mtime_ns}\n".encode(errors="replace"))
+        line = f"{entry.path}|{entry.size}|{entry.mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def class_order(label: str) -> tuple:
+    """Sort key of labels: single characters in GB order, then other names by code point."""
+    if len(label) == 1:
+        return 0, label.encode("gb18030", "surrogatepass"), label
+    return 1, label.encode("utf-8", "surrogatepass"), label
 
 
 def writer_of(file_name: str) -> str:
@@ -152,55 +156,32 @@ def writer_of(file_name: str) -> str:
     return (match[1] or match[2]) if match else ""
 
 
-def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
-    """Decode one task: some pictures, or one .gnt file (in chunks)."""
-    cv2.setNumThreads(1)  # processes are the parallelism here
-    if task[0].folder:
-        return [_decode_pictures(root, size, margin, task)]
-    path = Path(root, task[0].path) if os.path.isdir(root) else Path(root)
-    return list(_decode_gnt(path, size, margin))
+# --- decode: files -> glyphs, by several processes
 
 
-def _decode_pictures(root: str, size: int, margin: int | None, task: list[Entry]) -> Chunk:
-    chunk = Chunk(np.empty((len(task), size, size), np.uint8), [], [], [], [], [])
-    for entry in task:
-        try:
-            picture = read_picture(Path(root, entry.path))
-            chunk.glyphs[len(chunk.labels)] = to_glyph(picture, size, margin)
-        except (ValueError, OSError) as error:
-            reason = str(error)
-            chunk.problems.append(
-                reason if reason.startswith(root) else f"{Path(root, entry.path)}: {reason}"
-            )
-            chunk.refused.append(character_of(entry.folder))
-            continue
-        chunk.labels.append(character_of(entry.folder))
-        chunk.writers.append(writer_of(os.path.basename(entry.path)))
-        chunk.names.append(entry.path)
-    return chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)])
+class Sample(NamedTuple):
+    """A picture of a source that is yet to be read.
+
+    name: in names.jsonl; where: for people; label: '' where damage hides it; writer: '' where
+    unknown; read: returns the bitmap, raises ValueError or OSError.
+    """
+
+    name: str
+    where: str
+    label: str
+    writer: str
+    read: Callable[[], np.ndarray]
 
 
-def _decode_gnt(path: Path, size: int, margin: int | None) -> Iterator[Chunk]:
-    writer = writer_and_split(path.name)[0] or path.stem
-    with open(path, "rb") as stream:
-        items = read_gnt(stream, path.name)
-        while batch := list(islice(items, CHUNK)):
-            chunk = Chunk(np.empty((len(batch), size, size), np.uint8), [], [], [], [], [])
-            for item in batch:
-                if isinstance(item, Damage):
-                    chunk.problems.append(f"{path}: byte {item.offset}: {item.reason}")
-                    chunk.refused.append("")
-                    continue
-                try:
-                    chunk.glyphs[len(chunk.labels)] = to_glyph(item.bitmap, size, margin)
-                except ValueError as error:
-                    chunk.problems.append(f"{path}: byte {item.offset}: {error}")
-                    chunk.refused.append(item.character)
-                    continue
-                chunk.labels.append(item.character)
-                chunk.writers.append(writer)
-                chunk.names.append(f"{path.name}#{item.offset}")
-            yield chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)])
+class Chunk(NamedTuple):
+    """Part of a source, decoded: n glyphs in order, and a sentence for each picture left out."""
+
+    glyphs: np.ndarray  # (n,S,S) uint8
+    labels: list[str]
+    writers: list[str]  # '' where unknown
+    names: list[str]
+    problems: list[str]
+    refused: list[str]  # their labels, '' where damage hides it
 
 
 def stream_glyphs(
@@ -221,6 +202,63 @@ def stream_glyphs(
     with Workers(max(1, min(workers or cores(), len(tasks))), __name__) as pool:
         for chunks in pool.map(decode, tasks):
             yield from chunks
+
+
+def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
+    """Decode one task, some pictures or one .gnt file, into chunks of at most CHUNK glyphs."""
+    cv2.setNumThreads(1)  # processes are the parallelism here
+    path = Path(root, task[0].path) if os.path.isdir(root) else Path(root)
+    samples = _picture_samples(root, task) if task[0].folder else _gnt_samples(path)
+    chunks = []
+    with contextlib.closing(samples):
+        while batch := list(islice(samples, CHUNK)):
+            chunks.append(_glyphs(batch, size, margin))
+    return chunks
+
+
+def _picture_samples(root: str, task: list[Entry]) -> Iterator[Sample]:
+    for entry in task:
+        path = Path(root, entry.path)
+        label = character_of(entry.folder)
+        yield Sample(
+            entry.path, str(path), label, writer_of(path.name), partial(read_picture, path)
+        )
+
+
+def _gnt_samples(path: Path) -> Iterator[Sample]:
+    writer = writer_and_split(path.name)[0] or path.stem
+
+    def bitmap(item) -> np.ndarray:
+        if isinstance(item, Damage):
+            raise ValueError(item.reason)
+        return item.bitmap
+
+    with open(path, "rb") as stream:
+        for item in read_gnt(stream, path.name):
+            name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
+            label = "" if isinstance(item, Damage) else item.character
+            yield Sample(name, where, label, writer, partial(bitmap, item))
+
+
+def _glyphs(samples: list[Sample], size: int, margin: int | None) -> Chunk:
+    """Read samples; those that cannot be read or hold nothing are left out and named."""
+    chunk = Chunk(np.empty((len(samples), size, size), np.uint8), [], [], [], [], [])
+    for sample in samples:
+        try:
+            chunk.glyphs[len(chunk.labels)] = to_glyph(sample.read(), size, margin)
+        except (ValueError, OSError) as error:
+            reason = str(error)
+            named = reason.startswith(sample.where)
+            chunk.problems.append(reason if named else f"{sample.where}: {reason}")
+            chunk.refused.append(sample.label)
+            continue
+        chunk.labels.append(sample.label)
+        chunk.writers.append(sample.writer)
+        chunk.names.append(sample.name)
+    return chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)])
+
+
+# --- pack: glyphs -> one folder, made once
 
 
 @dataclass(frozen=True)
@@ -250,7 +288,8 @@ class Pack:
     @cached_property
     def names(self) -> list[str]:
         """Where each glyph came from, below `source`."""
-        return (self.folder / "names.txt").read_text(encoding="utf-8").splitlines()
+        text = (self.folder / "names.jsonl").read_text(encoding="ascii")
+        return json.loads(f"[{','.join(text.splitlines())}]")
 
     def describe(self) -> str:
         """Say in a sentence what is in the pack."""
@@ -264,7 +303,7 @@ def pack_folder(source: str | Path, size: int) -> Path:
     source = Path(source).resolve()
     if os.access(source.parent, os.W_OK):
         return source.parent / f"{source.name}.pack{size}"
-    digest = hashlib.sha256(str(source).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(str(source).encode(errors="surrogateescape")).hexdigest()[:8]
     return CACHE / f"{source.name}-{digest}.pack{size}"
 
 
@@ -273,128 +312,144 @@ def open_pack(source: str | Path, size: int = 64, workers: int | None = None) ->
 
     Raises:
         FileNotFoundError: no such source.
-        ValueError: nothing readable in it.
+        ValueError: nothing readable in it, or another process is packing it.
     """
-    entries = scan(source)
+    source = Path(source)
+    entries, others = scan_all(source)
     digest = fingerprint(entries)
     folder = pack_folder(source, size)
-    meta = _read_meta(folder)
-    if meta is None or meta["fingerprint"] != digest or meta["version"] != PACK_VERSION:
-        if meta is not None:
+    pack = _whole_pack(source, folder, size)
+    if pack is None or pack.fingerprint != digest:
+        if pack is not None:
             print(f"{source} has changed: packing it anew", file=sys.stderr)
-        if others := left_out(source, entries):
+        if others:
             print(
                 f"{source}: {len(others)} files are left out, they are neither pictures in class "
-                f"folders nor .gnt files by their names; the first is {others[0]}",
+                f"folders nor .gnt files by their names: {shorten(others)}",
                 file=sys.stderr,
             )
-        meta = _make_pack(Path(source), folder, entries, digest, size, workers)
-    count = meta["count"]
-    pack = Pack(
-        source=Path(source),
-        folder=folder,
-        size=size,
-        fingerprint=digest,
-        classes=meta["classes"],
-        writers=meta["writers"],
-        glyphs=np.memmap(folder / "glyphs.bin", np.uint8, "r", shape=(count, size, size)),
-        labels=np.load(folder / "labels.npy"),
-        writer_ids=np.load(folder / "writers.npy"),
-        problems=meta["problems"],
-        refused=meta["refused"],
-    )
+        make_pack(source, folder, entries, size, workers)
+        pack = _whole_pack(source, folder, size)
+        assert pack is not None
     for problem in pack.problems[:10]:
-        print(f"unreadable: {problem}", file=sys.stderr)
-    if len(pack.problems) > 10:
-        print(f"unreadable: {len(pack.problems) - 10} more, see {folder / 'pack.json'}",
-              file=sys.stderr)  # fmt: skip
+        print(f"unreadable: {printable(problem)}", file=sys.stderr)
+    if (more := len(pack.problems) - 10) > 0:
+        print(f"unreadable: {more} more, see {folder / 'pack.json'}", file=sys.stderr)
     return pack
 
 
-def _read_meta(folder: Path) -> dict | None:
+def shorten(names: Sequence[str], count: int = 5) -> str:
+    """Return the first names of a list, fit for a terminal."""
+    return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def _whole_pack(source: Path, folder: Path, size: int) -> Pack | None:
+    """Open a pack; None if there is none, or its files are not what pack.json says."""
+    meta = read_mark(folder / "pack.json", PACK_VERSION)
     try:
-        return json.loads((folder / "pack.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        texts = [meta[key] for key in ("classes", "writers", "problems")]
+        labels, writers = (np.load(folder / name) for name in ("labels.npy", "writers.npy"))
+        shape = (meta["count"], size, size)
+        glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(shape)
+        whole = (
+            all(isinstance(text, str) for text in [meta["fingerprint"], *sum(texts, [])])
+            and all(isinstance(count, int) for count in meta["refused"].values())
+            and labels.shape == writers.shape == shape[:1]
+            and labels.dtype == writers.dtype == np.int32
+            and 0 <= labels.min() <= labels.max() < len(meta["classes"])
+            and -1 <= writers.min() <= writers.max() < len(meta["writers"])
+        )
+    except FileNotFoundError:
         return None
+    except OSError:
+        raise
+    except Exception:  # files that something else has changed raise almost anything
+        return None
+    if not whole:
+        return None
+    classes, people, problems = texts
+    return Pack(source, folder, size, meta["fingerprint"], classes, people, glyphs, labels, writers,
+                problems, meta["refused"])  # fmt: skip
 
 
-def _make_pack(
-    source: Path,
-    folder: Path,
-    entries: list[Entry],
-    digest: str,
-    size: int,
-    workers: int | None,
+def make_pack(
+    source: Path, folder: Path, entries: list[Entry], size: int, workers: int | None
+) -> None:
+    """Decode a source into `folder`; see the module's table. One process at a time.
+
+    What was there goes first: the pack of an earlier state of the source with its soft labels, or
+    what a packer that was killed has left. An error leaves nothing.
+    """
+    with only_one(folder, "packing"):
+        for old in folder.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+            elif not old.name.startswith(".lock"):
+                old.unlink()
+        try:
+            content = _write_glyphs(source, folder, entries, size, workers)
+            write_mark(folder / "pack.json", {"version": PACK_VERSION} | content)
+        except BaseException as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(folder)  # a full disk, say
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _write_glyphs(
+    source: Path, folder: Path, entries: list[Entry], size: int, workers: int | None
 ) -> dict:
-    """Decode the source into `folder`; see the module's table. pack.json comes last."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        return _fill_pack(source, folder, temporary, entries, digest, size, workers)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # renamed by now, if all went well
-
-
-def _fill_pack(
-    source: Path,
-    folder: Path,
-    temporary: Path,
-    entries: list[Entry],
-    digest: str,
-    size: int,
-    workers: int | None,
-) -> dict:
+    """Write all files of a pack but pack.json, and return what that says."""
     labels: list[str] = []
     writers: list[str] = []
     problems: list[str] = []
     refused: Counter[str] = Counter()
-    trees = sum(1 for entry in entries if entry.folder)
+    pictures = sum(1 for entry in entries if entry.folder)
     with (
-        open(temporary / "glyphs.bin", "wb") as glyphs,
-        open(temporary / "names.txt", "w", encoding="utf-8", errors="replace") as names,
-        tqdm(
-            total=trees if trees == len(entries) else None,
+        open(folder / "glyphs.bin", "wb") as glyphs,
+        open(folder / "names.jsonl", "w", encoding="ascii") as names,
+        progress(
+            total=pictures if pictures == len(entries) else None,
             desc=f"packing {source}",
             unit=" glyphs",
-            disable=not sys.stderr.isatty(),
         ) as bar,
     ):
         for chunk in stream_glyphs(source, entries, size, workers=workers):
             glyphs.write(chunk.glyphs.tobytes())
-            names.writelines(f"{name}\n" for name in chunk.names)
+            names.writelines(json.dumps(name) + "\n" for name in chunk.names)
             labels += chunk.labels
             writers += chunk.writers
             problems += chunk.problems
             refused.update(chunk.refused)
             bar.update(len(chunk.labels) + len(chunk.problems))
-    if not labels:
-        raise ValueError(
-            f"{source}: none of its {len(problems)} pictures could be read; first: {problems[0]}"
-            if problems
-            else f"{source}: holds no pictures"
-        )
+        if not labels:
+            raise ValueError(
+                f"{source}: none of its {len(problems)} pictures could be read; first: "
+                f"{problems[0]}"
+                if problems
+                else f"{source}: holds no pictures"
+            )
     classes = sorted(set(labels), key=class_order)
     people = sorted(set(writers) - {""})
     index = {label: i for i, label in enumerate(classes)}
     person = {writer: i for i, writer in enumerate(people)} | {"": -1}
-    np.save(temporary / "labels.npy", np.array([index[label] for label in labels], np.int32))
-    np.save(temporary / "writers.npy", np.array([person[writer] for writer in writers], np.int32))
-    meta = {
-        "version": PACK_VERSION,
-        "fingerprint": digest,
-        "size": size,
+    columns = {
+        "labels.npy": [index[label] for label in labels],
+        "writers.npy": [person[writer] for writer in writers],
+    }
+    for name, column in columns.items():
+        np.save(folder / name, np.array(column, np.int32))
+    return {
+        "fingerprint": fingerprint(entries),
         "count": len(labels),
         "classes": classes,
         "writers": people,
         "problems": problems,
         "refused": refused,
     }
-    text = json.dumps(meta, ensure_ascii=True)
-    (temporary / "pack.json").write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    return meta
+
+
+# --- fetch: packs -> batches
 
 
 class GlyphSet:
@@ -449,19 +504,18 @@ class GlyphSet:
         number = int(self.sources[index])
         pack = self.packs[number]
         name = pack.names[index - int(self.starts[number])]
-        return str(pack.source) + name[name.find("#") :] if pack.source.is_file() else str(
-            pack.source / name
-        )  # fmt: skip
+        if pack.source.is_file():
+            return f"{pack.source}#{name.rpartition('#')[2]}"
+        return str(pack.source / name)
 
-    def to(self, device: torch.device) -> GlyphSet:
-        """Move all glyphs to a GPU if they fit into half of its free memory; else do nothing."""
-        if device.type == "cuda":
-            size = sum(pack.glyphs.nbytes for pack in self.packs)
-            if size < torch.cuda.mem_get_info(device)[0] // 2:
-                self._resident = torch.cat(
-                    [torch.from_numpy(np.asarray(pack.glyphs)).to(device) for pack in self.packs]
-                )
-        return self
+    def to(self, device: torch.device, free: int) -> None:
+        """Move all glyphs to a device if they fit into half of its `free` bytes."""
+        side = self.packs[0].size
+        if 2 * len(self) * side**2 < free:
+            resident = torch.empty((len(self), side, side), dtype=torch.uint8, device=device)
+            for part in np.array_split(np.arange(len(self)), len(self) // 10_000 + 1):
+                resident[part[0] : part[-1] + 1] = self.fetch(part)[0]
+            self._resident = resident
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return glyphs (B,S,S) uint8, where they live, and labels (B,) int64 on the CPU."""
@@ -487,6 +541,9 @@ class GlyphSet:
         """Return a glyph (1,S,S) uint8 of a class, None if there is none."""
         here = np.flatnonzero(self.labels == label)
         return self.fetch(here[:1])[0].cpu() if len(here) else None
+
+
+# --- split: which glyphs train, and in which order
 
 
 def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, str]:

@@ -181,7 +181,8 @@ class Data:
         self.soft = None
         if config.teacher:
             self.soft = soft_labels(config, self.source, device)
-        self.source.to(device)
+        if device.type == "cuda":
+            self.source.to(device, torch.cuda.mem_get_info(device)[0])
 
 
 def check_sources(config: Config) -> None:

@@ -66,6 +66,18 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+@contextlib.contextmanager
+def file_limit(size: int):
+    """Let no file grow beyond `size` bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def bitmap(character: str, writer: int, sample: int = 0) -> np.ndarray:
     """Return a tidy handwritten bitmap (h,w) uint8, 255 = paper."""
     hand = synthesis.Writer.draw(writer, hard=0.5)

@@ -1,12 +1,13 @@
 """Packs: every kind of source, every picture accounted for, rebuilt when the source changes."""
 
+import json
 import os
-import shutil
 
 import cv2
 import numpy as np
 import pytest
-from conftest import CHARACTERS, bitmap, call_script, write_gnt, write_tree
+import torch
+from conftest import CHARACTERS, bitmap, call_script, file_limit, write_gnt, write_tree
 
 import dataset
 from dataset import (
@@ -20,6 +21,7 @@ from dataset import (
     writer_of,
 )
 from hwdb.characters import LEVEL1
+from jobs.files import only_one
 from picture import to_glyph
 from synthesis.stream import Source, SyntheticSet
 
@@ -139,16 +141,110 @@ def test_changed_tree_is_packed_anew_and_an_unchanged_one_is_not(tmp_path, capsy
     assert len(open_pack(tree, 32, workers=1)) == 17
 
 
-def test_half_written_pack_is_never_used(tmp_path):
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".lock")
+    }
+
+
+def damage(folder):
+    """Yield after each of several ways in which a pack can be less than whole."""
+    whole = contents(folder)
+    marks = json.loads(whole["pack.json"])
+    labels = np.load(folder / "labels.npy")
+    for name, data in [
+        ("pack.json", b""),
+        ("pack.json", b"[1, 2]"),
+        *(("pack.json", json.dumps(marks | {key: 7}).encode()) for key in marks),
+        *(("pack.json", json.dumps({**marks, key: None}).encode()) for key in marks),
+        ("glyphs.bin", whole["glyphs.bin"][:-1]),
+        ("labels.npy", b"PK\x03\x04 no array"),
+        ("labels.npy", whole["labels.npy"][:-4]),
+        ("labels.npy", labels + 1),
+        ("labels.npy", labels - 1),
+        ("labels.npy", labels.astype(np.int64)),
+        ("writers.npy", labels + 1),
+        ("writers.npy", labels - 2),
+    ]:
+        if isinstance(data, np.ndarray):
+            np.save(folder / name, data)
+        else:
+            (folder / name).write_bytes(data)
+        yield name
+
+
+def test_pack_that_is_not_whole_is_made_again(tmp_path):
     tree = small_tree(tmp_path / "train")
     folder = open_pack(tree, 32, workers=1).folder
+    whole = contents(folder)
+    (folder / "teacher-1").mkdir()  # labels of another order of glyphs
+    (folder / ".glyphs.1a2b.part.bin").write_bytes(b"of a packer that was killed")
     (folder / "pack.json").unlink()
-    (folder / "glyphs.bin").write_bytes(b"half")
+    open_pack(tree, 32, workers=1)
+    assert contents(folder) == whole
+    for _ in damage(folder):
+        open_pack(tree, 32, workers=1)
+        assert contents(folder) == whole
+
+
+def test_one_process_packs_at_a_time(tmp_path):
+    tree = small_tree(tmp_path / "train")
+    with (
+        only_one(pack_folder(tree, 32), "another"),
+        pytest.raises(ValueError, match="another .process"),
+    ):
+        open_pack(tree, 32, workers=1)
     assert len(open_pack(tree, 32, workers=1)) == 18
-    leftover = folder.with_name(folder.name + ".123.part")
-    leftover.mkdir()
-    shutil.rmtree(folder)
-    assert len(open_pack(tree, 32, workers=1)) == 18
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names of Unix")
+def test_odd_files_are_named_and_never_waited_for(tmp_path, capsys):
+    tree = small_tree(tmp_path / "t", "一")
+    folder = next(tree.iterdir())
+    names = ["a\nb.png", "c\u2028d.png", "e\x85f.png", os.fsdecode(b"g\xffh.png")]
+    for name in names:
+        cv2.imencode(".png", bitmap("一", 7))[1].tofile(folder / name)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "round").symlink_to(tree)
+    (tree / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(tree / "pipe.gnt")
+    pack = open_pack(tree, 32, workers=1)
+    assert len(pack) == 10 and len(pack.names) == 10
+    glyphs = GlyphSet([pack], pack.classes)
+    expected = to_glyph(bitmap("一", 7), 32)
+    for name in names:
+        at = pack.names.index(f"{folder.name}/{name}")
+        assert np.array_equal(pack.glyphs[at], expected) and glyphs.name(at).endswith(name)
+    said = capsys.readouterr().err
+    assert "5 files are left out" in said
+    for name in ("gone.png", "pipe.png", "gone", "pipe.gnt", "round"):
+        assert name in said
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(tmp_path):
+    tree = small_tree(tmp_path / "t")
+    with file_limit(4096), pytest.raises(OSError) as caught:
+        open_pack(tree, 64, workers=1)
+    assert caught.value.filename.endswith("t.pack64")
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_the_gpu_gets_the_glyphs_if_they_fill_less_than_half_of_it(tmp_path):
+    packs = [open_pack(small_tree(tmp_path / name, name), 32, workers=1) for name in "一十"]
+    glyphs = GlyphSet(packs, "一十")
+    indices = np.random.default_rng(0).permutation(len(glyphs))
+    before = [tensor.clone() for tensor in glyphs.fetch(indices)]
+    bytes_ = len(glyphs) * 32 * 32
+    glyphs.to(torch.device("meta"), 2 * bytes_)
+    assert glyphs.fetch(indices)[0].device.type == "cpu"  # they stay
+    glyphs.to(torch.device("cpu"), 2 * bytes_ + 1)
+    for pack in packs:
+        object.__setattr__(pack, "glyphs", None)  # not read any more
+    for mine, other in zip(glyphs.fetch(indices), before, strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_wrong_sources(tmp_path):

@@ -96,21 +96,16 @@ class _Window:
         self.ended = False
         self.failure: str | None = None
 
-    def read(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes from `offset` on; fewer only where the stream ends."""
-        begin = offset - self.start
-        if begin + count > len(self.data) and not self.ended:
-            self._fill(offset + count)
-            begin = offset - self.start
-        return self.data[begin : begin + count]
-
-    def _fill(self, end: int) -> None:
+    def reach(self, end: int) -> int:
+        """Have everything up to `end` at hand, and return where it ends: later, or at the end."""
+        have = self.start + len(self.data)
+        if end <= have or self.ended:
+            return have
         parts = [self.data[self.floor - self.start :]]
         self.start = self.floor
-        have = len(parts[0])
-        while self.start + have < end:
+        while have < end:
             try:
-                chunk = self.stream.read(max(CHUNK, end - self.start - have))
+                chunk = self.stream.read(max(CHUNK, end - have))
             except (OSError, EOFError, ValueError) as error:
                 chunk, self.failure = b"", str(error) or type(error).__name__
             if not chunk:
@@ -119,6 +114,13 @@ class _Window:
             parts.append(chunk)
             have += len(chunk)
         self.data = b"".join(parts)
+        return have
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes from `offset` on; fewer only where the stream ends."""
+        self.reach(offset + count)
+        begin = offset - self.start
+        return self.data[begin : begin + count]
 
 
 def _sizes(header: bytes) -> tuple[int, int] | None:
@@ -130,37 +132,64 @@ def _sizes(header: bytes) -> tuple[int, int] | None:
     return (width, height) if size == HEADER.size + pixels and pixels <= MAX_PIXELS else None
 
 
-def _starts_chain(window: _Window, offset: int) -> bool:
-    """Tell whether a record with ink and a good tag begins here, and another or the end follows."""
-    header = window.read(offset, HEADER.size)
-    sizes = _sizes(header)
-    if sizes is None or 0 in sizes or decode_tag(header[4:6]) is None:
-        return False
-    length = HEADER.size + sizes[0] * sizes[1]
-    if len(window.read(offset, length)) < length:
-        return False
-    after = window.read(offset + length, HEADER.size)
-    return not after or (_sizes(after) is not None and decode_tag(after[4:6]) is not None)
+@cache
+def _good_tags() -> np.ndarray:
+    """Return which tags, read as a number, name a character: (65536,) bool."""
+    return np.array([decode_tag(tag.to_bytes(2, "little")) is not None for tag in range(1 << 16)])
 
 
-def _find_record(window: _Window, offset: int) -> int | None:
-    """Return the first offset from `offset` on at which a record certainly begins."""
-    while True:
-        window.floor = offset
-        data = np.frombuffer(window.read(offset, CHUNK), np.uint8)
-        positions = len(data) - HEADER.size + 1
-        if positions <= 0:
-            return None
-        # Every byte position at once: does the size field agree with width and height?
-        size, width, height = (
-            sum(data[at + i : at + i + positions].astype(np.int64) << (8 * i) for i in range(count))
-            for at, count in ((0, 4), (6, 2), (8, 2))
+class _Starts:
+    """The offsets at which a record certainly begins: it has ink and a good tag, and another header
+    with a good tag or the end follows. Every byte is looked at once, however often is asked."""
+
+    def __init__(self, window: _Window) -> None:
+        self.window = window
+        self.found = np.empty(0, np.int64)  # of the block that was looked at last, in order
+        self.end = 0  # of that block
+
+    def next(self, offset: int, stop: int | None = None) -> int | None:
+        """Return the first start from `offset` on, and before `stop`; never ask backwards."""
+        while stop is None or offset < stop:
+            if offset >= self.end:
+                if stop is None:
+                    self.window.floor = offset
+                if not self._look_at_block(offset):
+                    return None
+            place = np.searchsorted(self.found, offset)
+            if place < len(self.found):
+                found = int(self.found[place])
+                return found if stop is None or found < stop else None
+            offset = self.end
+        return None
+
+    def _look_at_block(self, begin: int) -> bool:
+        window, full = self.window, HEADER.size
+        end = min(begin + CHUNK, window.reach(begin + CHUNK + full) - full + 1)
+        if end <= begin:
+            return False
+        top = np.frombuffer(window.data, np.uint8, end - begin, begin - window.start + 3)
+        places = np.flatnonzero(top <= MAX_PIXELS >> 24) + begin  # not too large: the most of them
+        sizes, tags = self._headers(places)
+        good = (sizes > full) & _good_tags()[tags]
+        places, sizes = places[good], sizes[good]
+        behind = places + sizes
+        have = window.reach(int(behind.max(initial=0)) + full)
+        known = behind + full <= have
+        sizes, tags = self._headers(behind[known])
+        good = behind == have
+        good[known] = (sizes >= full) & _good_tags()[tags]
+        self.found, self.end = places[good], end
+        return True
+
+    def _headers(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sizes (0 where width and height say another) and tags at these offsets."""
+        data, at = np.frombuffer(self.window.data, np.uint8), places - self.window.start
+        size, tag, width, height = (
+            sum(data[at + first + i].astype(np.int64) << (8 * i) for i in range(count))
+            for first, count in ((0, 4), (4, 2), (6, 2), (8, 2))
         )
-        fits = (size == HEADER.size + width * height) & (size > HEADER.size)
-        for position in np.flatnonzero(fits).tolist():
-            if _starts_chain(window, offset + position):
-                return offset + position
-        offset += positions
+        agree = (size == HEADER.size + width * height) & (width * height <= MAX_PIXELS)
+        return np.where(agree, size, 0), tag
 
 
 def read_records(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
@@ -168,42 +197,37 @@ def read_records(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
 
     The stream is only read forwards, and no more than a few records of it are held. After damage
     reading goes on at the next place where two records follow each other (or one ends the file).
+    What lies between two items that do not follow each other belongs to the first, a `Damage`.
     Errors of the stream itself (a failed checksum, a disk error) end it and become a `Damage`.
     """
     window = _Window(stream)
-    offset = 0
-    while header := window.read(offset, HEADER.size):
-        window.floor = offset
+    starts = _Starts(window)
+    offset: int | None = 0
+    while offset is not None and (header := window.read(offset, HEADER.size)):
+        begin = window.floor = offset
         sizes = _sizes(header)
         if sizes is None:
-            found = _find_record(window, offset + 1)
-            yield _header_damage(name, offset, header, found, window)
-            if found is None:
-                break
-            offset = found
+            offset = starts.next(begin + 1)
+            yield _header_damage(name, begin, header, offset, window)
             continue
-        width, height = sizes
-        end = offset + HEADER.size + width * height
-        pixels = window.read(offset + HEADER.size, width * height)
+        pixels = sizes[0] * sizes[1]
+        end = begin + HEADER.size + pixels
+        missing = end - window.reach(end + HEADER.size)
         after = window.read(end, HEADER.size)
-        cut = len(pixels) < width * height
-        if not cut and (not after or _sizes(after)):
-            yield _record_or_damage(name, offset, header[4:6], width, height, pixels)
-            offset = end
-            continue
-        # Bytes are missing: in this record if another begins inside it, else behind it.
-        found = _find_record(window, offset + HEADER.size)
-        if cut or (found is not None and found < end):
-            yield _cut_damage(name, offset, width * height, len(pixels), found)
+        inside = None
+        if missing > 0 or (after and _sizes(after) is None):
+            # Bytes are missing: in this record if another begins inside it, else behind it.
+            inside = starts.next(begin + HEADER.size, end)
+        if missing > 0 or inside is not None:
+            offset = inside
+            yield _cut_damage(name, begin, pixels, pixels - missing, inside)
         else:
-            yield _record_or_damage(name, offset, header[4:6], width, height, pixels)
-            yield _header_damage(name, end, after, found, window)
-        if found is None:
-            break
-        offset = found
+            offset = end
+            bitmap = window.read(begin + HEADER.size, pixels)
+            yield _record_or_damage(name, begin, header[4:6], *sizes, bitmap)
     if window.failure:
         yield Damage(name, window.start + len(window.data), window.failure, "archive")
-    elif offset == 0 and not header:
+    elif offset == 0:
         yield Damage(name, 0, "the file is empty", "empty")
 
 

@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -150,6 +151,19 @@ def test_random_corruption_never_raises_and_keeps_most():
         good = sum(isinstance(item, Sample) for item in items)
         # Each hit can spoil the record it is in and the one before it.
         assert len(TEXT) - 2 * hits <= good <= len(TEXT)
+
+
+def test_time_is_linear_in_the_file_whatever_the_damage():
+    small = struct.pack("<I2sHH", 11, encode_tag("啊"), 1, 1)
+    large = struct.pack("<I2sHH", 10 + (1 << 24), encode_tag("啊"), 4096, 4096)
+    for data, damages in (
+        ((small + b"\0" + small) * 8000, 8000),  # every other record lacks its pixel
+        (large * 2000 + b"\xff" * (1 << 24), 1),  # headers that each claim the next 16 MB
+    ):
+        begin = time.process_time()
+        items = list(read_gnt(io.BytesIO(data), "x.gnt"))
+        assert time.process_time() - begin < 4  # looking at every byte again takes a minute
+        assert sum(isinstance(item, Damage) for item in items) == damages
 
 
 def test_write_record_refuses_what_the_format_cannot_hold():

@@ -4,10 +4,13 @@
     python predict.py scans/ photo.jpg --top-k 3     # folders are searched for pictures
     python predict.py - < picture.png                # a picture from standard input
     python predict.py --json picture.png             # for programs
+    python predict.py *.png --checkpoint small80.onnx --classes symbols
+    python predict.py picture.png --debug look/      # writes what the network got of it
 
 Scans, photos, inverted and transparent pictures are brought to one form first (picture.py).
 Pictures that cannot be read get one sentence each on stderr; the others are still read, and the
-exit status is 2. Python programs use recognizer.Recognizer.
+exit status is 2. With an .onnx file PyTorch is not needed. Python programs use
+recognizer.Recognizer.
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from config import DEFAULT_CHECKPOINT, Config, add_arguments, from_arguments
+from config import add_arguments, default_checkpoint, from_arguments
+from jobs.command import command, printable, sentence
 from picture import PICTURE_SUFFIXES, decode_picture
+from recognizer import Readings, Recognizer
 
 BATCH = 64
 
@@ -54,15 +59,11 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
             yield path, None, ""
 
 
-def predict(paths: list[str], checkpoint: str, config: Config, top_k: int) -> Iterator[dict]:
+def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) -> Iterator[dict]:
     """Yield an element a picture: path and predictions, or path and error, in order."""
-    from recognizer import Recognizer
-    from training.devices import pick_device
-
-    recognizer = Recognizer.from_checkpoint(checkpoint, pick_device(config.device))
     waiting: list[dict] = []
     glyphs: list[np.ndarray] = []
-    for name, picture, error in find_pictures(paths):
+    for number, (name, picture, error) in enumerate(find_pictures(paths)):
         element: dict = {"path": name}
         waiting.append(element)
         try:
@@ -70,33 +71,56 @@ def predict(paths: list[str], checkpoint: str, config: Config, top_k: int) -> It
                 raise ValueError(error)
             glyphs.append(recognizer.glyph(name if picture is None else picture))
             element["predictions"] = None
+            if debug:
+                write_glyph(Path(debug) / f"{number:04}_{Path(name).stem}.png", glyphs[-1])
         except (ValueError, OSError) as failure:
-            element["error"] = str(failure)
+            element["error"] = sentence(failure)
         if len(glyphs) == BATCH:
             yield from fill(recognizer, waiting, glyphs, top_k)
             waiting, glyphs = [], []
     yield from fill(recognizer, waiting, glyphs, top_k)
 
 
-def fill(recognizer, waiting: list[dict], glyphs: list[np.ndarray], top_k: int) -> list[dict]:
+def fill(
+    recognizer: Recognizer, waiting: list[dict], glyphs: list[np.ndarray], top_k: int
+) -> list[dict]:
     """Read a batch and put the readings into the elements that wait for them."""
-    readings = iter(recognizer.read(np.stack(glyphs), top_k) if glyphs else ())
+    answers = iter(recognizer.read(np.stack(glyphs), top_k) if glyphs else ())
     for element in waiting:
         if "predictions" in element:
-            element["predictions"] = [
-                {"character": r.character, "probability": round(r.probability, 6)}
-                for r in next(readings)
-            ]
+            element |= to_json(next(answers))
     return waiting
+
+
+def to_json(readings: Readings) -> dict:
+    """Return readings as plain values; the score only where the network gives one."""
+    values: dict = {
+        "predictions": [
+            {"character": r.character, "probability": round(r.probability, 6)} for r in readings
+        ]
+    }
+    if readings.character_score is not None:
+        values["character_score"] = round(readings.character_score, 6)
+        values["is_character"] = readings.is_character
+    return values
+
+
+def write_glyph(path: Path, glyph: np.ndarray) -> None:
+    """Write what the network gets, four times as large."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    large = cv2.resize(glyph, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    cv2.imencode(".png", large)[1].tofile(path)
 
 
 def print_table(element: dict) -> None:
     """Print the readings of one picture."""
-    print(element["path"])
+    doubt = "" if element.get("is_character", True) else "  (hardly a character)"
+    print(printable(element["path"]) + doubt)
     for rank, reading in enumerate(element["predictions"], 1):
         print(f"{rank:>4}  {reading['character']}  {reading['probability']:>7.2%}")
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Read pictures as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -107,43 +131,47 @@ def main(argv: list[str] | None = None) -> int:
     group = parser.add_argument_group("reading")
     group.add_argument(
         "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: the shipped weights)",
+        help="checkpoint (.pt) or exported network (.onnx) (default: runs/train/best.pt if there "
+        "is one, else the shipped weights)",
     )
     group.add_argument(
         "--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)"
     )
+    group.add_argument(
+        "--classes",
+        default="all",
+        metavar="WHICH",
+        help="read these alone: level1, symbols, all, a number N (the first N in GB order) or a "
+        "file of characters (default: all)",
+    )
     group.add_argument("--json", action="store_true", help="print one JSON list")
+    group.add_argument(
+        "--debug",
+        default="",
+        metavar="DIR",
+        help="write there what the network got of each picture",
+    )
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
-    failed = False
+    config = from_arguments(given)
+    if given.top_k < 1:
+        raise ValueError(f"--top-k is {given.top_k}, expected 1 or more")
+    checkpoint = given.checkpoint or default_checkpoint()
+    recognizer = Recognizer.from_checkpoint(checkpoint, config.device, given.classes)
+    if given.checkpoint is None:
+        print(f"read with {checkpoint}", file=sys.stderr)
     elements = []
-    try:
-        config = from_arguments(given)
-        if given.top_k < 1:
-            raise ValueError(f"--top-k is {given.top_k}, expected 1 or more")
-        for element in predict(given.pictures, given.checkpoint, config, given.top_k):
-            if "error" in element:
-                failed = True
-                print(f"error: {element['error']}", file=sys.stderr)
-            elif not given.json:
-                print_table(element)
-            elements.append(element)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    for element in predict(recognizer, given.pictures, given.top_k, given.debug):
+        elements.append(element)
+        if "error" in element:
+            print(f"error: {printable(element['error'])}", file=sys.stderr)
+        elif not given.json:
+            print_table(element)
     if given.json:
         print(json.dumps(elements, ensure_ascii=False, indent=1))
-    return 2 if failed else 0
+    return 2 if any("error" in element for element in elements) else 0
 
 
 if __name__ == "__main__":
-    # UTF-8 also into a file on Windows; names of files need not be UTF-8 (old Chinese archives).
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    if hasattr(signal, "SIGPIPE"):  # end quietly under `| head`
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

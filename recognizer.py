@@ -4,42 +4,68 @@
 
     recognizer = Recognizer.from_checkpoint("checkpoints/small80.pt")
     for readings in recognizer.recognize(["a.png", "b.jpg"], top_k=3):
-        print(readings[0].character, readings[0].probability)
+        print(readings.error or f"{readings[0].character} {readings[0].probability:.1%}")
 
-Pictures go through picture.to_glyph, as in training. Imports neither data sets nor torchvision,
-so that it starts fast. Left out: finding characters on a page.
+Pictures go through picture.to_glyph, as in training. With an ONNX file numpy, opencv-python and
+onnxruntime are all that is needed; PyTorch is loaded for checkpoints alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-import checkpoint
-from model import to_input
 from picture import read_picture, to_glyph
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Reading(NamedTuple):
-    """One reading of a picture; the probability is among the classes of the checkpoint."""
+    """One reading of a picture; the probability is among the classes that are read."""
 
     character: str
     probability: float
 
 
-class Network(NamedTuple):
-    """A loaded network: input (B,1,S,S) float32 in 0...1 -> logits (B,K); label -> class."""
+class Readings(list[Reading]):
+    """The readings of one picture, best first.
 
-    logits: Callable[[Tensor], Tensor]
+    Attributes:
+        error: why the picture could not be read, a sentence; then there are no readings.
+        character_score: how much the picture looks like a character the network knows, 0...1;
+            None if the network does not say (see `character_score`).
+        is_character: whether the score reaches the network's threshold; None as before.
+    """
+
+    error = ""
+    character_score: float | None = None
+    is_character: bool | None = None
+
+
+class Network(NamedTuple):
+    """A loaded network.
+
+    Attributes:
+        logits: input (B,1,S,S) float32 in 0...1 -> logits (B,K) float32; an array for an array, a
+            tensor for a tensor.
+        size: S.
+        classes: label -> class.
+        source: the file.
+        reject: see `character_score`; None if the file says nothing.
+    """
+
+    logits: Callable[[Any], Any]
     size: int
     classes: list[str]
     source: str
+    reject: Mapping[str, float] | None = None
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
@@ -47,18 +73,39 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint or ONNX file of this repository; onnxruntime is missing.
+        ValueError: not a checkpoint or ONNX file of this repository; a package is missing; no such
+            device.
     """
     if Path(path).suffix == ".onnx":
         return _load_onnx(Path(path))
+    try:
+        import torch
+
+        import checkpoint
+        from training.devices import pick_device
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading a checkpoint needs the package {error.name}: pip install -r "
+            "requirements.txt, or have export.py write it as ONNX and name that file"
+        ) from None
     loaded = checkpoint.load(path)
     model = checkpoint.build_model(loaded).eval()
+    device = pick_device(str(device))
     model.to(device, memory_format=torch.channels_last)
-    return Network(model, loaded["config"]["size"], loaded["classes"], str(path))
+
+    @torch.inference_mode()
+    def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        if isinstance(x, torch.Tensor):
+            return model(x)
+        tensor = torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last)
+        return model(tensor).float().cpu().numpy()
+
+    reject = loaded.get("metrics", {}).get("reject")
+    return Network(logits, loaded["config"]["size"], loaded["classes"], str(path), reject)
 
 
 def open_session(path: Path):
-    """Open an ONNX file with onnxruntime on the CPU, on as many threads as PyTorch has.
+    """Open an ONNX file with onnxruntime on the CPU, on as many threads as PyTorch would take.
 
     Raises:
         FileNotFoundError: no such file.
@@ -73,7 +120,10 @@ def open_session(path: Path):
             f"{path}: reading ONNX needs onnxruntime: pip install -r requirements-optional.txt"
         ) from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    if "torch" in sys.modules:
+        options.intra_op_num_threads = sys.modules["torch"].get_num_threads()
+    elif os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
@@ -86,13 +136,44 @@ def _load_onnx(path: Path) -> Network:
     metadata = session.get_modelmeta().custom_metadata_map
     if "classes" not in metadata or "config" not in metadata:
         raise ValueError(f"{path}: has no classes in its metadata; python export.py writes them")
-    name = session.get_inputs()[0].name
+    entry = session.get_inputs()[0]
+    if entry.type != "tensor(float)":
+        raise ValueError(
+            f"{path}: takes pictures (--input picture), for programs of their own; expected a file "
+            "that takes glyphs: python export.py --input glyph"
+        )
 
-    def logits(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.cpu().contiguous().numpy()})[0])
+    def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        if isinstance(x, np.ndarray):
+            return session.run(["logits"], {entry.name: x})[0]
+        import torch
 
-    size = json.loads(metadata["config"])["size"]
-    return Network(logits, size, list(json.loads(metadata["classes"])), str(path))
+        return torch.from_numpy(logits(x.cpu().contiguous().numpy()))
+
+    size, classes = json.loads(metadata["config"])["size"], json.loads(metadata["classes"])
+    reject = json.loads(metadata.get("reject", "null"))
+    return Network(logits, size, list(classes), str(path), reject)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities (B,K) of logits (B,K)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def character_score(logits: np.ndarray, reject: Mapping[str, float]) -> np.ndarray:
+    """Return how much pictures look like characters the network knows, (B,) in 0...1.
+
+    The logistic of the energy log(sum(exp(logits))), whose `scale` and `offset` were fitted on
+    characters and on what is none; at `threshold` and above it is a character.
+
+    Args:
+        logits: (B,K), of all classes.
+        reject: scale, offset, threshold; `metrics["reject"]` of a checkpoint.
+    """
+    highest = logits.max(1)
+    energy = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
+    return 1 / (1 + np.exp(-(reject["scale"] * energy + reject["offset"])))
 
 
 class Recognizer:
@@ -105,24 +186,47 @@ class Recognizer:
 
     A picture is a path, or an array: (h,w), (h,w,3) BGR or (h,w,4) BGRA; uint8, uint16, bool, or
     float in 0...1. Dark on light or light on dark, scan or photo.
+
+    Args:
+        network: of `load_network`.
+        classes: read these alone: level1, symbols, all, a number N (the first N in GB order), or a
+            file of characters; probabilities are then among them.
+
+    Raises:
+        ValueError: the network knows none of the classes.
     """
 
-    def __init__(self, network: Network, device: torch.device | str = "cpu") -> None:
+    def __init__(self, network: Network, classes: str = "all") -> None:
         self.network = network
-        self.device = torch.device(device)
+        known = set(network.classes)
+        if classes != "all":
+            from hwdb.characters import select_classes  # takes a while, and few need it
+
+            known &= set(select_classes(classes))
+        labels = [label for label, name in enumerate(network.classes) if name in known]
+        if not labels:
+            raise ValueError(f"--classes {classes}: {network.source} knows none of them")
+        self.labels = np.array(labels)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: torch.device | str = "cpu") -> Recognizer:
+    def from_checkpoint(
+        cls, path: str | Path, device: torch.device | str = "cpu", classes: str = "all"
+    ) -> Recognizer:
         """Load a checkpoint or an exported ONNX file.
+
+        Args:
+            device: auto, cpu, cuda, cuda:N or mps; ONNX files run on the CPU.
+            classes: see the class.
 
         Raises:
             FileNotFoundError, ValueError: see `load_network`.
         """
-        return cls(load_network(path, device), device)
+        return cls(load_network(path, device), classes)
 
     @property
     def classes(self) -> list[str]:
-        return self.network.classes
+        """Return the classes that are read."""
+        return [self.network.classes[label] for label in self.labels]
 
     def glyph(self, picture: str | Path | np.ndarray) -> np.ndarray:
         """Return what the network gets of a picture: (S,S) uint8, 0 = paper.
@@ -138,26 +242,36 @@ class Recognizer:
         except ValueError as error:
             raise ValueError(f"{picture}: {error}") from None
 
-    @torch.inference_mode()
-    def read(self, glyphs: np.ndarray, top_k: int = 10) -> list[list[Reading]]:
-        """Read prepared glyphs (B,S,S) uint8; best first, top_k readings each."""
-        x = to_input(glyphs, self.device).contiguous(memory_format=torch.channels_last)
-        best = self.network.logits(x).float().softmax(1).topk(min(top_k, len(self.classes)))
-        return [
-            [Reading(self.classes[i], p) for i, p in zip(labels, probabilities, strict=True)]
-            for labels, probabilities in zip(
-                best.indices.tolist(), best.values.tolist(), strict=True
+    def read(self, glyphs: np.ndarray, top_k: int = 10) -> list[Readings]:
+        """Read prepared glyphs (B,S,S) uint8; top_k readings each."""
+        logits = self.network.logits(glyphs[:, None].astype(np.float32) / 255)
+        probabilities = softmax(logits[:, self.labels])
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        answer = [
+            Readings(
+                Reading(self.network.classes[self.labels[i]], float(row[i]))
+                for i in chosen.tolist()
             )
+            for row, chosen in zip(probabilities, best, strict=True)
         ]
+        if self.network.reject is not None:
+            scores = character_score(logits, self.network.reject).tolist()
+            for readings, score in zip(answer, scores, strict=True):
+                readings.character_score = score
+                readings.is_character = score >= self.network.reject["threshold"]
+        return answer
 
     def recognize(
-        self, pictures: Sequence[str | Path | np.ndarray], top_k: int = 10
-    ) -> list[list[Reading]]:
-        """Read pictures; best first, top_k readings each.
-
-        Raises:
-            FileNotFoundError, ValueError: a picture cannot be read; see `glyph`.
-        """
-        if not pictures:
-            return []
-        return self.read(np.stack([self.glyph(picture) for picture in pictures]), top_k)
+        self, pictures: Iterable[str | Path | np.ndarray], top_k: int = 10
+    ) -> list[Readings]:
+        """Read pictures; what cannot be read has an error instead of readings, in its place."""
+        answer, glyphs = [], []
+        for picture in pictures:
+            try:
+                glyphs.append(self.glyph(picture))
+                answer.append(None)
+            except (ValueError, OSError) as error:
+                answer.append(Readings())
+                answer[-1].error = str(error)
+        read = iter(self.read(np.stack(glyphs), top_k) if glyphs else ())
+        return [next(read) if readings is None else readings for readings in answer]

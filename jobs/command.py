@@ -15,9 +15,10 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 P = ParamSpec("P")
 
@@ -68,5 +69,7 @@ def printable(text: str) -> str:
 
 def progress(iterable=None, **options) -> tqdm:
     """Return a progress bar on stderr, silent where that is no terminal; options are tqdm's."""
+    from tqdm import tqdm  # predict.py does without
+
     quiet = sys.stderr is None or not sys.stderr.isatty()
     return tqdm(iterable, disable=quiet, **options)

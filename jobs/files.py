@@ -19,8 +19,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from filelock import FileLock, Timeout  # PyTorch needs it, too
-
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -72,6 +70,8 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
     Raises:
         ValueError: another process holds it; says which.
     """
+    from filelock import FileLock, Timeout  # PyTorch needs it, too; demo.py does without
+
     folder.mkdir(parents=True, exist_ok=True)
     path, holder = folder / ".lock", folder / ".lock-holder"
     lock = FileLock(path)

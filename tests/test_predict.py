@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script
 
-from recognizer import Recognizer
+import checkpoint
+from config import DEFAULT_CHECKPOINT
+from recognizer import Recognizer, character_score
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +129,143 @@ def test_empty_folder(weights, tmp_path):
     assert done.returncode == 2 and "holds no pictures" in done.stderr
 
 
-def test_imports_little():
-    code = "import predict, recognizer, sys; print('torchvision' in sys.modules, "
-    code += "'tensorboard' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "False"]
+# What a program that reads with an ONNX file must do without, told to Python before it starts.
+BLOCKED = """
+import sys
+blocked = {names}
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run_without(names: list[str], code: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run code in a Python that has none of the modules."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(names=names) + code, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+    )
+
+
+@pytest.fixture(scope="module")
+def onnx_file(weights, tmp_path_factory):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    out = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    done = call_script("export.py", "--checkpoint", weights, "--out", out, "--samples", 64)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_an_onnx_file_is_read_with_numpy_opencv_and_onnxruntime_alone(onnx_file, pictures):
+    names = ["torch", "torchvision", "tqdm", "filelock", "dataset", "multiprocessing", "onnx"]
+    code = "import predict; sys.exit(predict.main(sys.argv[1:]))"
+    done = run_without(names, code, pictures, "--checkpoint", onnx_file, "--json")
+    assert done.returncode == 0, done.stderr
+    with_all = call_script("predict.py", pictures, "--checkpoint", onnx_file, "--json")
+    assert json.loads(done.stdout) == json.loads(with_all.stdout)
+
+
+def test_a_checkpoint_without_torch_is_a_sentence(weights, pictures):
+    code = "import predict; sys.exit(predict.main(sys.argv[1:]))"
+    done = run_without(["torch"], code, pictures, "--checkpoint", weights)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "needs the package torch" in done.stderr and "ONNX" in done.stderr
+
+
+def test_predict_loads_no_data_sets(weights, pictures):
+    code = "import predict; sys.exit(predict.main(sys.argv[1:]))"
+    done = run_without(["dataset", "torchvision", "tensorboard"], code, pictures / "0.png",
+                       "--checkpoint", weights)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_bad_picture_spoils_no_batch(weights, pictures):
+    recognizer = Recognizer.from_checkpoint(weights)
+    (pictures / "text.png").write_text("no picture")
+    blank = np.full((50, 50), 255, np.uint8)
+    files = [pictures / "0.png", pictures / "text.png", blank, pictures / "1.png"]
+    good, text, white, other = recognizer.recognize(files)
+    assert text == [] and "text.png: not a picture" in text.error
+    assert white == [] and "blank" in white.error
+    assert good.error == "" and [good, other] == recognizer.recognize([files[0], files[3]])
+
+
+def test_classes_narrow_the_readings(weights, pictures, tmp_path):
+    (tmp_path / "two.txt").write_text("大人猫", encoding="utf-8")
+    arguments = ["predict.py", pictures, "--checkpoint", weights, "--json"]
+    everything = json.loads(call_script(*arguments).stdout)
+    narrow = json.loads(call_script(*arguments, "--classes", tmp_path / "two.txt").stdout)
+    for whole, part in zip(everything, narrow, strict=True):
+        known = {r["character"]: r["probability"] for r in whole["predictions"]}
+        both = known["大"] + known["人"]
+        assert {r["character"] for r in part["predictions"]} == {"大", "人"}
+        for reading in part["predictions"]:
+            expected = known[reading["character"]] / both
+            assert reading["probability"] == pytest.approx(expected, abs=1e-3)
+    done = call_script(*arguments, "--classes", "symbols")
+    assert done.returncode == 2 and "knows none of them" in done.stderr
+
+
+def test_the_network_says_what_is_a_character(weights, pictures, tmp_path):
+    logits = np.array([[9.0, 0, 0], [0.5, 0, 0]])
+    reject = {"scale": 2.0, "offset": -8.0, "threshold": 0.5}
+    scores = character_score(logits, reject)
+    assert scores[0] > 0.85 and scores[1] < 0.01
+    loaded = checkpoint.load(weights)
+    loaded["metrics"]["reject"] = reject | {"scale": 0.0, "offset": 0.0}
+    rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))
+    checkpoint.save(tmp_path / "scored.pt", loaded["model"], *rest)
+    done = call_script("predict.py", pictures, "--json", "--checkpoint", tmp_path / "scored.pt")
+    assert {(e["character_score"], e["is_character"]) for e in json.loads(done.stdout)} == {
+        (0.5, True)
+    }
+    done = call_script("predict.py", pictures, "--json", "--checkpoint", weights)
+    assert all("character_score" not in e for e in json.loads(done.stdout))
+
+
+def test_says_which_weights_are_read_where_none_are_named(weights, pictures, tmp_path):
+    best = tmp_path / "runs" / "train" / "best.pt"
+    done = run_script("predict.py", pictures / "0.png", "--top-k", 1, cwd=tmp_path)
+    assert done.stderr.splitlines()[0] == f"read with {DEFAULT_CHECKPOINT}"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(weights.read_bytes())
+    done = run_script("predict.py", pictures / "0.png", "--top-k", 1, cwd=tmp_path)
+    assert done.stderr.splitlines()[0] == f"read with {best.relative_to(tmp_path)}"
+    assert done.stdout.split()[-2] in CHARACTERS
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has neither these pipes nor LANG")
+def test_pipes_and_languages(weights, pictures):
+    command = [
+        sys.executable,
+        str(ROOT / "predict.py"),
+        str(pictures),
+        "--checkpoint",
+        str(weights),
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONIO"))}
+    plain = environment | {"LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, env=plain, capture_output=True)
+    assert done.returncode == 0 and any(c in done.stdout.decode("utf-8") for c in CHARACTERS)
+    done = subprocess.run(f"{shlex.join(command)} | true", shell=True, capture_output=True)
+    assert done.stderr == b""
+
+
+def test_debug_writes_what_the_network_got(weights, pictures, tmp_path):
+    done = call_script(
+        "predict.py", pictures, "--checkpoint", weights, "--debug", tmp_path / "look"
+    )
+    assert done.returncode == 0, done.stderr
+    glyph = cv2.imdecode(np.fromfile(tmp_path / "look" / "0001_1.png", np.uint8), -1)
+    expected = Recognizer.from_checkpoint(weights).glyph(pictures / "1.png")
+    assert np.array_equal(glyph[::4, ::4], expected) and glyph.shape == (128, 128)
 
 
 def test_shipped_weights_read_the_samples():

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["config", "model", "picture", "hwdb", "jobs"],
     ["synthesis", "checkpoint"],
-    ["dataset", "recognizer"],
+    ["dataset"],
     ["training"],
-    ["evaluation"],
+    ["evaluation", "recognizer"],
     ["process_gnt", "synthesize_gnt", "train", "test", "predict", "export", "demo"],
 ]
 SCRIPTS = LAYERS[-1]

@@ -537,11 +537,6 @@ class GlyphSet:
         """Yield the batches of index arrays; see `fetch`."""
         yield from map(self.fetch, chosen)
 
-    def example(self, label: int) -> Tensor | None:
-        """Return a glyph (1,S,S) uint8 of a class, None if there is none."""
-        here = np.flatnonzero(self.labels == label)
-        return self.fetch(here[:1])[0].cpu() if len(here) else None
-
 
 # --- split: which glyphs train, and in which order
 

@@ -13,7 +13,6 @@ go to stdout, notices to stderr. Nothing is trained or tuned here.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from config import DEFAULT_CHECKPOINT, add_arguments, from_arguments
 from dataset import GlyphSet, open_pack
 from evaluation import analysis
+from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from model import to_input
 from recognizer import Network, load_network
@@ -140,40 +140,12 @@ def print_summary(figures: dict) -> None:
         print(f"worst       {text}")
 
 
-def write_errors(folder: Path, network: Network, glyphs: GlyphSet, result: Result) -> None:
-    """Write mistakes.csv and mistakes.png: every mistake, the most confident one first.
-
-    The sheet shows in threes: the input, a sample of its class, a sample of the predicted class.
-    """
-    from torchvision.utils import make_grid, save_image
-
+def write_errors(folder: Path, mistakes: Mistakes) -> None:
+    """Write mistakes.csv, all of them, and mistakes.png, the first 200."""
     folder.mkdir(parents=True, exist_ok=True)
-    wrong = np.flatnonzero(~analysis.correct(result))
-    wrong = wrong[np.argsort(-result.probability[wrong, 0], kind="stable")]
-    with open(folder / "mistakes.csv", "w", newline="", encoding="utf-8-sig") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "truth", "prediction", "probability", "rank_of_truth"])
-        for i in wrong:
-            rank = np.flatnonzero(result.top[i] == result.labels[i])
-            table.writerow(
-                [
-                    glyphs.name(int(result.indices[i])),
-                    network.classes[result.labels[i]],
-                    network.classes[result.top[i, 0]],
-                    f"{result.probability[i, 0]:.4f}",
-                    int(rank[0]) + 1 if len(rank) else f">{result.top.shape[1]}",
-                ]
-            )
-    cells = []
-    for i in wrong[:200]:
-        cells.append(glyphs.fetch(result.indices[i : i + 1])[0].cpu())
-        for label in (result.labels[i], result.top[i, 0]):
-            example = glyphs.example(int(label))
-            cells.append(torch.zeros_like(cells[-1]) if example is None else example)
-    if cells:
-        grid = make_grid(1 - to_input(torch.cat(cells)), nrow=15, pad_value=0.5)
-        save_image(grid, folder / "mistakes.png")
-    print(f"{len(wrong):,} mistakes: {folder / 'mistakes.csv'}", file=sys.stderr)
+    mistakes.write_csv(folder / "mistakes.csv")
+    mistakes.write_sheet(folder / "mistakes.png")
+    print(f"{len(mistakes):,} mistakes: {folder / 'mistakes.csv'}", file=sys.stderr)
 
 
 def write_json(path: str, figures: dict) -> None:
@@ -234,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         if given.json:
             write_json(given.json, figures)
         if given.errors:
-            write_errors(Path(given.errors), network, glyphs, result)
+            write_errors(Path(given.errors), Mistakes(result, glyphs, network.classes))
         if given.report:
             write_report(Path(given.report), figures, network.classes, glyphs, result)
     except (ValueError, OSError) as error:

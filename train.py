@@ -36,6 +36,7 @@ from tqdm import tqdm
 import checkpoint
 from config import Config, add_arguments, from_arguments, from_dict
 from dataset import GlyphSet, class_order, epoch_order, hold_out, open_pack
+from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import LEVEL1, select_classes
 from model import mobilenet_v3, to_input
@@ -521,7 +522,7 @@ class Log:
     confidence                     histogram of the validation's best probabilities
     pace/...                       learning rate, images a second
     pictures/inputs                the first batch as the network sees it
-    pictures/mistakes              the worst of the validation; their names are in the text tab
+    pictures/mistakes              the most confident of the validation; names in the text tab
     """
 
     SCALARS = {
@@ -592,10 +593,11 @@ class Log:
         for tag, key in self.SCALARS.items():
             self.board.add_scalar(tag, row[key], row["epoch"])
         self.board.add_histogram("confidence", result.probability[:, 0], row["epoch"])
-        grid, names = self.mistakes(result)
-        if grid is not None:
-            self.board.add_image("pictures/mistakes", grid, row["epoch"])
-            self.board.add_text("mistakes", names, row["epoch"])
+        data = self.trainer.data
+        if mistakes := Mistakes(result, data.val_source, data.classes):
+            sheet = mistakes.sheet(24, columns=3)
+            self.board.add_image("pictures/mistakes", sheet, row["epoch"], dataformats="HW")
+            self.board.add_text("mistakes", mistakes.as_markdown(24), row["epoch"])
         self.board.flush()
         print(
             f"{row['epoch']:>7}{row['loss']:>8.4f}{row['top1']:>8.2%}{row['top5']:>8.2%}"
@@ -603,34 +605,6 @@ class Log:
             f"{row['seconds']:>7.0f}s",
             flush=True,
         )
-
-    def mistakes(self, result: Result, count: int = 24) -> tuple[Tensor | None, str]:
-        """Return a grid of the worst mistakes, three in a row, and a table of their names.
-
-        Each mistake is a strip: the input, a sample of its class, a sample of the predicted class.
-        Pictures in place of text: no font is needed to tell one character from the other.
-        """
-        from torchvision.utils import make_grid
-
-        data = self.trainer.data
-        wrong = np.flatnonzero(result.top[:, 0] != result.labels)
-        worst = wrong[np.argsort(-result.losses[wrong])][:count]
-        if len(worst) == 0:
-            return None, ""
-        strips = []
-        names = ["Row by row: input, a sample of its class, a sample of the predicted class.", ""]
-        names += ["| | truth | read as | probability |", "|---|---|---|---|"]
-        for number, i in enumerate(worst, 1):
-            truth, guess = int(result.labels[i]), int(result.top[i, 0])
-            trio = [data.val_source.fetch(result.indices[i : i + 1])[0].cpu()]
-            for label in (truth, guess):
-                example = data.source.example(label)
-                trio.append(torch.zeros_like(trio[0]) if example is None else example)
-            strips.append(make_grid(1 - to_input(torch.cat(trio)), padding=1, pad_value=0.8))
-            probability = f"{result.probability[i, 0]:.1%}"
-            read = [data.classes[label].replace("|", "&#124;") for label in (truth, guess)]
-            names.append(f"| {number} | {' | '.join(read)} | {probability} |")
-        return make_grid(strips, nrow=3, padding=6, pad_value=0.5), "\n".join(names)
 
     def close(self) -> None:
         self.board.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,8 +23,10 @@ import numpy as np
 
 from dataset import GlyphSet
 from evaluation import analysis
+from evaluation.mistakes import Mistakes
 from evaluation.score import Result
-from synthesis.templates import stroke_data
+from jobs.command import printable
+from jobs.files import replacing
 
 try:
     import matplotlib
@@ -123,14 +124,15 @@ def write_report(
         figures: as test.py's `summarise` returns them.
         classes: index = label.
     """
-    pictures = Pictures(classes, glyphs, result)
+    mistakes = Mistakes(result, glyphs, classes)
+    pictures = Pictures(mistakes)
     sections = [
         headline(figures),
         writers_section(glyphs, result),
         confidence_section(result),
         pairs_section(result, pictures),
         worst_section(result, pictures),
-        mistakes_section(glyphs, result, pictures),
+        mistakes_section(glyphs, mistakes, pictures),
     ]
     title = f"Test of {escape(Path(figures['checkpoint']).name)}"
     page = (
@@ -142,9 +144,8 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -154,31 +155,16 @@ def write_report(
 class Pictures:
     """Pictures of samples and of classes, and classes as text, all as HTML."""
 
-    def __init__(self, classes: Sequence[str], glyphs: GlyphSet, result: Result) -> None:
-        self.classes, self.glyphs, self.result = classes, glyphs, result
-        # The sample that its class is surest of stands for the class.
-        order = np.argsort(result.losses, kind="stable")
-        labels, first = np.unique(result.labels[order], return_index=True)
-        self.typical = dict(zip(labels.tolist(), order[first].tolist(), strict=True))
+    def __init__(self, mistakes: Mistakes) -> None:
+        self.classes, self.mistakes = mistakes.classes, mistakes
 
     def sample(self, row: int, text: str) -> str:
         """Return a sample of the result as <img>."""
-        glyph = self.glyphs.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
-        return image(glyph, text)
+        return image(self.mistakes.sample(row), text)
 
     def of_class(self, label: int) -> str:
-        """Return a typical sample of a class as <img>; its strokes where the data has none."""
-        text, row = self.classes[label], self.typical.get(label)
-        if row is not None:
-            return self.sample(row, f"a sample of {text}")
-        lines, _ = stroke_data().get(text, ((), ()))
-        if len(lines) == 0:
-            return ""
-        glyph = np.zeros((SIDE, SIDE), np.uint8)
-        for line in lines:
-            points = np.stack([line.real, line.imag], 1) * (SIDE - 8) + 4
-            cv2.polylines(glyph, [points.round().astype(np.int32)], False, 255, 2, cv2.LINE_AA)
-        return image(glyph, f"the strokes of {text}")
+        """Return a typical sample of a class as <img>."""
+        return image(self.mistakes.of_class(label), f"a sample of {self.classes[label]}")
 
     def name(self, label: int) -> str:
         """Return a class as text, with its code point to hover over."""
@@ -403,16 +389,13 @@ def worst_section(result: Result, pictures: Pictures) -> str:
     return f"<h2>Worst characters</h2><p>{note}</p>" + table(head, rows, {2, 3})
 
 
-def mistakes_section(glyphs: GlyphSet, result: Result, pictures: Pictures) -> str:
+def mistakes_section(glyphs: GlyphSet, mistakes: Mistakes, pictures: Pictures) -> str:
     """Return the mistakes that the network was surest of."""
-    wrong = np.flatnonzero(~analysis.correct(result))
-    if len(wrong) == 0:
-        return ""
-    wrong = wrong[np.argsort(-result.probability[wrong, 0], kind="stable")]
     cells = []
-    for row in wrong[:MISTAKES]:
+    for row in mistakes.rows[:MISTAKES]:
+        result = mistakes.result
         truth, guess = int(result.labels[row]), int(result.top[row, 0])
-        name = escape(Path(glyphs.name(int(result.indices[row]))).name)
+        name = escape(printable(Path(glyphs.name(int(result.indices[row]))).name))
         cells.append(
             f"<figure>{pictures.sample(int(row), 'input')}{pictures.of_class(guess)}"
             f"<figcaption>{pictures.name(truth)} → "
@@ -420,8 +403,10 @@ def mistakes_section(glyphs: GlyphSet, result: Result, pictures: Pictures) -> st
             f"{percent(float(result.probability[row, 0]))}<small>{name}</small>"
             "</figcaption></figure>"
         )
+    if not cells:
+        return ""
     return (
-        f"<h2>Mistakes</h2><p>The {len(cells)} most confident of {len(wrong):,}: the input, and a "
-        "sample of the character it was taken for. Some are mistakes of the data.</p>"
+        f"<h2>Mistakes</h2><p>The {len(cells)} most confident of {len(mistakes):,}: the input, and "
+        "a sample of the character it was taken for. Some are mistakes of the data.</p>"
         f'<div class="gallery">{"".join(cells)}</div>'
     )

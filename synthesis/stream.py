@@ -60,7 +60,7 @@ class SyntheticSet:
     """Synthetic handwriting without end, drawn by worker processes while the network trains.
 
     Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Offers what
-    training needs of a `GlyphSet`: `fetch`, `batches`, `example`.
+    training needs of a `GlyphSet`: `fetch` and `batches`.
 
     Args:
         classes: label order; every class must be drawable.
@@ -93,10 +93,6 @@ class SyntheticSet:
             )
             yield glyphs, labels
 
-    def example(self, label: int) -> Tensor:
-        """Return a glyph (1,S,S) uint8 of a class."""
-        return torch.from_numpy(self.make(np.arange(1), label)[0])
-
 
 @lru_cache(maxsize=1)
 def drawing_pool(workers: int) -> Workers:
@@ -110,11 +106,10 @@ def _draw_batch(
     seed: int,
     fonts: str,
     indices: np.ndarray,
-    label: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw glyphs (n,S,S) uint8 and labels (n,); of one class where `label` names it."""
+    """Draw glyphs (n,S,S) uint8 and labels (n,)."""
     cv2.setNumThreads(1)
-    source = _source(classes if label is None else classes[label : label + 1], seed, fonts)
+    source = _source(classes, seed, fonts)
     glyphs = np.empty((len(indices), size, size), np.uint8)
     labels = np.empty(len(indices), np.int64)
     for i, index in enumerate(indices):

@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt
+from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt, write_tree
 
 import checkpoint
 from dataset import GlyphSet, open_pack
 from evaluation import analysis
+from evaluation.mistakes import Mistakes, safe_cell
 from evaluation.score import Result, evaluate
+from hwdb.characters import folder_name
 from recognizer import load_network
 
 
@@ -85,6 +87,41 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
         assert row["truth"] != row["prediction"] and row["file"].endswith(".png")
     if rows:
         assert cv2.imread(str(tmp_path / "mistakes" / "mistakes.png")) is not None
+
+
+def test_names_of_mistakes_cannot_break_the_table(trained, tmp_path):
+    tree = write_tree(tmp_path / "t", range(1, 2), "一十", 1)
+    for folder in tree.iterdir():
+        next(folder.iterdir()).rename(folder / "=cmd\n\u2028\x1b.png")
+    (tree / folder_name("一")).rename(tree / "x")
+    (tree / folder_name("十")).rename(tree / folder_name("一"))
+    (tree / "x").rename(tree / folder_name("十"))  # each is read as the other
+    out = tmp_path / "out"
+    done = call_script("test.py", tree, "--checkpoint", trained / "best.pt", "--errors", out)
+    assert done.returncode == 0, done.stderr
+    with open(out / "mistakes.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and {row["truth"] for row in rows} == {"一", "十"}
+    assert all("=cmd\\n\\u2028\\x1b.png" in row["file"] for row in rows)
+    assert safe_cell("=1+1") == "'=1+1" and safe_cell("=") == "="
+
+
+def test_sheet_shows_the_input_its_class_and_the_reading(trained, data):
+    pack = open_pack(data / "test", 32)
+    glyphs = GlyphSet([pack], pack.classes)
+    result = result_of([(5, [5, 1, 2], 0.9), (5, [1, 5, 2], 0.6), (5, [0, 5, 2], 0.8)])
+    assert list(glyphs.labels[:3]) == [5, 5, 5]
+    mistakes = Mistakes(result, glyphs, pack.classes)
+    assert list(mistakes.rows) == [2, 1] and [m.rank_of_truth for m in mistakes] == [2, 2]
+    sheet = mistakes.sheet(2, columns=3)
+    assert sheet.shape == (40, 3 * 108)
+    assert np.array_equal(255 - sheet[4:36, 4:36], mistakes.sample(2))
+    assert np.array_equal(255 - sheet[4:36, 38:70], mistakes.sample(0))  # the surest of its class
+    strokes = 255 - sheet[4:36, 72:104]  # class 0 has no sample in the result
+    assert 0.02 < (strokes > 127).mean() < 0.5
+    lines = mistakes.as_markdown(1).splitlines()
+    assert lines[-1] == f"| 1 | {pack.classes[5]} | {pack.classes[0]} | 80.0% |"
+    assert len(lines) == 5
 
 
 def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):

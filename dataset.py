@@ -44,8 +44,8 @@ import torch
 from torch import Tensor
 
 from hwdb.characters import character_of
-from hwdb.numbering import writer_and_split
 from hwdb.record import Damage, read_gnt
+from hwdb.sets import writer_and_split
 from jobs.command import printable, progress
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores

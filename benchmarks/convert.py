@@ -5,12 +5,13 @@
 
     usual   the serial loop found in most repositories: np.fromfile for header and bitmap,
             PIL.Image.fromarray(...).convert("RGB").save(...)
+    imwrite the same loop with cv2.imwrite, by as many processes, a file each in turn
     floor   the same bitmaps, already in memory, encoded as PNG and written by the same number of
             processes: what no converter with this encoder can beat
     level6  the size of the same pictures as PNG files of zlib level 6 (greyscale)
 
-The three take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a
-whole, from the command line to its exit, with the start of Python.
+The four take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a
+whole, from the command line to its exit, with the start of Python; so is imwrite but for the start.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -34,8 +36,8 @@ from PIL import Image
 
 from benchmarks.timing import ROOT, at_least_one, start
 from hwdb.characters import LEVEL1, folder_name
-from hwdb.record import Sample, read_gnt, write_record
-from process_gnt import write_batch
+from hwdb.record import Record, read_records, write_record
+from process_gnt import Batch, write_batch
 
 
 def make_files(folder: Path, writers: int, characters: int) -> None:
@@ -53,37 +55,49 @@ def make_files(folder: Path, writers: int, characters: int) -> None:
                 write_record(stream, character, 255 - ink)
 
 
-def usual(files: list[Path], out: Path) -> int:
-    """Convert as most repositories do, and return the number of pictures."""
-    count = 0
+def bitmaps(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield characters and bitmaps as most repositories read them."""
+    with path.open("rb") as stream:
+        while (header := np.fromfile(stream, np.uint8, 10)).size:
+            size = int(header[:4].view("<u4")[0])
+            character = header[4:6].tobytes().rstrip(b"\0").decode("gb18030")
+            width, height = header[6:10].view("<u2").tolist()
+            yield character, np.fromfile(stream, np.uint8, size - 10).reshape(height, width)
+
+
+def usual(files: list[Path], out: Path) -> None:
+    """Convert as most repositories do."""
     for path in files:
-        with path.open("rb") as stream:
-            while (header := np.fromfile(stream, np.uint8, 10)).size:
-                size = int(header[:4].view("<u4")[0])
-                character = header[4:6].tobytes().rstrip(b"\0").decode("gb18030")
-                width, height = header[6:10].view("<u2").tolist()
-                bitmap = np.fromfile(stream, np.uint8, size - 10).reshape(height, width)
-                folder = out / folder_name(character)
-                folder.mkdir(exist_ok=True)
-                picture = Image.fromarray(bitmap).convert("RGB")
-                picture.save(folder / f"{path.stem}_{count}.png")
-                count += 1
-    return count
+        for number, (character, bitmap) in enumerate(bitmaps(path)):
+            folder = out / folder_name(character)
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(bitmap).convert("RGB").save(folder / f"{path.stem}_{number}.png")
 
 
-def _write_share(out: str, share: list, ready, go) -> None:
+def _imwrite_file(path: Path, out: Path) -> None:
+    for number, (character, bitmap) in enumerate(bitmaps(path)):
+        folder = out / folder_name(character)
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(f"{folder}/{path.stem}_{number}.png", bitmap)
+
+
+def imwrite(files: list[Path], out: Path, workers: int) -> None:
+    """Convert as one does who knows OpenCV and multiprocessing."""
+    with multiprocessing.Pool(workers) as pool:
+        pool.starmap(_imwrite_file, [(path, out) for path in files], chunksize=1)
+
+
+def _write_share(batch: Batch, ready, go) -> None:
     ready.release()
     go.wait()
-    write_batch(out, "1001", share)
+    write_batch(batch)
 
 
-def floor(shares: list[list], out: Path) -> float:
+def floor(shares: list[Batch]) -> float:
     """Encode and write bitmaps that every process already holds, and return the seconds."""
     context = multiprocessing.get_context()
     ready, go = context.Semaphore(0), context.Event()
-    processes = [
-        context.Process(target=_write_share, args=(str(out), share, ready, go)) for share in shares
-    ]
+    processes = [context.Process(target=_write_share, args=(share, ready, go)) for share in shares]
     for process in processes:
         process.start()
     for _ in processes:
@@ -95,34 +109,32 @@ def floor(shares: list[list], out: Path) -> float:
     return time.perf_counter() - begin
 
 
-def load(files: list[Path]) -> list[tuple]:
-    """Return every picture as process_gnt.py hands it to its writers."""
-    samples = []
+def load(files: list[Path]) -> list[tuple[int, Record]]:
+    """Return every picture as process_gnt.py hands it to its workers."""
+    records = []
     for path in files:
         with path.open("rb") as stream:
-            samples += [item for item in read_gnt(stream, path.name) if isinstance(item, Sample)]
-    return [
-        (i, s.character, s.bitmap.shape[1], s.bitmap.shape[0], s.bitmap.tobytes())
-        for i, s in enumerate(samples)
-    ]
+            records += [r for r in read_records(stream, path.name) if isinstance(r, Record)]
+    return list(enumerate(records))
 
 
-def level6_bytes(items: list[tuple]) -> int:
+def level6_bytes(items: list[tuple[int, Record]]) -> int:
     """Return the size of the pictures as greyscale PNG files of zlib level 6."""
     total = 0
-    for _, _, width, height, pixels in items:
+    for _, record in items:
         stream = io.BytesIO()
-        picture = Image.frombytes("L", (width, height), pixels)
+        picture = Image.frombytes("L", (record.width, record.height), record.pixels)
         picture.save(stream, "png", compress_level=6)
         total += stream.tell()
     return total
 
 
 def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
-    """Return the figures of all three, each timed `repeat` times in turn."""
+    """Return the figures of all four, each timed `repeat` times in turn."""
     items = load(files)
-    shares = [items[i::workers] for i in range(workers)]
-    seconds: dict[str, list[float]] = {"usual": [], "floor": [], "process_gnt": []}
+    shares = [Batch(str(work / "floor"), "1001", items[i::workers]) for i in range(workers)]
+    names = ("usual", "imwrite", "floor", "process_gnt")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeat):
         for name, times in seconds.items():
             out = work / name
@@ -131,8 +143,10 @@ def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
             begin = time.perf_counter()
             if name == "usual":
                 usual(files, out)
+            elif name == "imwrite":
+                imwrite(files, out, workers)
             elif name == "floor":
-                times.append(floor(shares, out))
+                times.append(floor(shares))
                 continue
             else:
                 command = [sys.executable, str(ROOT / "process_gnt.py"), *map(str, files)]
@@ -146,6 +160,7 @@ def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
         "workers": workers,
         "images_per_second": {name: round(value) for name, value in rate.items()},
         "times_usual": round(rate["process_gnt"] / rate["usual"], 2),
+        "times_imwrite": round(rate["process_gnt"] / rate["imwrite"], 2),
         "time_over_floor": round(rate["floor"] / rate["process_gnt"], 3),
         "size_over_level6": round(size / level6_bytes(items), 3),
     }
@@ -184,6 +199,9 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in figures["images_per_second"].items():
         print(f"{name:12s} {value:9,} images/s")
     print(f"process_gnt: {figures['times_usual']} x the usual converter")
+    print(
+        f"process_gnt: {figures['times_imwrite']} x cv2.imwrite with {figures['workers']} processes"
+    )
     print(f"process_gnt: {figures['time_over_floor']} x the time of the floor")
     print(f"process_gnt: {figures['size_over_level6']} x the size at level 6")
     return 0

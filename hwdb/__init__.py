@@ -1,1 +1,1 @@
-"""What is known of the CASIA-HWDB databases: records, characters, numbering, archives, download."""
+"""What is known of the CASIA-HWDB databases: record, characters, sets, archives, download."""

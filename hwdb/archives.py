@@ -1,21 +1,22 @@
 """Open .gnt files wherever they lie: loose, in folders, in .zip, in .alz, in an .alz in a .zip.
 
-    for source in open_sources([Path("HWDB1.1tst_gnt.zip"), Path("more/")]):
-        if isinstance(source, Source):
-            stream = source.open()  # closed when the next source is asked for
+    for item in open_files(find_files([Path("HWDB1.1tst_gnt.zip"), Path("more/")])):
+        if isinstance(item, GntFile):
+            stream = item.open()  # closed when the next one is asked for
 
 Everything is read forwards as a stream; nothing is unpacked to disk and no name in an archive is
 used as a path. Checksums are verified: a stream first delivers all it has and then raises OSError.
+A size is believed only if the packed data can have it. Whatever else is there is named as `Damage`,
+of kind "other" if it is merely a file of another kind.
 
     .zip  store and deflate, ZIP64
-    .alz  store, deflate and ALZip's own bzip2; volumes .alz .a00 .a01 ... (also inside a .zip)
+    .alz  store and deflate; volumes .alz .a00 .a01 ... (also inside a .zip)
 
-Left out: encrypted archives and every other format; they are named as `Trouble`.
+Left out: encrypted archives, ALZip's own bzip2, archives of any other format.
 """
 
 from __future__ import annotations
 
-import bz2
 import io
 import os
 import re
@@ -27,28 +28,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
+from hwdb.record import Damage
 
 CHUNK = 1 << 20
 SUFFIXES = (".gnt", ".zip", ".alz")
-OTHER_ARCHIVES = {".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"}
+OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz")
+VOLUME = re.compile(r"\.[a-z]\d\d", re.IGNORECASE)  # .a00: the second volume of an .alz
+STORE, DEFLATE = 0, 8  # as .zip numbers them
+MAX_RATIO = 1032  # of deflate: 258 bytes by two bits
 
 
 class ArchiveError(OSError):
     """An archive that cannot be read further."""
 
 
-class Trouble(NamedTuple):
-    """A file or archive member that cannot be read, and why."""
-
-    name: str
-    offset: int
-    reason: str
-
-
 @dataclass
-class Source:
-    """One .gnt file; `open` may be called once, before the next source is asked for.
+class GntFile:
+    """One .gnt file; `open` may be called once, before the next one is asked for.
 
     `name` tells where it lies (archive.zip/inner.alz/1001-c.gnt). `crc` is the CRC-32 that the
     archive states, None for a loose file. `position` tells how much of `path`, the file on disk
@@ -61,6 +57,20 @@ class Source:
     crc: int | None
     open: Callable[[], BinaryIO]
     position: Callable[[], int]
+
+
+class _Member(NamedTuple):
+    """A file in an archive; method is STORE, DEFLATE, or why it cannot be unpacked."""
+
+    name: str
+    at: int
+    method: int | str
+    crc: int
+    packed: int
+    size: int
+
+
+# -- streams ---------------------------------------------------------------------------------------
 
 
 class _Chunks(io.RawIOBase):
@@ -114,23 +124,39 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise ArchiveError(f"damaged deflate data ({error})") from None
 
 
-def _checked(chunks: Iterator[bytes], crc: int, size: int) -> Iterator[bytes]:
+def _unpack(member: _Member, data: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the content of a member; in the end its size and checksum have to be right."""
+    _, _, method, crc, packed, size = member
+    if method not in (STORE, DEFLATE):
+        raise ArchiveError(str(method))
+    if size > packed * (MAX_RATIO if method == DEFLATE else 1):
+        raise ArchiveError(f"{packed} packed bytes cannot hold the {size} that the archive says")
     found = have = 0
-    for chunk in chunks:
+    for chunk in _inflate(data) if method == DEFLATE else data:
         found = zlib.crc32(chunk, found)
         have += len(chunk)
         yield chunk
+        if have > size:
+            break
     if have != size:
-        raise ArchiveError(f"unpacks to {have} bytes, the archive says {size}")
+        raise ArchiveError(f"unpacks to {have} bytes or more, the archive says {size}")
     if found != crc:
         raise ArchiveError(f"bad CRC: {found:08x}, the archive says {crc:08x}")
 
 
+# -- files -----------------------------------------------------------------------------------------
+
+
 def _walk(path: Path) -> Iterator[Path]:
-    """Yield the files below a folder, in order."""
-    for folder, folders, names in os.walk(path):
+    """Yield the files below a folder, in order; links to folders are followed, once each."""
+    seen = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
         # Class folders of a finished tree hold nothing for us and are many.
         folders[:] = sorted(name for name in folders if not name.startswith((".", "U+")))
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         yield from (Path(folder, name) for name in sorted(names))
 
 
@@ -140,11 +166,10 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             files |= {file: None for file in _walk(path) if file.name.lower().endswith(SUFFIXES)}
-        elif path.exists():
-            if not _is_later_volume(path):
-                files[path] = None
-        else:
+        elif not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
+        elif not _is_later_volume(path):
+            files[path] = None
     return list(files)
 
 
@@ -156,115 +181,172 @@ def other_archives(paths: Iterable[Path]) -> list[Path]:
 
 def _is_later_volume(path: Path) -> bool:
     """Tell whether a file is .a00 and so on of an .alz beside it, which is read with that."""
-    return bool(re.fullmatch(r"\.[a-z]\d\d", path.suffix.lower())) and any(
+    return bool(VOLUME.fullmatch(path.suffix)) and any(
         path.with_suffix(suffix).exists() for suffix in (".alz", ".ALZ")
     )
 
 
 def _printable(name: str) -> str:
-    """Return a name from an archive without what would move the cursor."""
+    """Return a name from an archive without what would move the cursor or end the line."""
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
-def open_sources(files: Iterable[Path]) -> Iterator[Source | Trouble]:
+def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage]:
     """Yield every .gnt file in the files, in order; the kind of a file is told by its content."""
-    for path in find_files(files):
+    for path in files:
+        if not path.is_file():
+            reason = "a link to nowhere" if path.is_symlink() else "no regular file (a pipe?)"
+            yield Damage(str(path), 0, reason, "archive")
+            continue
         try:
             with path.open("rb") as stream:
                 magic = stream.read(4)
                 if magic in (b"PK\x03\x04", b"PK\x05\x06"):
-                    yield from _zip_sources(path, stream)
+                    yield from _open_zip(path, stream)
                 elif magic == b"ALZ\x01":
                     with _Volumes(_volume_files(path)) as volumes:
-                        yield from _alz_sources(str(path), path, volumes, volumes.tell)
+                        yield from _open_alz(str(path), path, volumes, volumes.tell)
                 elif path.suffix.lower() in (".zip", ".alz"):
-                    kind = path.suffix.lower()
-                    yield Trouble(str(path), 0, f"not a {kind} archive; download it again")
+                    reason = f"not a {path.suffix.lower()} archive; download it again"
+                    yield Damage(str(path), 0, reason, "archive")
                 else:
                     size = path.stat().st_size
                     stream.seek(0)
-                    yield Source(str(path), path, size, None, lambda s=stream: s, stream.tell)
-        except (OSError, struct.error, zipfile.BadZipFile) as error:
-            yield Trouble(str(path), 0, getattr(error, "strerror", None) or str(error))
+                    yield GntFile(str(path), path, size, None, lambda s=stream: s, stream.tell)
+        except OSError as error:
+            yield Damage(str(path), 0, error.strerror or str(error), "archive")
+
+
+def _not_read(archive: str, name: str) -> Damage:
+    """Name a file in an archive that is not read."""
+    if not name:
+        return Damage(f"{archive}/", 0, "a file without a name, not read", "archive")
+    if name.lower().endswith((*SUFFIXES, *OTHER_ARCHIVES)) or VOLUME.fullmatch(name[-4:]):
+        reason = "an archive within an archive; unpack it and give its .gnt files"
+        return Damage(f"{archive}/{_printable(name)}", 0, reason, "archive")
+    return Damage(f"{archive}/{_printable(name)}", 0, "no .gnt file, not read", "other")
 
 
 # -- .zip ------------------------------------------------------------------------------------------
 
+OWN_HEADER = struct.Struct("<4s2xHHxxxxIIIHH")
+DESCRIPTOR = 24  # bytes at most that may lie behind a file
 
-def _zip_sources(path: Path, stream: BinaryIO) -> Iterator[Source | Trouble]:
-    found = False
-    try:
-        members = sorted(zipfile.ZipFile(stream).infolist(), key=lambda info: info.filename)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        # Cut off: the table of contents at the end is missing, the members themselves are not.
-        members = _walk_zip(stream)
-        at = stream.seek(0, os.SEEK_END)
-        yield Trouble(str(path), at, f"not a whole .zip ({error}); download it again")
-        found = True  # said enough, whatever it holds
-    for info in members:
-        name = f"{path}/{_printable(info.filename)}"
-        suffix = Path(info.filename).suffix.lower()
-        if info.is_dir() or suffix not in (".gnt", ".alz"):
-            continue
-        found = True
-        if suffix == ".alz":
-            stem = info.filename[:-4].lower()
-            volumes = [
-                m
-                for m in members
-                if re.fullmatch(re.escape(stem) + r"\.[a-z]\d\d", m.filename.lower())
-            ]
-            parts = [(_zip_member(stream, m), m.file_size) for m in [info, *volumes]]
+
+def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
+    members, found = _zip_members(stream)
+    yield from (Damage(str(path), at, reason, "archive") for at, reason in found)
+    volumes: dict[
+        str, list[_Member]
+    ] = {}  # the later ones of each .alz, by its name without suffix
+    for member in members:
+        if VOLUME.fullmatch(member.name[-4:]):
+            volumes.setdefault(member.name[:-4].lower(), []).append(member)
+    for member in members:
+        name, lower = f"{path}/{_printable(member.name)}", member.name.lower()
+        if lower.endswith(".gnt"):
+            opener = _zip_stream(stream, member)
+            yield GntFile(name, path, member.size, member.crc, opener, stream.tell)
+        elif lower.endswith(".alz"):
+            rest = sorted(volumes.pop(lower[:-4], []))
+            parts = [(_zip_stream(stream, m), m.size) for m in [member, *rest]]
             with _Volumes(parts) as joined:
-                yield from _alz_sources(name, path, joined, stream.tell)
-        else:
-            yield Source(
-                name,
-                path,
-                info.file_size,
-                info.CRC,
-                lambda info=info: _zip_member(stream, info)(),
-                stream.tell,
-            )
-    if not found:
-        yield Trouble(str(path), 0, "holds no .gnt and no .alz file")
+                yield from _open_alz(name, path, joined, stream.tell)
+        elif not lower.endswith("/") and not VOLUME.fullmatch(lower[-4:]):
+            yield _not_read(str(path), member.name)
+    for member in (member for rest in volumes.values() for member in rest):
+        yield _not_read(str(path), member.name)
+    if not found and not any(member.name.lower().endswith((".gnt", ".alz")) for member in members):
+        yield Damage(str(path), 0, "holds no .gnt and no .alz file", "archive")
 
 
-def _walk_zip(stream: BinaryIO) -> list[zipfile.ZipInfo]:
-    """Return the members of a .zip by their own headers, as far as these tell their sizes."""
-    members = []
+def _zip_members(stream: BinaryIO) -> tuple[list[_Member], list[tuple[int, str]]]:
+    """Return the members in the order they lie in, and (offset, reason) of what is wrong with them.
+
+    The directory tells them; where there is none, or it leaves a gap, their own headers do.
+    """
+    members, problems = [], []
+    end = stream.seek(0, os.SEEK_END)
+    try:
+        listed, end = _zip_directory(stream, end)
+        whole = True
+    except ArchiveError as error:
+        problems.append((end, f"not a whole .zip ({error}); download it again"))
+        listed, whole = [], False
     at = 0
-    while True:
-        stream.seek(at)
-        header = stream.read(30)
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            return members
-        flags, method, _, _, crc, packed, size, name, extra = struct.unpack("<6xHHHHIIIHH", header)
-        info = zipfile.ZipInfo(stream.read(name).decode("utf-8", "replace") or "?")
-        if flags & 8 or 0xFFFFFFFF in (packed, size):
-            return members
-        info.flag_bits, info.compress_type, info.CRC = flags, method, crc
-        info.compress_size, info.file_size, info.header_offset = packed, size, at
-        members.append(info)
-        at += 30 + name + extra + packed
+    for member in [*listed, None]:
+        until = member.at if member else end
+        while until - at > DESCRIPTOR and (own := _own_header(stream, at)) and own[0].packed >= 0:
+            members.append(own[0])
+            if whole:
+                problems.append((at, f"{_printable(own[0].name)} is missing in the directory"))
+            at = own[1] + own[0].packed
+        if whole and until - at > DESCRIPTOR:
+            problems.append((at, f"{until - at} bytes belong to no file of the directory"))
+        if member:
+            own = _own_header(stream, until)
+            if own and own[0].name != member.name:
+                names = f"{_printable(member.name)}, its own header {_printable(own[0].name)}"
+                problems.append((until, f"the directory calls a file {names}"))
+                if not member.name.lower().endswith((".gnt", ".alz")):
+                    member = member._replace(name=own[0].name)
+            members.append(member)
+            at = (own[1] if own else until) + member.packed
+    return members, problems
 
 
-def _zip_member(stream: BinaryIO, info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
+def _zip_directory(stream: BinaryIO, end: int) -> tuple[list[_Member], int]:
+    """Return the members that the directory lists, by offset, and where it begins."""
+    members = []
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            for info in archive.infolist():
+                method = _zip_method(info.flag_bits, info.compress_type)
+                sizes = info.CRC, info.compress_size, info.file_size
+                members.append(_Member(info.orig_filename, info.header_offset, method, *sizes))
+            begin = archive.start_dir
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise ArchiveError(str(error) or type(error).__name__) from None
+    members.sort(key=lambda member: member.at)
+    if sum(member.packed for member in members) > end or any(m.at < 0 for m in members):
+        raise ArchiveError("its directory lists more than it holds")
+    return members, begin
+
+
+def _zip_method(flags: int, method: int) -> int | str:
+    if flags & 1:
+        return "encrypted"
+    known = method in (STORE, DEFLATE)
+    return method if known else f"packed by .zip method {method}; unpack it first"
+
+
+def _own_header(stream: BinaryIO, at: int) -> tuple[_Member, int] | None:
+    """Return what the header at an offset says and where the data begin; None if there is none.
+
+    Sizes that it does not tell are -1.
+    """
+    stream.seek(at)
+    header = stream.read(OWN_HEADER.size)
+    if len(header) < OWN_HEADER.size or header[:4] != b"PK\x03\x04":
+        return None
+    _, flags, method, crc, packed, size, length, extra = OWN_HEADER.unpack(header)
+    raw = stream.read(length)
+    name = raw.decode("utf-8", "replace") if flags & 0x800 else raw.decode("cp437")
+    if flags & 8 or 0xFFFFFFFF in (packed, size):
+        packed = size = -1
+    member = _Member(name, at, _zip_method(flags, method), crc, packed, size)
+    return member, at + len(header) + length + extra
+
+
+def _zip_stream(stream: BinaryIO, member: _Member) -> Callable[[], BinaryIO]:
     """Return the opener of a member; unlike zipfile's it delivers all data before a CRC error."""
 
     def chunks() -> Iterator[bytes]:
-        if info.flag_bits & 1:
-            raise ArchiveError("encrypted")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ArchiveError(f"packed by .zip method {info.compress_type}; unpack it first")
-        stream.seek(info.header_offset)
-        header = stream.read(30)
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise ArchiveError(f"no file begins at byte {info.header_offset} of the .zip")
-        stream.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
-        data = _raw(stream, info.compress_size)
-        data = _inflate(data) if info.compress_type == zipfile.ZIP_DEFLATED else data
-        yield from _checked(data, info.CRC, info.file_size)
+        own = _own_header(stream, member.at)
+        if own is None:
+            raise ArchiveError(f"no file begins at byte {member.at} of the .zip")
+        stream.seek(own[1])
+        yield from _unpack(member, _raw(stream, member.packed))
 
     return lambda: _Chunks(chunks())
 
@@ -272,11 +354,16 @@ def _zip_member(stream: BinaryIO, info: zipfile.ZipInfo) -> Callable[[], BinaryI
 # -- .alz ------------------------------------------------------------------------------------------
 
 VOLUME_HEAD, VOLUME_TAIL = 8, 16
+ALZ_METHODS = {
+    0: STORE,
+    1: "packed by ALZip's own bzip2; unpack the archive with unalz or ALZip",
+    2: DEFLATE,
+}
 
 
 def _volume_files(path: Path) -> list[tuple[Callable[[], BinaryIO], int]]:
-    pattern = re.compile(re.escape(path.stem) + r"\.[a-z]\d\d", re.IGNORECASE)
-    more = sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
+    later = (p for p in path.parent.iterdir() if p.stem == path.stem and p.is_file())
+    more = sorted(p for p in later if VOLUME.fullmatch(p.suffix))
     return [(lambda p=p: p.open("rb"), p.stat().st_size) for p in [path, *more]]
 
 
@@ -285,6 +372,7 @@ class _Volumes:
 
     def __init__(self, parts: list[tuple[Callable[[], BinaryIO], int]]) -> None:
         self.parts, self.index, self.stream, self.left, self.done = parts, -1, None, 0, 0
+        self.again = b""  # read and given back
 
     def __enter__(self) -> _Volumes:
         return self
@@ -297,46 +385,55 @@ class _Volumes:
         return self.done
 
     def read(self, count: int) -> bytes:
-        """Return at most `count` bytes, b"" at the end of the last volume."""
-        while not self.left:
-            if self.index + 1 == len(self.parts):
-                return b""
-            self.index += 1
-            self.__exit__()
-            opener, size = self.parts[self.index]
-            self.stream = opener()
-            head = VOLUME_HEAD if self.index else 0
-            tail = VOLUME_TAIL if self.index + 1 < len(self.parts) else 0
-            self.stream.read(head)
-            self.left = max(0, size - head - tail)
-        data = self.stream.read(min(count, self.left))
-        self.left = self.left - len(data) if data else 0
+        """Return `count` bytes, fewer only at the end of the last volume."""
+        data = self.again[:count]
+        self.again = self.again[count:]
+        while len(data) < count and (self.left or self._next_volume()):
+            chunk = self.stream.read(min(count - len(data), self.left))
+            self.left = self.left - len(chunk) if chunk else 0
+            data += chunk
         self.done += len(data)
         return data
+
+    def _next_volume(self) -> bool:
+        if self.index + 1 == len(self.parts):
+            return False
+        self.index += 1
+        self.__exit__()
+        opener, size = self.parts[self.index]
+        self.stream = opener()
+        head = VOLUME_HEAD if self.index else 0
+        tail = VOLUME_TAIL if self.index + 1 < len(self.parts) else 0
+        self.stream.read(head)
+        self.left = max(0, size - head - tail)
+        return True
 
     def exactly(self, count: int) -> bytes:
         """Return `count` bytes or raise ArchiveError."""
         return b"".join(_raw(self, count))
 
+    def find(self, mark: bytes) -> bool:
+        """Go forward to a mark, which is read next; tell whether there is one."""
+        last = b""
+        while chunk := self.read(CHUNK):
+            data = last + chunk
+            if (at := data.find(mark)) >= 0:
+                self.again = data[at:] + self.again
+                self.done -= len(data) - at
+                return True
+            last = data[-len(mark) + 1 :]
+        return False
 
-class _Entry(NamedTuple):
-    name: str
-    encrypted: bool
-    method: int
-    crc: int
-    packed: int
-    size: int
 
-
-def _read_entry(volumes: _Volumes) -> _Entry:
+def _read_entry(volumes: _Volumes) -> _Member:
     """Read the header of an .alz entry from behind its signature up to its data."""
     length, _, _, descriptor, _ = struct.unpack("<HBIBB", volumes.exactly(9))
     width = descriptor >> 4
-    method = crc = packed = size = 0
+    number = crc = packed = size = 0
     if width not in (0, 1, 2, 4, 8):
         raise ArchiveError(f"damaged .alz entry (sizes of {width} bytes)")
     if width:
-        method, _, crc = struct.unpack("<BBI", volumes.exactly(6))
+        number, _, crc = struct.unpack("<BBI", volumes.exactly(6))
         packed = int.from_bytes(volumes.exactly(width), "little")
         size = int.from_bytes(volumes.exactly(width), "little")
     raw = volumes.exactly(length)
@@ -344,229 +441,50 @@ def _read_entry(volumes: _Volumes) -> _Entry:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         name = raw.decode("cp949", "replace")
+    method = ALZ_METHODS.get(number, f"packed by unknown .alz method {number}")
     if descriptor & 1:
         volumes.exactly(12)
-    return _Entry(name, bool(descriptor & 1), method, crc, packed, size)
+        method = "encrypted"
+    return _Member(name, volumes.tell(), method, crc, packed, size)
 
 
-def _alz_sources(
+def _open_alz(
     name: str, path: Path, volumes: _Volumes, position: Callable[[], int]
-) -> Iterator[Source | Trouble]:
+) -> Iterator[GntFile | Damage]:
     """Yield the .gnt files of an .alz archive, reading it once from front to back."""
-    found = False
+    found = ended = False
     try:
         if volumes.exactly(8)[:4] != b"ALZ\x01":
             raise ArchiveError("not an .alz archive")
-        while (signature := volumes.read(4)) and signature[:3] not in (b"CLZ", b"ELZ"):
+        while signature := volumes.read(4):
+            at = volumes.tell() - len(signature)
             if signature != b"BLZ\x01":
-                raise ArchiveError(f"no .alz entry begins here (found {signature!r})")
-            entry = _read_entry(volumes)
-            data = _raw(volumes, entry.packed)
-            if entry.name.lower().endswith(".gnt"):
+                # The end mark, or damage; more files behind it would be damage as well.
+                ended = signature[:3] in (b"CLZ", b"ELZ")
+                if not volumes.find(b"BLZ\x01"):
+                    break
+                reason = f"no file begins here; reading goes on at byte {volumes.tell()}"
+                yield Damage(name, at, reason, "archive")
+                continue
+            ended = False
+            try:
+                member = _read_entry(volumes)
+            except ArchiveError as error:
+                yield Damage(name, at, str(error), "archive")
+                continue
+            data = _raw(volumes, member.packed)
+            if member.name.lower().endswith(".gnt"):
                 found = True
-                inner = f"{name}/{_printable(entry.name)}"
-                yield Source(
-                    inner,
-                    path,
-                    entry.size,
-                    entry.crc,
-                    lambda e=entry, d=data: _Chunks(_unpack(e, d)),
-                    position,
-                )
+                inner, chunks = f"{name}/{_printable(member.name)}", _unpack(member, data)
+                stream = _Chunks(chunks)
+                yield GntFile(inner, path, member.size, member.crc, lambda s=stream: s, position)
+            elif not member.name.endswith(("/", "\\")):
+                yield _not_read(name, member.name)
             for _ in data:  # what the reader left
                 pass
-        if not signature:
+        if not ended:
             raise ArchiveError("the archive is cut off: it has no end mark (a volume missing?)")
-    except OSError as error:
-        yield Trouble(name, volumes.tell(), str(error))
-    else:
         if not found:
-            yield Trouble(name, 0, "holds no .gnt file")
-
-
-def _unpack(entry: _Entry, data: Iterator[bytes]) -> Iterator[bytes]:
-    if entry.encrypted:
-        raise ArchiveError("encrypted")
-    if entry.method == 2:
-        data = _inflate(data)
-    elif entry.method == 1:
-        data = _unbzip(data)
-    elif entry.method:
-        raise ArchiveError(f"packed by unknown .alz method {entry.method}")
-    yield from _checked(data, entry.crc, entry.size)
-
-
-# -- ALZip's bzip2 ---------------------------------------------------------------------------------
-# bzip2 with blocks of 900 kB, but without the stream header and the checksums, and with other marks
-# at the beginning of a block and at the end. The bz2 module refuses blocks without their checksum,
-# so they are decoded here (about 2 MB/s; such archives are rare). ALZip leaves out the obsolete
-# bit "randomised" as well; since not every description says so, both forms are read. So is plain
-# bzip2, which some tools write.
-
-BLOCK_MARK, END_MARK = int.from_bytes(b"DLZ\x01", "big"), int.from_bytes(b"DLZ\x02", "big")
-BLOCK_SIZE = 900_000
-# More than any block can take when packed; what has been read ahead of it is kept for the next one.
-BLOCK_BYTES = 1 << 21
-
-
-class _Bits:
-    """The bits of a byte stream, the most significant first."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self.chunks, self.data, self.at = chunks, b"", 0
-
-    def refill(self) -> None:
-        """Drop what has been read and have the whole next block at hand."""
-        parts, self.at = [self.data[self.at >> 3 :]], self.at & 7
-        have = len(parts[0])
-        while have < BLOCK_BYTES and (chunk := next(self.chunks, b"")):
-            parts.append(chunk)
-            have += len(chunk)
-        self.data = b"".join(parts)
-
-    def take(self, count: int) -> int:
-        """Return the next `count` bits as a number."""
-        end = self.at + count
-        if end > 8 * len(self.data):
-            raise ArchiveError("bzip2 data is cut off")
-        value = int.from_bytes(self.data[self.at >> 3 : (end + 7) >> 3], "big") >> (-end & 7)
-        self.at = end
-        return value & ((1 << count) - 1)
-
-
-def _unbzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    bits = _Bits(chunks)
-    bits.refill()
-    if bits.data.startswith(b"BZh"):
-        yield from _plain_unbzip(bits)
-        return
-    skipped: tuple[int, ...] = (0, 1)  # bits between mark and block, as long as it is not known
-    mark = bits.take(32)
-    while mark != END_MARK:
-        if mark != BLOCK_MARK:
-            raise ArchiveError(f"damaged bzip2 data (mark {mark:08x})")
-        begin = bits.at
-        for skip in skipped:
-            bits.at = begin + skip
-            try:
-                block = _unbzip_block(bits)
-                mark = bits.take(32)
-            except (IndexError, ValueError, ArchiveError) as error:
-                problem = error
-                continue
-            if mark in (BLOCK_MARK, END_MARK):
-                skipped = (skip,)
-                break
-            problem = ArchiveError(f"mark {mark:08x}")
-        else:
-            raise ArchiveError(f"damaged bzip2 data ({problem})")
-        yield block
-        bits.refill()
-
-
-def _plain_unbzip(bits: _Bits) -> Iterator[bytes]:
-    decoder = bz2.BZ2Decompressor()
-    try:
-        chunk = bits.data
-        while chunk and not decoder.eof:
-            yield decoder.decompress(chunk, CHUNK)
-            while not decoder.needs_input and not decoder.eof:
-                yield decoder.decompress(b"", CHUNK)
-            chunk = next(bits.chunks, b"")
-    except (OSError, ValueError) as error:
-        raise ArchiveError(f"damaged bzip2 data ({error})") from None
-
-
-def _unbzip_block(bits: _Bits) -> bytes:
-    """Decode one block: Huffman codes, move to front, Burrows-Wheeler, run lengths."""
-    origin = bits.take(24)
-    groups = bits.take(16)
-    used = []
-    for group in range(16):
-        if groups >> (15 - group) & 1:
-            members = bits.take(16)
-            used += [16 * group + i for i in range(16) if members >> (15 - i) & 1]
-    column = _unmove(_read_symbols(bits, len(used) + 2), used)
-    if origin >= len(column):
-        raise ArchiveError(f"block of {len(column)} bytes begins at {origin}")
-    follow = np.argsort(column, kind="stable").tolist()
-    order, position = [], origin
-    for _ in range(len(follow)):
-        position = follow[position]
-        order.append(position)
-    text = column[order].tobytes()
-    # Four equal bytes are followed by the number of further ones.
-    return re.sub(rb"(?s)(.)\1\1\1(.)", lambda match: match[1] * (4 + match[2][0]), text)
-
-
-def _read_symbols(bits: _Bits, alphabet: int) -> list[int]:
-    """Read the Huffman-coded symbols of a block, without the one that ends it."""
-    tables = bits.take(3)
-    ranks = list(range(tables))
-    selectors = []
-    for _ in range(bits.take(15)):
-        rank = 0
-        while bits.take(1):
-            rank += 1
-        ranks.insert(0, ranks.pop(rank))
-        selectors.append(ranks[0])
-    codes = [_read_code(bits, alphabet) for _ in range(tables)]
-    padded = np.frombuffer(bits.data[bits.at >> 3 :] + bytes(4), np.uint8).astype(np.uint32)
-    # words[i]: the four bytes from i on, so that any 20 bits are one shift away
-    words = (padded[:-3] << 24 | padded[1:-2] << 16 | padded[2:-1] << 8 | padded[3:]).tolist()
-    base, at = bits.at & ~7, bits.at & 7
-    symbols: list[int] = []
-    for selector in selectors:
-        longest, lookup = codes[selector]
-        shift, mask = 32 - longest, (1 << longest) - 1
-        for _ in range(50):
-            found = lookup[words[at >> 3] >> (shift - (at & 7)) & mask]
-            at += found & 31
-            symbols.append(found >> 5)
-            if symbols[-1] == alphabet - 1:
-                bits.at = base + at
-                return symbols[:-1]
-    raise ArchiveError("block without end")
-
-
-def _read_code(bits: _Bits, alphabet: int) -> tuple[int, list[int]]:
-    """Return (longest code, table): the next bits -> symbol << 5 | length of its code."""
-    length, lengths = bits.take(5), []
-    for _ in range(alphabet):
-        while bits.take(1):
-            length += -1 if bits.take(1) else 1
-        if not 1 <= length <= 20:
-            raise ArchiveError("code length")
-        lengths.append(length)
-    longest = max(lengths)
-    order = sorted(range(alphabet), key=lengths.__getitem__)
-    table = [symbol << 5 | lengths[symbol] for symbol in order]
-    return longest, np.repeat(
-        table, [1 << (longest - lengths[symbol]) for symbol in order]
-    ).tolist()
-
-
-def _unmove(symbols: list[int], recent: list[int]) -> np.ndarray:
-    """Undo run lengths (symbols 0 and 1 are their binary digits) and move-to-front; uint8."""
-    values: list[int] = []
-    counts: list[int] = []
-    weight, run, total = 1, 0, 0
-    for symbol in [*symbols, -1]:
-        if 0 <= symbol < 2:
-            run += weight << symbol
-            weight <<= 1
-            if run > BLOCK_SIZE:
-                raise ArchiveError("run length")
-            continue
-        if run:
-            values.append(recent[0])
-            counts.append(run)
-            total += run
-            run, weight = 0, 1
-            if total > BLOCK_SIZE:
-                raise ArchiveError("block too long")
-        if symbol > 1:
-            recent.insert(0, recent.pop(symbol - 1))
-            values.append(recent[0])
-            counts.append(1)
-    return np.repeat(np.array(values, np.uint8), counts)
+            raise ArchiveError("holds no .gnt file")
+    except OSError as error:
+        yield Damage(name, volumes.tell(), str(error), "archive")

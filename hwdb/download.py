@@ -1,13 +1,14 @@
-"""Fetch the official archives of CASIA-HWDB, with resume, MD5 and several addresses in turn.
+"""Fetch the official archives of CASIA-HWDB, with resume, checks and several addresses in turn.
 
-Used by `python process_gnt.py --download`. The site moved more than once; every address that is
-publicly named stands in `EDITIONS` and is tried in order. A transfer that breaks off is continued
-where it stopped (`NAME.part`), now or in the next run. Left out: anything but plain HTTP(S).
+Used by `python process_gnt.py --download`. Every address of hwdb/sets.py is tried in order. A
+transfer that breaks off is continued where it stopped (`NAME.part`), now or in the next run. An
+archive takes its name when its MD5 is the known one or, where none is known, when it has the
+announced length, a directory, and the right checksum of every file. Left out: anything but plain
+HTTP(S), also by redirection.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
@@ -16,52 +17,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
-PAGE = "https://nlpr.ia.ac.cn/databases/handwriting/Download.html"
-NEW = (
-    "https://nlpr.ia.ac.cn/Download/Offline/CharData/",
-    "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData/",
-)
-OLD = (
-    "http://www.nlpr.ia.ac.cn/databases/download/feature_data/",
-    "http://www.nlpr.ia.ac.cn/databases/Download/feature_data/",
-)
-COMPETITION = (
-    "https://nlpr.ia.ac.cn/Download/competition/",
-    "http://www.nlpr.ia.ac.cn/databases/Download/competition/",
-)
-
-
-class Edition(NamedTuple):
-    """The archives of one set as published together, and the addresses they were seen under."""
-
-    addresses: tuple[str, ...]
-    names: tuple[str, ...]
-
-
-EDITIONS = {
-    "1.1": (
-        Edition(NEW, ("Gnt1.1TrainPart1.zip", "Gnt1.1TrainPart2.zip", "Gnt1.1Test.zip")),
-        Edition(OLD, ("HWDB1.1trn_gnt_P1.zip", "HWDB1.1trn_gnt_P2.zip", "HWDB1.1tst_gnt.zip")),
-        Edition(OLD, ("HWDB1.1trn_gnt.zip", "HWDB1.1tst_gnt.zip")),
-    ),
-    "1.0": (
-        Edition(NEW, (*(f"Gnt1.0TrainPart{part}.zip" for part in (1, 2, 3)), "Gnt1.0Test.zip")),
-        Edition(OLD, ("HWDB1.0trn_gnt.zip", "HWDB1.0tst_gnt.zip")),
-    ),
-    "1.2": (Edition(NEW, ("Gnt1.2TrainPart1.zip", "Gnt1.2TrainPart2.zip", "Gnt1.2Test.zip")),),
-    "competition": (Edition(COMPETITION, ("competition-gnt.zip",)),),
-}
-
-MD5 = {
-    "Gnt1.1TrainPart1.zip": "72bac7b6a5ce37f184f277421adfacfd",
-    "Gnt1.1TrainPart2.zip": "a8b76e4eccfb1fd8d56c448f6a096c27",
-    "Gnt1.1Test.zip": "e74f9a4863e73d8b80ed402452c97448",
-}
+from hwdb.sets import EDITIONS, MD5, PAGE
 
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 4  # in a row that bring nothing, per address
@@ -108,11 +70,13 @@ def _fetch(file: str, addresses: tuple[str, ...], folder: Path, answers: list[st
                 os.replace(part, path)
                 return path
             part.unlink()
-            wrong = f"has not the MD5 {MD5[file]}" if file in MD5 else "is no .zip archive"
+            wrong = f"has not the MD5 {MD5[file]}" if file in MD5 else "is no whole .zip archive"
             answers.append(f"{address}{file}: the file {wrong}")
         except urllib.error.HTTPError as error:
             answers.append(f"{address}{file}: {error.code} {error.reason}")
         except FAILURES as error:
+            if getattr(error, "filename", None):
+                raise
             answers.append(f"{address}{file}: {_reason(error)}")
     return None
 
@@ -123,16 +87,28 @@ def _reason(error: Exception) -> str:
 
 
 def _sound(path: Path, file: str | None = None) -> bool:
-    """Tell whether a file has the known MD5 or, where none is known, at least begins as a .zip."""
+    """Tell whether a file has the known MD5 or, where none is known, is a .zip without a fault."""
     expected = MD5.get(file or path.name)
     if expected is None:
-        with path.open("rb") as stream:
-            return stream.read(4) == b"PK\x03\x04"
-    digest = hashlib.md5(usedforsecurity=False)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return bool(archive.infolist()) and archive.testzip() is None
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError):
+            return False
     with path.open("rb") as stream:
+        digest = hashlib.md5(usedforsecurity=False)
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest() == expected
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return what opens HTTP(S) and nothing else, wherever a redirection leads."""
+    opener = urllib.request.OpenerDirector()
+    for handler in ("Proxy", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect", "Unknown"):
+        opener.add_handler(getattr(urllib.request, f"{handler}Handler")())
+    opener.add_handler(urllib.request.HTTPErrorProcessor())
+    return opener
 
 
 def _transfer(url: str, part: Path) -> None:
@@ -149,7 +125,7 @@ def _transfer(url: str, part: Path) -> None:
                 raise
             error = problem
         except FAILURES as problem:
-            if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+            if getattr(problem, "filename", None):  # of ours: the disk, not the network
                 raise
             error = problem
         after = part.stat().st_size if part.exists() else 0
@@ -166,7 +142,7 @@ def _continue(url: str, part: Path, have: int) -> bool:
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = _opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing behind byte `have`: complete, or another file
             raise
@@ -186,7 +162,11 @@ def _continue(url: str, part: Path, have: int) -> bool:
         )
         with part.open("ab" if resumed else "wb") as stream, bar:
             while chunk := response.read(1 << 18):
-                stream.write(chunk)
+                try:
+                    stream.write(chunk)
+                    stream.flush()
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(part)) from None
                 have += len(chunk)
                 bar.update(len(chunk))
     return total is None or have == total

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hwdb.characters import LEVEL1, SYMBOLS, character_of, folder_name, select_classes
-from hwdb.numbering import writer_and_split
 from hwdb.record import Damage, Sample, decode_tag, encode_tag, read_gnt, write_record
+from hwdb.sets import writer_and_split
 
 TEXT = "啊阿埃挨哎唉哀皑癌蔼"
 

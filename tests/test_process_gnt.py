@@ -13,14 +13,12 @@ import time
 import zipfile
 from pathlib import Path
 
-import alz_writer
 import cv2
 import numpy as np
 import pytest
-from alz_writer import BZIP2, DEFLATE, STORE, alz, alz_bzip2, volumes
+from alz_writer import DEFLATE, STORE, alz, volumes
 
-from hwdb import download
-from hwdb.archives import Source, open_sources
+from hwdb import download, sets
 from hwdb.record import write_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +113,7 @@ def test_official_numbers_decide_and_the_table_counts(tmp_path):
     assert train[1:6] == ["HWDB1.1", "1", "1", "6", "6"]
 
 
-@pytest.mark.parametrize("method", [STORE, DEFLATE, BZIP2])
+@pytest.mark.parametrize("method", [STORE, DEFLATE])
 def test_archives_of_all_kinds_give_the_same_tree(tmp_path, method):
     files = {f"{number}-c.gnt": gnt_of(number % 7, TEXT * 9) for number in (1001, 1002, 1241)}
     (tmp_path / "loose").mkdir()
@@ -149,17 +147,6 @@ def test_archives_of_all_kinds_give_the_same_tree(tmp_path, method):
         assert result.returncode == 0, result.stderr
         assert pictures(tmp_path / f"out {name}") == wanted, name
     assert {path.name for path in tmp_path.parent.glob("*.gnt")} == set()
-
-
-@pytest.mark.parametrize("drop", [0, 1])
-def test_alz_bzip2_of_several_blocks(tmp_path, drop, monkeypatch):
-    """Both with and without the obsolete bit, runs longer than 255 among the data."""
-    data = np.random.default_rng(0).choice(np.array([255] * 6 + [0, 7], np.uint8), 1_000_000)
-    data = data.tobytes() + bytes([255]) * 500_000
-    monkeypatch.setattr(alz_writer, "pack", lambda data, method: alz_bzip2(data, drop))
-    (tmp_path / "x.alz").write_bytes(alz({"1001.gnt": data}, BZIP2))
-    for source in open_sources([tmp_path / "x.alz"]):
-        assert isinstance(source, Source) and source.open().read() == data
 
 
 def test_other_names_need_split(tmp_path):
@@ -444,7 +431,7 @@ def test_download_checks_md5_and_tries_the_addresses_in_turn(tmp_path, site, mon
     site.files = {"one.zip": bad}
     monkeypatch.setitem(download.MD5, "one.zip", hashlib.md5(good).hexdigest())
     closed = "http://127.0.0.1:9/"
-    edition = download.Edition((closed, site.url + "/"), ("one.zip",))
+    edition = sets.Edition((closed, site.url + "/"), ("one.zip",))
     monkeypatch.setitem(download.EDITIONS, "1.1", (edition,))
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     with pytest.raises(OSError) as error:
@@ -458,7 +445,7 @@ def test_download_checks_md5_and_tries_the_addresses_in_turn(tmp_path, site, mon
 
 def test_download_takes_no_page_for_an_archive(tmp_path, site):
     site.files = {"competition-gnt.zip": b"<html>come back tomorrow</html>"}
-    with pytest.raises(OSError, match="is no .zip archive"):
+    with pytest.raises(OSError, match="is no whole .zip archive"):
         download.download_set("competition", tmp_path, site.url)
     assert list(tmp_path.iterdir()) == []
 

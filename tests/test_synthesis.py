@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from hwdb.characters import LEVEL1, SYMBOLS
-from hwdb.numbering import writer_and_split
 from hwdb.record import Sample, read_gnt
+from hwdb.sets import writer_and_split
 from synthesis.stream import Source
 from synthesis.templates import (
     Fonts,

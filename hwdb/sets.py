@@ -1,0 +1,109 @@
+"""The official sets: their archives and addresses, who trains and who tests, published counts."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+PAGE = "https://nlpr.ia.ac.cn/databases/handwriting/Download.html"
+# The site moved more than once; these are all addresses that are publicly named.
+NEW = (
+    "https://nlpr.ia.ac.cn/Download/Offline/CharData/",
+    "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData/",
+)
+OLD = (
+    "http://www.nlpr.ia.ac.cn/databases/download/feature_data/",
+    "http://www.nlpr.ia.ac.cn/databases/Download/feature_data/",
+)
+COMPETITION = (
+    "https://nlpr.ia.ac.cn/Download/competition/",
+    "http://www.nlpr.ia.ac.cn/databases/Download/competition/",
+)
+
+
+class Edition(NamedTuple):
+    """The archives of one set as published together, and the addresses they were seen under."""
+
+    addresses: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+EDITIONS = {
+    "1.1": (
+        Edition(NEW, ("Gnt1.1TrainPart1.zip", "Gnt1.1TrainPart2.zip", "Gnt1.1Test.zip")),
+        Edition(OLD, ("HWDB1.1trn_gnt_P1.zip", "HWDB1.1trn_gnt_P2.zip", "HWDB1.1tst_gnt.zip")),
+        Edition(OLD, ("HWDB1.1trn_gnt.zip", "HWDB1.1tst_gnt.zip")),
+    ),
+    "1.0": (
+        Edition(NEW, (*(f"Gnt1.0TrainPart{part}.zip" for part in (1, 2, 3)), "Gnt1.0Test.zip")),
+        Edition(OLD, ("HWDB1.0trn_gnt.zip", "HWDB1.0tst_gnt.zip")),
+    ),
+    "1.2": (Edition(NEW, ("Gnt1.2TrainPart1.zip", "Gnt1.2TrainPart2.zip", "Gnt1.2Test.zip")),),
+    "competition": (Edition(COMPETITION, ("competition-gnt.zip",)),),
+}
+
+MD5 = {
+    "Gnt1.1TrainPart1.zip": "72bac7b6a5ce37f184f277421adfacfd",
+    "Gnt1.1TrainPart2.zip": "a8b76e4eccfb1fd8d56c448f6a096c27",
+    "Gnt1.1Test.zip": "e74f9a4863e73d8b80ed402452c97448",
+}
+
+# Writers and pictures as published: (writers, pictures of level 1, pictures of all classes).
+# The train and test parts of HWDB1.0 and 1.2 are only published together: (total, all classes).
+COUNTS = {
+    ("HWDB1.1", "train"): (240, 897_758, 938_679),
+    ("HWDB1.1", "test"): (60, 223_991, 234_228),
+    ("competition", "test"): (60, 224_419, None),
+}
+TOTALS = {
+    "HWDB1.0": (420, 1_680_258),
+    "HWDB1.1": (300, 1_172_907),
+    "HWDB1.2": (300, 1_041_970),
+}
+
+
+def writer_and_split(file_name: str) -> tuple[str | None, str | None]:
+    """Return (writer, "train" | "test") of an official file name; None for what it does not tell.
+
+    HWDB1.1 (1001..1240 train, 1241..1300 test) and the competition set (C001..C060, test) tell
+    both by number. HWDB1.0 (001..420) and 1.2 (501..800) mix train and test numbers, so there the
+    archive or folder the file comes from decides: give it as part of the name
+    ("Gnt1.0Test.zip/006-t.gnt", "HWDB1.0trn_gnt/001-f.gnt").
+    """
+    *parents, name = re.split(r"[/\\]", file_name)
+    match = re.match(r"([Cc]?[0-9]{3,18})(?![0-9])", name)
+    if not match:
+        return None, None
+    writer = match[1].upper()
+    if writer.startswith("C"):
+        return writer, "test" if 1 <= int(writer[1:]) <= 60 else None
+    number = int(writer)
+    if len(writer) == 4 and 1001 <= number <= 1300:
+        return writer, "train" if number <= 1240 else "test"
+    if len(writer) == 5 and 10001 <= number <= 29999 and number != 20000:  # synthesize_gnt.py
+        return writer, "train" if number < 20000 else "test"
+    if len(writer) == 3 and (1 <= number <= 420 or 501 <= number <= 800):
+        for parent in reversed(parents):
+            if match := re.search(r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)", parent):
+                return writer, "train" if match[1].lower() == "tr" else "test"
+    return writer, None
+
+
+def set_of(file_name: str) -> str:
+    """Return the official set that a file belongs to by its name, or "synthetic", or "other"."""
+    writer, split = writer_and_split(file_name)
+    if writer is None or split is None:
+        return "other"
+    if writer.startswith("C"):
+        return "competition"
+    number = int(writer)
+    if number > 10_000:
+        return "synthetic"
+    return "HWDB1.1" if number > 1000 else "HWDB1.0" if number <= 420 else "HWDB1.2"
+
+
+def published(name: str, split: str, symbols: bool) -> str:
+    """Return how many pictures of a set's part were published, "-" where that is not known."""
+    writers, level1, every = COUNTS.get((name, split), (0, None, None))
+    count = every if symbols else level1
+    return f"{count:,} ({writers} writers)" if count else "-"

@@ -13,18 +13,21 @@
     model      state dict of the bare module (EMA weights), float32 or float16
     config     dict of config.Config
     classes    str (index = label), or a list of str where a label is not one character
-    metrics    dict of float
+    metrics    dict of numbers: top1, top5, val_loss, and what else was measured
     epoch      epochs that were finished
     made_with  versions
     resume     last.pt only: raw weights, optimizer, scaler, position in the schedule
 
-Files are written to a temporary name and renamed, so a killed run leaves the file of before.
+What is loaded was checked first: the file's checksums, each entry by name, type and range, then
+that the weights are those of the network that config and classes describe. Files are written to a
+temporary name and renamed, so a killed run leaves the file of before.
 Left out: ONNX files (see recognizer.py and export.py), old formats.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -34,13 +37,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from config import from_dict
+from jobs.command import command, sentence
+from jobs.files import replacing
 from model import mobilenet_v3
 
 FORMAT = 1
 # What a model is built from; the rest of the config does not change its shape.
 ARCHITECTURE = ("variant", "width", "stem_stride", "last_stride", "head", "dropout")
+CLASSES = 100_000  # at most
+FLOATS = torch.float16, torch.bfloat16, torch.float32
+INTEGERS = (torch.int64,)
+SCHEMA = {
+    "format": int,
+    "model": dict,
+    "config": dict,
+    "classes": (str, list),
+    "metrics": dict,
+    "epoch": int,
+}
 
 
 def join_classes(classes: Sequence[str]) -> str | list[str]:
@@ -50,7 +67,7 @@ def join_classes(classes: Sequence[str]) -> str | list[str]:
 
 def save(
     path: str | Path,
-    model: Mapping[str, torch.Tensor],
+    model: Mapping[str, Tensor],
     config: Mapping,
     classes: Sequence[str],
     metrics: Mapping[str, float],
@@ -71,9 +88,10 @@ def save(
     }
     if resume is not None:
         content["resume"] = dict(resume)
-    temporary = path.with_name(path.name + ".part")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    data = io.BytesIO()  # torch.save raises a RuntimeError of its own where the disk is full
+    torch.save(content, data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.getbuffer())
 
 
 def load(path: str | Path) -> dict:
@@ -89,46 +107,129 @@ def load(path: str | Path) -> dict:
             f"{path}: no such checkpoint; train one (python train.py) or name another "
             "(--checkpoint FILE)"
         )
-    if not zipfile.is_zipfile(path):  # PyTorch's own words on it are long and lead astray
-        raise ValueError(
-            f"{path}: not a readable checkpoint (not a file of torch.save, or cut off); expected a "
-            ".pt file of train.py"
-        )
+    check_file(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # bytes that are no pickle make it raise almost anything
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
-    missing = {"format", "model", "config", "classes"} - set(
-        loaded if isinstance(loaded, dict) else ()
-    )
-    if missing:
-        raise ValueError(
-            f"{path}: not a checkpoint of this repository, it lacks {', '.join(sorted(missing))}"
-        )
-    if loaded["format"] > FORMAT:
-        raise ValueError(
-            f"{path}: checkpoint format {loaded['format']}, this code reads up to {FORMAT}; update"
-        )
+        raise ValueError(f"{path}: not a readable checkpoint ({sentence(error)[:120]})") from None
+    try:
+        check(loaded)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
     loaded["model"] = {name: widen(tensor) for name, tensor in loaded["model"].items()}
     loaded["classes"] = list(loaded["classes"])
     return loaded
 
 
-def widen(tensor: torch.Tensor) -> torch.Tensor:
+def check_file(path: Path) -> None:
+    """Raise ValueError for a file that torch.save has not written, or that has changed since.
+
+    PyTorch itself compares no checksums: a flipped bit of a weight would be loaded as it is.
+    """
+    reason = "not a file of torch.save, or cut off"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+                reason = "a compressed archive"
+            elif sum(info.file_size for info in infos) > path.stat().st_size:
+                reason = "its parts are larger than the file"
+            elif (name := archive.testzip()) is None:
+                return
+            else:
+                reason = f"damaged: the checksum of {name} is wrong; copy or download it again"
+    except OSError:
+        raise
+    except Exception:  # a damaged directory makes zipfile raise almost anything
+        pass
+    raise ValueError(
+        f"{path}: not a readable checkpoint ({reason}); expected a .pt file of train.py"
+    )
+
+
+def check(loaded: object) -> None:
+    """Check the content of a checkpoint, before anything is built from it.
+
+    Raises:
+        ValueError: the first entry that is missing, of another type, or out of range.
+    """
+    if not isinstance(loaded, dict):
+        raise ValueError(f"it holds a {type(loaded).__name__}, expected a dict")
+    if missing := SCHEMA.keys() - loaded.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    for key, kind in SCHEMA.items():
+        if not isinstance(loaded[key], kind) or isinstance(loaded[key], bool):
+            raise ValueError(f"{key} is a {type(loaded[key]).__name__}")
+    if not 1 <= loaded["format"] <= FORMAT:
+        raise ValueError(f"format is {loaded['format']}, this code reads up to {FORMAT}; update")
+    if loaded["epoch"] < 0:
+        raise ValueError(f"epoch is {loaded['epoch']}, expected 0 or more")
+    if not isinstance(loaded.get("resume", {}), dict):
+        raise ValueError(f"resume is a {type(loaded['resume']).__name__}")
+    check_classes(loaded["classes"])
+    for key, value in loaded["metrics"].items():
+        if not isinstance(key, str) or type(value) not in (int, float):
+            raise ValueError(f"metrics: {key!r} is a {type(value).__name__}, expected a number")
+    config = loaded["config"]
+    if missing := {"size", *ARCHITECTURE} - config.keys():
+        raise ValueError(f"its config lacks {', '.join(sorted(missing))}")
+    try:
+        from_dict(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its config: {error}") from None
+    check_weights(loaded["model"], skeleton(loaded).state_dict())
+
+
+def check_classes(classes: str | list) -> None:
+    """Check that labels are different texts, one or more."""
+    if not 1 <= len(classes) <= CLASSES:
+        raise ValueError(f"classes are {len(classes)}, expected 1 to {CLASSES:,}")
+    if not all(isinstance(label, str) and label for label in classes):
+        raise ValueError("classes are not all texts")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"of its {len(classes)} classes only {len(set(classes))} are different")
+
+
+def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
+    """Check that weights are plain finite tensors with the names and shapes of a network's."""
+    if missing := expected.keys() - weights.keys():
+        raise ValueError(f"model lacks {min(missing)}: its config describes another network")
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor) or name not in expected:
+            raise ValueError(f"model holds {name!r}, which is no weight of its network")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_quantized or not tensor.is_contiguous():
+            raise ValueError(f"{name} is not a plain tensor")
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)}, its config and classes want "
+                f"{tuple(expected[name].shape)}"
+            )
+        if tensor.dtype not in (FLOATS if expected[name].is_floating_point() else INTEGERS):
+            raise ValueError(f"{name} is of type {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds values that are not finite")
+
+
+def widen(tensor: Tensor) -> Tensor:
     """Return floating point weights as float32 (shipped files hold float16)."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+def skeleton(loaded: Mapping) -> nn.Module:
+    """Return the network of a checkpoint without memory for its weights."""
+    architecture = {key: loaded["config"][key] for key in ARCHITECTURE}
+    with torch.device("meta"):
+        return mobilenet_v3(num_classes=len(loaded["classes"]), **architecture)
+
+
 def build_model(loaded: Mapping) -> nn.Module:
     """Rebuild the network of a loaded checkpoint, with its weights."""
-    config = loaded["config"]
-    model = mobilenet_v3(
-        num_classes=len(loaded["classes"]), **{key: config[key] for key in ARCHITECTURE}
-    )
-    model.load_state_dict(loaded["model"])
+    model = skeleton(loaded)
+    own = {name: tensor.clone() for name, tensor in loaded["model"].items()}
+    model.load_state_dict(own, assign=True)
     return model
 
 
@@ -164,7 +265,7 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
     return len(shared)
 
 
-def narrow_head(weights: Mapping[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
+def narrow_head(weights: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
     """Return a state dict with at most `width` units before the classifier, those that weigh most.
 
     A unit weighs as much as the norms of its rows in and out, multiplied (magnitude pruning).
@@ -193,8 +294,8 @@ def without_folders(config: Mapping) -> dict:
     """Return a config to share: of each path only the last part, which says what it was."""
     short = dict(config)
     for key in ("val_data", "teacher", "init_from", "fonts", "out"):
-        short[key] = Path(config[key]).name
-    short["data"] = tuple(Path(source).name for source in config["data"])
+        short[key] = Path(config.get(key, "")).name
+    short["data"] = tuple(Path(source).name for source in config.get("data", ()))
     return short
 
 
@@ -202,10 +303,12 @@ def describe(loaded: Mapping) -> str:
     """Return what a checkpoint holds, but for the weights, as JSON."""
     content = {key: value for key, value in loaded.items() if key not in ("model", "resume")}
     content["classes"] = join_classes(loaded["classes"])
-    content["parameters"] = sum(p.numel() for p in build_model(loaded).parameters())
-    return json.dumps(content, ensure_ascii=False, indent=1)
+    content["number_of_classes"] = len(loaded["classes"])
+    content["parameters"] = sum(p.numel() for p in skeleton(loaded).parameters())
+    return json.dumps(content, ensure_ascii=False, indent=1, default=str, skipkeys=True)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Say what is in a checkpoint, or write it with float16 weights."""
     parser = argparse.ArgumentParser(
@@ -224,21 +327,20 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.temperature is not None and not (given.shared and 0 < given.temperature < 100):
         parser.error("--temperature is above 0, and goes with the name of a file to write")
-    try:
-        loaded = load(given.checkpoint)
-        if given.shared is None:
-            print(describe(loaded))
-            return 0
-        if given.temperature is not None:
-            soften(loaded, given.temperature)
-        loaded["config"] = without_folders(loaded["config"])
-        half = {k: v.half() if v.is_floating_point() else v for k, v in loaded["model"].items()}
-        rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))
-        save(given.shared, half, *rest)
-        print(f"{given.shared}: {os.path.getsize(given.shared) / 1e6:.2f} MB")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    loaded = load(given.checkpoint)
+    if given.shared is None:
+        print(describe(loaded))
+        return 0
+    if given.temperature is not None:
+        soften(loaded, given.temperature)
+    loaded["config"] = without_folders(loaded["config"])
+    loaded["model"] = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in loaded["model"].items()
+    }
+    check(loaded)  # half precision ends at 65504
+    save(given.shared, **{key: loaded[key] for key in SCHEMA if key != "format"})
+    print(f"{given.shared}: {os.path.getsize(given.shared) / 1e6:.2f} MB")
     return 0
 
 

@@ -10,6 +10,7 @@ Each field carries its default, its help and its check. A script shows its part 
 from __future__ import annotations
 
 import argparse
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -56,6 +57,25 @@ def below_one(value: float) -> bool:
     return 0 <= value < 1
 
 
+# The types of fields, as annotations are written, in words.
+KINDS = {
+    "str": "a text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "tuple[str, ...]": "texts",
+}
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    """Whether a value has the type of a field; a whole number is a float, no bool is a number."""
+    if kind == "tuple[str, ...]":
+        return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+    if kind == "float":
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value).__name__ == kind
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of a training run; stored in its checkpoints as a dict."""
@@ -80,7 +100,7 @@ class Config:
         "data",
     )
     size: int = setting(
-        64, "side of a glyph, pixels", "data", lambda v: 16 <= v <= 512, "16 to 512"
+        80, "side of a glyph, pixels", "data", lambda v: 16 <= v <= 512, "16 to 512"
     )
     workers: int = setting(
         0, "processes that decode pictures, 0: one a core", "data", not_negative, "0 or more"
@@ -94,17 +114,19 @@ class Config:
     fonts: str = setting("", "folder of font files for --synthetic", "data")
     # --- model
     variant: str = setting("small", "MobileNetV3 variant", "model", choices=("small", "large"))
-    width: float = setting(1.0, "width multiplier", "model", positive, "above 0")
+    width: float = setting(
+        1.0, "width multiplier", "model", lambda v: 0 < v <= 8, "above 0 and up to 8"
+    )
     stem_stride: int = setting(2, "stride of the stem", "model", lambda v: v in (1, 2), "1 or 2")
     last_stride: int = setting(
-        1, "stride of the last stage", "model", lambda v: v in (1, 2), "1 or 2"
+        2, "stride of the last stage", "model", lambda v: v in (1, 2), "1 or 2"
     )
     head: int = setting(
-        384,
+        256,
         "width of the layer before the classifier, 0: the paper's",
         "model",
-        not_negative,
-        ">= 0",
+        lambda v: 0 <= v <= 8192,
+        "0 to 8192",
     )
     dropout: float = setting(
         0.1, "dropout before the classifier", "model", below_one, "0 up to below 1"
@@ -137,7 +159,7 @@ class Config:
         below_one,
         "0 to < 1",
     )
-    sync_bn: bool = setting(False, "BatchNorm statistics over all processes", "optimisation")
+    sync_bn: bool = setting(False, "BatchNorm statistics over all processes (GPUs)", "optimisation")
     # --- augmentation
     rotation: float = setting(10.0, "degrees", "augmentation", not_negative, "0 or more")
     shear: float = setting(0.2, "share of the side", "augmentation", not_negative, "0 or more")
@@ -153,7 +175,7 @@ class Config:
     stroke: float = setting(
         0.5, "probability of thicker or thinner strokes", "augmentation", share, "0 to 1"
     )
-    blur: float = setting(0.2, "probability of a soft picture", "augmentation", share, "0 to 1")
+    blur: float = setting(0.3, "probability of a soft picture", "augmentation", share, "0 to 1")
     erase: float = setting(
         0.1, "probability of an erased rectangle", "augmentation", share, "0 to 1"
     )
@@ -172,14 +194,12 @@ class Config:
     temperature: float = setting(
         1.0, "softens teacher and student", "distillation", positive, "above 0"
     )
-    teacher_scale: float = setting(
-        1.0, "value of full ink in an ONNX teacher's input", "distillation", positive, "above 0"
-    )
-    teacher_margin: int = setting(
-        -1, "paper around an ONNX teacher's glyph, pixels; -1: a 32nd of its side", "distillation"
-    )
-    teacher_classes: str = setting(
-        "level1", "class order of an ONNX teacher that does not say it", "distillation"
+    teacher_input: str = setting(
+        "",
+        "what an ONNX teacher expects and its metadata do not say: scale=V (value of full ink, "
+        "default 1), margin=P (pixels of paper around the ink, default a 32nd of its side), "
+        "classes=C (order of its logits: level1, symbols, all or a file); with commas between",
+        "distillation",
     )
     # --- run
     out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files", "run")
@@ -210,6 +230,8 @@ class Config:
     def __post_init__(self) -> None:
         for item in fields(self):
             value, meta = getattr(self, item.name), item.metadata
+            if not _is_a(value, item.type):
+                raise ValueError(f"{flag(item)} is {value!r}, expected {KINDS[item.type]}")
             bad = meta["check"] is not None and not meta["check"](value)
             if bad or (meta["choices"] and value not in meta["choices"]):
                 expected = meta["expected"] or " or ".join(meta["choices"])
@@ -227,8 +249,19 @@ def default_checkpoint() -> str:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a config; settings that this version does not know are ignored."""
+    """Rebuild a config; settings that this version does not know are ignored.
+
+    Raises:
+        ValueError: a value is of another type than its setting, or fails its check.
+    """
     known = {item.name for item in fields(Config)}
+    once = {"scale": 1.0, "margin": -1, "classes": "level1"}  # settings of their own
+    parts = [
+        f"{key}={str(values[f'teacher_{key}']).removesuffix('.0')}"
+        for key, default in once.items()
+        if values.get(f"teacher_{key}", default) != default
+    ]
+    values = {"teacher_input": ",".join(parts), **values}
     kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
     return Config(**kept)
 

@@ -1,6 +1,53 @@
 """Checkpoints: what is shipped, what is read, what is refused."""
 
-from config import DEFAULT_CHECKPOINT, default_checkpoint
+import json
+import random
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import call_script, file_limit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import checkpoint
+from config import DEFAULT_CHECKPOINT, Config, default_checkpoint
+from model import mobilenet_v3
+
+CLASSES = "一十口"
+
+
+def content() -> dict:
+    """Return what a small checkpoint holds."""
+    config = Config(width=0.25, head=8).to_dict()
+    torch.manual_seed(0)
+    model = mobilenet_v3(
+        num_classes=3, **{key: config[key] for key in checkpoint.ARCHITECTURE}
+    ).state_dict()
+    return {"format": 1, "model": model, "config": config, "classes": CLASSES,
+            "metrics": {"top1": 0.5, "reject": 0.1}, "epoch": 2, "made_with": {}}  # fmt: skip
+
+
+GOOD = content()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("good") / "good.pt"
+    torch.save(GOOD, path)
+    return path
+
+
+def refused(path: Path, content: object) -> str:
+    """Write a file and return what is said of it."""
+    torch.save(content, path)
+    with pytest.raises(ValueError) as caught:
+        checkpoint.load(path)
+    said = checkpoint.sentence(caught.value)
+    assert said.startswith(f"{path}: not a ") and len(said) < 400
+    return said
 
 
 def test_ones_own_training_comes_before_the_shipped_weights(tmp_path, monkeypatch):
@@ -9,3 +56,203 @@ def test_ones_own_training_comes_before_the_shipped_weights(tmp_path, monkeypatc
     (tmp_path / "runs" / "train").mkdir(parents=True)
     (tmp_path / "runs" / "train" / "best.pt").write_bytes(b"")
     assert (tmp_path / default_checkpoint()).samefile("runs/train/best.pt")
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "new" / "a.pt"
+    parts = {key: GOOD[key] for key in ("model", "config", "classes", "metrics", "epoch")}
+    checkpoint.save(path, **parts, resume={"step": 7})
+    loaded = checkpoint.load(path)
+    assert loaded["classes"] == list(CLASSES) and loaded["metrics"]["reject"] == 0.1
+    assert loaded["config"] == GOOD["config"] and loaded["resume"] == {"step": 7}
+    assert all(torch.equal(loaded["model"][name], t) for name, t in GOOD["model"].items())
+    assert [file.name for file in path.parent.iterdir()] == ["a.pt"]
+    model = checkpoint.build_model(loaded)
+    assert all(torch.equal(t, GOOD["model"][name]) for name, t in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    with torch.no_grad():
+        model.classifier[3].bias += 1  # a network of its own
+    assert torch.equal(loaded["model"]["classifier.3.bias"], GOOD["model"]["classifier.3.bias"])
+
+
+def test_labels_of_several_characters_stay_apart(tmp_path):
+    parts = {key: GOOD[key] for key in ("model", "config", "metrics", "epoch")}
+    checkpoint.save(tmp_path / "a.pt", classes=["一", "十 甲", "口"], **parts)
+    assert checkpoint.load(tmp_path / "a.pt")["classes"] == ["一", "十 甲", "口"]
+
+
+def without(content: dict, key: str) -> dict:
+    return {other: value for other, value in content.items() if other != key}
+
+
+WEIGHT = "classifier.3.weight"
+SPARSE = {WEIGHT: GOOD["model"][WEIGHT].to_sparse()}
+WRONG = {
+    "a list": [1],
+    "a tensor": torch.zeros(3),
+    "no epoch": without(GOOD, "epoch"),
+    "no metrics": without(GOOD, "metrics"),
+    **{f"{key} is {value!r}": GOOD | {key: value}
+       for key, values in {
+           "format": ["one", None, True, 0, 2, 1.0],
+           "model": [[1], None, {}, {"a": 1}, "weights"],
+           "config": [{}, [], None, {"size": 80}],
+           "classes": [5, None, "", [], "一一口", "一十", "一十口日", ["一", "十", 3],
+                       ["一", "十", ""], {"一": 0}],
+           "metrics": [[], None, {"top1": "high"}, {1: 2.0}, {"top1": None}, {"top1": True}],
+           "epoch": ["two", None, -1, 1.5, True],
+           "resume": [[], 3],
+       }.items() for value in values},
+    **{f"config: {key} is {value!r}": GOOD | {"config": GOOD["config"] | {key: value}}
+       for key, values in {
+           "size": [0, "64", None, 1e9, [80], True], "head": [1e9, 10**9, -1, "8", 16],
+           "width": [0.0, float("nan"), "1", 1e9, 1.0], "variant": ["medium", 3, "large"],
+           "stem_stride": [3, "2", 0], "last_stride": [None, 7], "dropout": [1.0, "0"],
+           "data": ["x", [1]], "lr": ["x"],
+       }.items() for value in values},
+    **{f"config lacks {key}": GOOD | {"config": without(GOOD["config"], key)}
+       for key in ("size", *checkpoint.ARCHITECTURE)},
+    **{f"weight {what}": GOOD | {"model": GOOD["model"] | weights}
+       for what, weights in {
+           "of more": {"extra.weight": torch.zeros(2)},
+           "of a name that is none": {7: torch.zeros(2)},
+           "sparse": SPARSE,
+           "expanded": {WEIGHT: torch.zeros(1).expand(3, 8)},
+           "transposed": {WEIGHT: GOOD["model"][WEIGHT].T.contiguous().T},
+           "of another shape": {WEIGHT: torch.zeros(4, 8)},
+           "NaN": {WEIGHT: GOOD["model"][WEIGHT] * float("nan")},
+           "infinite": {WEIGHT: GOOD["model"][WEIGHT] / 0},
+           "of integers": {WEIGHT: torch.zeros(3, 8, dtype=torch.int64)},
+           "complex": {WEIGHT: torch.zeros(3, 8, dtype=torch.complex64)},
+           "float8": {WEIGHT: torch.zeros(3, 8).to(torch.float8_e5m2)},
+           "without memory": {WEIGHT: torch.zeros(3, 8, device="meta")},
+           "no tensor": {WEIGHT: [0.0] * 24},
+           "of counts that are floats": {"features.0.1.num_batches_tracked": torch.tensor(1.0)},
+       }.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_contents_are_one_sentence(tmp_path, what):
+    refused(tmp_path / "wrong.pt", WRONG[what])
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("format is 'one'", "format is a str"),
+        ("format is 2", "reads up to 1; update"),
+        ("classes is []", "classes are 0"),
+        ("classes is '一一口'", "only 2 are different"),
+        ("classes is '一十'", "its config and classes want (2"),
+        ("config: size is '64'", "--size is '64', expected a whole number"),
+        ("weight NaN", f"{WEIGHT} holds values that are not finite"),
+        ("weight sparse", f"{WEIGHT} is not a plain tensor"),
+    ],
+)
+def test_sentences_name_what_is_wrong(tmp_path, what, said):
+    assert said in refused(tmp_path / "wrong.pt", WRONG[what])
+
+
+def test_files_that_are_no_checkpoint(tmp_path, good):
+    path = tmp_path / "a.pt"
+    with pytest.raises(FileNotFoundError, match="python train.py"):
+        checkpoint.load(path)
+    whole = good.read_bytes()
+    for data in (b"", b"text", whole[: len(whole) // 2], b"PK\x05\x06" + bytes(18)):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            checkpoint.load(path)
+    with zipfile.ZipFile(good) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in archive.infolist():
+            new.writestr(info.filename, archive.read(info))
+    with pytest.raises(ValueError, match="a compressed archive"):
+        checkpoint.load(path)
+
+
+def test_flipped_bits_are_noticed(tmp_path, good):
+    """Bits of padding and of unused fields are the only ones that may flip unseen."""
+    whole, path, rng = good.read_bytes(), tmp_path / "a.pt", random.Random(0)
+    noticed = 0
+    for _ in range(100):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        try:
+            loaded = checkpoint.load(path)
+        except ValueError:
+            noticed += 1
+            continue
+        assert all(torch.equal(loaded["model"][name], t) for name, t in GOOD["model"].items())
+        assert loaded["config"] == GOOD["config"] and loaded["metrics"] == GOOD["metrics"]
+    assert noticed > 30
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=3), st.integers()),
+    st.builds(torch.zeros, st.integers(0, 5)),
+)  # fmt: skip
+PLACES = [(key,) for key in GOOD] + [
+    (key, inner) for key in ("model", "config", "metrics") for inner in GOOD[key]
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(PLACES), JUNK), min_size=1, max_size=2))
+def test_any_entry_may_be_junk(changes):
+    loaded = {key: dict(value) if isinstance(value, dict) else value for key, value in GOOD.items()}
+    for place, junk in changes:
+        target = loaded
+        for key in place[:-1]:
+            target = target[key] if isinstance(target.get(key), dict) else {}
+        target[place[-1]] = junk
+    try:
+        checkpoint.check(loaded)
+    except ValueError as error:
+        assert str(error)
+        return
+    loaded["classes"] = list(loaded["classes"])
+    checkpoint.build_model(loaded)
+    assert json.loads(checkpoint.describe(loaded))["number_of_classes"] == 3
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, good):
+    new = tmp_path / "new.pt"
+    with file_limit(4096):
+        done = call_script("checkpoint.py", good, new)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {new}: ") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_from_what_cannot_be_built(tmp_path):
+    wrong, new = tmp_path / "wrong.pt", tmp_path / "new.pt"
+    torch.save(WRONG["classes is '一十'"], wrong)
+    assert call_script("checkpoint.py", wrong, new).returncode == 2
+    large = deepcopy(GOOD)
+    large["model"][WEIGHT] += 7e4  # beyond half precision
+    torch.save(large, wrong)
+    done = call_script("checkpoint.py", wrong, new)
+    assert done.returncode == 2 and "not finite" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["wrong.pt"]
+
+
+def test_says_what_a_file_holds_and_shares_it(tmp_path, good):
+    done = call_script("checkpoint.py", good)
+    said = json.loads(done.stdout)
+    assert said["number_of_classes"] == 3 and said["classes"] == CLASSES
+    assert said["parameters"] == sum(
+        t.numel()
+        for name, t in GOOD["model"].items()
+        if "running" not in name and "num_" not in name
+    )
+    assert said["metrics"] == GOOD["metrics"] and said["epoch"] == 2
+    done = call_script("checkpoint.py", good, tmp_path / "new.pt", "--temperature", "0.5")
+    assert done.returncode == 0 and "new.pt: " in done.stdout
+    new = checkpoint.load(tmp_path / "new.pt")
+    assert new["metrics"] == GOOD["metrics"] | {"temperature": 0.5}
+    torch.testing.assert_close(
+        new["model"][WEIGHT], GOOD["model"][WEIGHT] * 2, rtol=1e-3, atol=1e-6
+    )
+    assert call_script("checkpoint.py", good, "--temperature", "0.5").returncode == 2

@@ -25,22 +25,23 @@ SYMBOLS = (
 )
 
 
-def select_classes(spec: str) -> str | None:
+def select_classes(spec: str, option: str = "--classes") -> str | None:
     """Return the characters that `spec` names, or None for all that are there.
 
     `level1` (3755), `symbols` (171), `all`, a number N (the first N of level 1 in GB order), or
-    the path of a UTF-8 text file of characters (white space and repetitions do not count).
+    the path of a UTF-8 text file of characters (white space and repetitions do not count). Errors
+    name the option that it was given by.
     """
     if spec in ("level1", "symbols", "all"):
         return {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}[spec]
     if re.fullmatch(r"\d+", spec):
         if not 1 <= int(spec) <= len(LEVEL1):
-            raise ValueError(f"--classes {spec}: a number is from 1 to {len(LEVEL1)} (level 1)")
+            raise ValueError(f"{option} {spec}: a number is from 1 to {len(LEVEL1)} (level 1)")
         return LEVEL1[: int(spec)]
     path = Path(spec)
     if not path.is_file():
         raise ValueError(
-            f"--classes {spec}: expected level1, symbols, all, a number, or a file of characters"
+            f"{option} {spec}: expected level1, symbols, all, a number, or a file of characters"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")

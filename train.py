@@ -11,39 +11,41 @@ held-out writers of the training part, EMA weights: the file to share), log.json
 and TensorBoard files. The test part is touched by test.py alone.
 
 Everything random is a function of (seed, step, process), and the learning rate one of the step
-alone, so a resumed run repeats the unbroken one: bit for bit on a CPU.
+alone, so a resumed run repeats the unbroken one: bit for bit on a CPU. Ctrl-C ends a run after the
+step under way and saves it; a second one does not wait.
+
+A `Run` is what stays the same while a run lasts, a `State` what changes and what last.pt holds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 import checkpoint
 from config import Config, add_arguments, from_arguments, from_dict
-from dataset import GlyphSet, class_order, epoch_order, hold_out, open_pack
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
-from hwdb.characters import LEVEL1, select_classes
+from jobs.command import command, progress, sentence
 from model import mobilenet_v3, to_input
-from synthesis.stream import SyntheticSet
 from training import devices
 from training.augment import Augmentation, augment
-from training.teacher import SoftLabels, label_pack, load_teacher
+from training.log import Log
+from training.samples import Samples, open_samples
 
 # Settings that a resumed run may change; all others are those of the checkpoint.
 FREE_ON_RESUME = {"epochs", "workers", "save_minutes", "device", "amp", "compile", "threads"}
@@ -128,498 +130,352 @@ def loss_function(
     return loss.mean()
 
 
-class Data:
-    """Training and validation samples of a run, the same on every process.
+class Run(NamedTuple):
+    """What stays the same while a run lasts."""
 
-    `digest` tells whether a resumed run finds the data that it began with.
-    """
+    config: Config
+    processes: devices.Processes
+    device: torch.device
+    dtype: torch.dtype  # of autocast
+    samples: Samples
 
-    def __init__(self, config: Config, device: torch.device, classes: list[str] | None) -> None:
-        check_sources(config)
-        if config.synthetic:
-            self._make_synthetic(config, classes)
-        else:
-            self._open_packs(config, device, classes)
-        if len(self.train) == 0 or len(self.validation) == 0:
-            raise ValueError(
-                f"{len(self.train)} training and {len(self.validation)} validation samples; "
-                "give more --data or another --val-fraction"
-            )
-        packs = [*getattr(self.source, "packs", ()), *getattr(self.val_source, "packs", ())]
-        self.digest = " ".join([pack.fingerprint[:12] for pack in packs] + [f"{len(self.train)}"])
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.samples.train) // self.config.batch_size)
 
-    def _make_synthetic(self, config: Config, classes: list[str] | None) -> None:
-        chosen = select_classes(config.classes) or LEVEL1
-        self.classes = classes or sorted(chosen, key=class_order)
-        make = dict(classes=self.classes, size=config.size, fonts=config.fonts)
-        self.source = SyntheticSet(seed=config.seed, workers=config.workers, **make)
-        self.train = np.arange(config.synthetic_epoch)
-        self.val_source = SyntheticSet(seed=config.seed + 1, workers=config.workers, **make)
-        self.validation = np.arange(min(10_000, max(100, config.synthetic_epoch // 10)))
-        self.said = f"{len(self.validation):,} validation glyphs: other synthetic writers"
-        self.soft = None
-
-    def _open_packs(self, config: Config, device: torch.device, classes: list[str] | None) -> None:
-        sources, repeats = zip(*map(split_repeat, config.data), strict=True)
-        packs = [open_pack(source, config.size, config.workers or None) for source in sources]
-        present = sorted({label for pack in packs for label in pack.classes}, key=class_order)
-        chosen = select_classes(config.classes)
-        if chosen is not None:
-            present = [label for label in present if label in set(chosen)]
-        self.classes = classes or present
-        self.source = self.val_source = GlyphSet(packs, self.classes, chosen is not None)
-        if config.val_data:
-            pack = open_pack(config.val_data, config.size, config.workers or None)
-            self.val_source = GlyphSet([pack], self.classes, chosen is not None)
-            train = np.flatnonzero(self.source.labels >= 0)
-            self.validation = np.flatnonzero(self.val_source.labels >= 0)
-            self.said = f"{len(self.validation):,} validation glyphs of {config.val_data}"
-        else:
-            train, self.validation, self.said = hold_out(
-                self.source, config.val_fraction, config.seed
-            )
-        self.train = np.repeat(train, np.array(repeats)[self.source.sources[train]])
-        self.soft = None
-        if config.teacher:
-            self.soft = soft_labels(config, self.source, device)
-        if device.type == "cuda":
-            self.source.to(device, torch.cuda.mem_get_info(device)[0])
-
-
-def check_sources(config: Config) -> None:
-    """Raise ValueError for sources of samples that exclude each other."""
-    default = Config()
-    for key in ("data", "val_data", "teacher"):
-        if config.synthetic and getattr(config, key) != getattr(default, key):
-            raise ValueError(
-                f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
-                "it; write files with synthesize_gnt.py and give them as --data"
-            )
-    if config.fonts and not config.synthetic:
-        raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
-
-
-def split_repeat(source: str) -> tuple[str, int]:
-    """Split ``DIR@3`` into folder and repetitions."""
-    folder, at, count = source.rpartition("@")
-    return (folder, int(count)) if at and count.isdigit() else (source, 1)
-
-
-def soft_labels(config: Config, source: GlyphSet, device: torch.device) -> SoftLabels:
-    """Have the teacher label every pack (once; kept beside the pack)."""
-    margin = None if config.teacher_margin < 0 else config.teacher_margin
-    names = select_classes(config.teacher_classes)
-    teacher = load_teacher(config.teacher, config.teacher_scale, margin, names)
-    folders = [label_pack(pack, teacher, device, workers=config.workers) for pack in source.packs]
-    return SoftLabels(folders, source.classes, device)
-
-
-class Trainer:
-    """One training run: model, optimizer, schedule, checkpoints, log."""
-
-    def __init__(self, config: Config, resumed: dict | None, processes: devices.Processes) -> None:
-        self.config = config
-        self.processes = processes
-        self.device = devices.pick_device(config.device, processes.local_rank)
-        self.dtype = devices.pick_dtype(config.amp, self.device)
-        if config.batch_size % processes.world:
-            raise ValueError(
-                f"--batch-size {config.batch_size} does not divide among {processes.world} "
-                "processes"
-            )
-        classes = resumed["classes"] if resumed else None
-        # One process prepares packs and labels, the others then find them.
-        self.data = in_turn(processes, lambda: Data(config, self.device, classes))
-        self.notice(self.data.said)
-        if processes.world > 1 and len(self.data.train) < config.batch_size:
-            raise ValueError(
-                f"{len(self.data.train)} training samples do not fill a batch of "
-                f"{config.batch_size} over {processes.world} processes; lower --batch-size"
-            )
-        torch.manual_seed(config.seed)
-        self.model = mobilenet_v3(
-            num_classes=len(self.data.classes),
-            **{key: getattr(config, key) for key in checkpoint.ARCHITECTURE},
-        )
-        if resumed:
-            self.model.load_state_dict(resumed["resume"]["model"])
-        elif config.init_from:
-            self.start_from(config.init_from)
-        if config.sync_bn and processes.world > 1:
-            self.model = devices.synchronise_batch_norm(self.model, self.device)
-        self.model.to(self.device, memory_format=torch.channels_last)
-        self.ema = Ema(self.model, config.ema)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.weight_decay),
-            config.lr,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.steps_per_epoch = max(1, len(self.data.train) // config.batch_size)
-        self.steps = config.epochs * self.steps_per_epoch
-        self.step, self.best = 0, -1.0
-        self.metrics: dict[str, float] = {}  # of the last epoch that was finished
-        self.seconds = 0.0
-        self.totals = torch.zeros(2, device=self.device)  # loss, samples of this epoch
-        if resumed:
-            self.restore(resumed)
-        network: nn.Module = self.model
-        if processes.world > 1:
-            network = DistributedDataParallel(
-                network, [self.device.index] if self.device.type == "cuda" else None
-            )
-        self.network = torch.compile(network) if config.compile else network
-        self.out = Path(config.out)
-        self.stopped = 0.0  # when a stop was asked for
-        self.whole = True  # not within a step, where the parts of the state do not go together
-
-    def start_from(self, path: str) -> None:
-        """Take the weights of a checkpoint and say where it differs."""
-        loaded = checkpoint.load(path)
-        shared = checkpoint.transfer(self.model, self.data.classes, loaded)
-        self.notice(f"{path}: {shared} of {len(self.data.classes)} classes known")
-        for key in ("size", "stem_stride", "last_stride", "head"):
-            if (before := loaded["config"][key]) != (now := getattr(self.config, key)):
-                option = "--" + key.replace("_", "-")
-                self.notice(f"{path} was trained with {option} {before}, not {now}")
+    @property
+    def last_checkpoint(self) -> Path:
+        return Path(self.config.out) / "last.pt"
 
     def notice(self, text: str) -> None:
         if self.processes.main:
             print(text, file=sys.stderr)
 
-    def stop(self, number: int, _frame: object) -> None:
-        """Ask for a stop after the step under way; a second signal does not wait for its end.
 
-        One within a second is the same: torchrun passes on the Ctrl-C that the terminal sent, too.
-        """
-        if self.stopped and time.monotonic() > self.stopped + 1:
-            raise KeyboardInterrupt
-        self.stopped = self.stopped or time.monotonic()
+def open_run(config: Config, processes: devices.Processes, classes: list[str] | None) -> Run:
+    """Choose the device and open the samples.
 
-    def must_stop(self) -> bool:
-        """Whether a stop was asked for; all processes say the same, at every tenth step."""
-        if self.processes.world == 1:
-            return bool(self.stopped)
-        if self.step % 10:
-            return False
-        asked = torch.tensor(float(bool(self.stopped)), device=self.device)
-        torch.distributed.all_reduce(asked)
-        return bool(asked)
-
-    # --- state
-
-    def restore(self, resumed: dict) -> None:
-        """Take up the state of last.pt."""
-        state = resumed["resume"]
-        for name, tensor in resumed["model"].items():
-            self.ema.state[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if state.get("data", self.data.digest) != self.data.digest:
-            raise ValueError(
-                f"the data are not those that {self.config.out}/last.pt was trained on; put them "
-                "back, or start anew with --init-from"
-            )
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.metrics = resumed["metrics"]
-        self.totals.copy_(state["totals"])
-
-    def save(self, name: str, resumable: bool) -> None:
-        """Write a checkpoint into --out, from the first process."""
-        if not self.processes.main:
-            return
-        resume = None
-        if resumable:
-            resume = {
-                "model": {k: v.detach().cpu() for k, v in self.model.state_dict().items()},
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "step": self.step,
-                "best": self.best,
-                "seconds": self.seconds,
-                "totals": self.totals.cpu(),
-                "data": self.data.digest,
-            }
-        checkpoint.save(
-            self.out / name,
-            self.weights(),
-            self.config.to_dict(),
-            self.data.classes,
-            self.metrics,
-            self.step // self.steps_per_epoch,
-            resume,
+    Raises:
+        ValueError: settings that this machine or these data do not allow.
+    """
+    device = devices.pick_device(config.device, processes.local_rank)
+    world = processes.world
+    if config.batch_size % world:
+        raise ValueError(
+            f"--batch-size {config.batch_size} does not divide among {world} processes"
         )
+    if config.sync_bn and device.type != "cuda":
+        raise ValueError(f"--sync-bn works between GPUs alone, this run is on {device}")
+    # One process prepares packs and labels, the others then find them.
+    samples = devices.in_turn(processes, lambda: open_samples(config, device, classes))
+    if world > 1 and len(samples.train) < config.batch_size:
+        raise ValueError(
+            f"{len(samples.train)} training samples do not fill a batch of {config.batch_size} "
+            f"over {world} processes; lower --batch-size"
+        )
+    run = Run(config, processes, device, devices.pick_dtype(config.amp, device), samples)
+    run.notice(samples.said)
+    return run
+
+
+class State:
+    """What changes as a run goes on: weights, optimizer, step, and what this epoch has come to."""
+
+    def __init__(self, run: Run) -> None:
+        config, classes = run.config, run.samples.classes
+        torch.manual_seed(config.seed)
+        architecture = {key: getattr(config, key) for key in checkpoint.ARCHITECTURE}
+        self.model: nn.Module = mobilenet_v3(num_classes=len(classes), **architecture)
+        if config.init_from and not config.resume:
+            start_from(run, self.model)
+        if config.sync_bn:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model.to(run.device, memory_format=torch.channels_last)
+        self.ema = Ema(self.model, config.ema)
+        groups = parameter_groups(self.model, config.weight_decay)
+        fused = run.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(groups, config.lr, fused=fused)
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
+        self.step, self.best = 0, -1.0
+        self.metrics: dict[str, float] = {}  # of the last epoch that was finished
+        self.seconds = 0.0  # of this epoch
+        self.totals = torch.zeros(2, device=run.device)  # loss, samples of this epoch
 
     def weights(self) -> dict[str, Tensor]:
         """Return what is validated and shipped: the EMA, or the raw weights without one."""
-        return self.ema.state if self.config.ema else self.model.state_dict()
+        return self.ema.state if self.ema.decay else self.model.state_dict()
 
-    # --- training
-
-    def batches(self, epoch: int, first: int, last: int) -> Iterator[tuple]:
-        """Yield this process's part of the steps first...last of an epoch."""
-        config, data = self.config, self.data
-        rank, world = self.processes.rank, self.processes.world
-        share = config.batch_size // world
-        order = data.train[epoch_order(len(data.train), config.seed, epoch)]
-        if config.synthetic:
-            order = order + epoch * len(data.train)  # never the same glyph twice
-        starts = [step * config.batch_size + rank * share for step in range(first, last)]
-        chosen = [order[start : start + share] for start in starts]
-        for indices, (glyphs, labels) in zip(chosen, data.source.batches(chosen), strict=True):
-            soft = None
-            if data.soft is not None:
-                soft = data.soft.fetch(indices), data.soft.known
-            yield glyphs, labels.to(self.device, non_blocking=True), soft
-
-    def prepare(self, glyphs: Tensor) -> Tensor:
-        """Return the augmented input (B,1,S,S) of a batch, drawn from (seed, step, process)."""
-        seed = np.random.SeedSequence([self.config.seed, self.step, self.processes.rank])
-        state = int(seed.generate_state(1, np.uint64)[0]) >> 1
-        torch.manual_seed(state)  # dropout
-        generator = torch.Generator().manual_seed(state)
-        x = augment(to_input(glyphs, self.device), self.strength(), generator)
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def strength(self) -> Augmentation:
-        return Augmentation(**{key: getattr(self.config, key) for key in Augmentation._fields})
-
-    def train_step(self, x: Tensor, labels: Tensor, soft: tuple | None) -> None:
-        """Take one step: forward, backward, clip, update, average."""
-        config = self.config
-        self.whole = False
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, config)
-        with devices.autocast(self.device, self.dtype):
-            logits = self.network(x)
-        loss = loss_function(logits, labels, soft, config)
-        self.scaler.scale(loss).backward()
-        if config.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        if config.ema:
-            self.ema.update(self.model, self.step)
-        self.totals += torch.stack(
-            [loss.detach() * len(labels), loss.new_tensor(float(len(labels)))]
-        )
-        self.step += 1
-        self.whole = True
-
-    def check_finite(self) -> None:
-        """Raise if the loss has become infinite or NaN; last.pt is then from before."""
-        if not bool(torch.isfinite(self.totals[0])):
-            raise FloatingPointError(
-                f"the loss is not finite at step {self.step}; {self.out / 'last.pt'} is from "
-                "before. Try a smaller --lr, a longer --warmup or --amp fp32"
-            )
-
-    def train_epoch(self, epoch: int, bar: tqdm) -> None:
-        """Train what is left of an epoch, with a checkpoint every --save-minutes."""
-        self.model.train()
-        first = self.step - epoch * self.steps_per_epoch
-        last = min(2, self.steps_per_epoch) if self.config.dry_run else self.steps_per_epoch
-        saved = began = time.monotonic()
-        before = self.seconds
-        for glyphs, labels, soft in self.batches(epoch, first, last):
-            self.train_step(self.prepare(glyphs), labels, soft)
-            self.seconds = before + time.monotonic() - began
-            bar.update()
-            if self.step % 50 == 0 or self.device.type == "cpu":
-                self.check_finite()
-            if self.must_stop():
-                raise KeyboardInterrupt
-            if time.monotonic() - saved > 60 * self.config.save_minutes:
-                self.check_finite()
-                self.save("last.pt", resumable=True)
-                saved = time.monotonic()
-        self.check_finite()
-
-    def validate(self) -> Result:
-        """Score the held-out samples with the weights that would be shipped."""
-        if self.processes.world > 1:  # each has seen other batches: their BatchNorms differ
-            for tensor in self.weights().values():
-                torch.distributed.broadcast(tensor, 0)
-        mine = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.weights())
-        indices = self.data.validation
-        if self.config.dry_run:
-            indices = indices[: self.config.batch_size]
-        try:
-            return evaluate(
-                self.model,
-                self.data.val_source,
-                indices,
-                self.device,
-                self.dtype,
-                self.config.batch_size,
-                self.processes,
-            )
-        finally:
-            self.model.load_state_dict(mine)
-
-    def run(self) -> None:
-        """Train to the last epoch; stop between two steps on SIGINT or SIGTERM."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.stop)
-        if self.step >= self.steps:
-            self.notice(f"all {self.config.epochs} epochs are done; for more, give --epochs")
-        log = Log(self) if self.processes.main and not self.config.dry_run else None
-        for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
-            with tqdm(
-                total=self.steps_per_epoch,
-                initial=self.step - epoch * self.steps_per_epoch,
-                desc=f"epoch {epoch + 1}/{self.config.epochs}",
-                unit=" steps",
-                leave=False,
-                disable=not (self.processes.main and sys.stderr.isatty()),
-            ) as bar:
-                self.train_epoch(epoch, bar)
-            result = self.validate()
-            if self.config.dry_run:
-                self.notice("dry run: two steps and a validation batch went well")
-                return
-            row = self.summary(epoch, result)
-            self.metrics = {k: row[k] for k in ("top1", "top5", "val_loss")}
-            self.totals.zero_()
-            self.seconds = 0.0
-            if row["top1"] > self.best:
-                self.best = row["top1"]
-                self.save("best.pt", resumable=False)
-            self.save("last.pt", resumable=True)
-            if log:
-                log.epoch(row, result)
-        if log:
-            log.close()
-
-    def summary(self, epoch: int, result: Result) -> dict[str, float]:
-        """Return what an epoch came to."""
-        totals = self.totals.clone()
-        if self.processes.world > 1:
-            torch.distributed.all_reduce(totals)
-        loss, samples = totals.tolist()
-        return {
-            "epoch": epoch + 1,
-            "loss": loss / max(1.0, samples),
-            "lr": learning_rate(self.step - 1, self.steps, self.config),
-            "top1": result.topk(1),
-            "top5": result.topk(5),
-            "val_loss": result.loss,
-            "val_samples": len(result.labels),
-            "samples_per_second": samples / max(self.seconds, 1e-9),
+    def save(self, run: Run, name: str = "last.pt") -> None:
+        """Write a checkpoint from the first process: last.pt to go on from, another to share."""
+        if not run.processes.main:
+            return
+        resume = {
+            "model": {k: v.detach().cpu() for k, v in self.model.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best": self.best,
             "seconds": self.seconds,
+            "totals": self.totals.cpu(),
+            "data": run.samples.digest,
         }
+        checkpoint.save(
+            Path(run.config.out) / name,
+            self.weights(),
+            run.config.to_dict(),
+            run.samples.classes,
+            self.metrics,
+            self.step // run.steps_per_epoch,
+            resume if name == "last.pt" else None,
+        )
+
+    def restore(self, run: Run, loaded: dict) -> None:
+        """Take up what last.pt holds.
+
+        Raises:
+            ValueError: it was trained on other data, or is not what `save` writes.
+        """
+        state = loaded["resume"]
+        if state.get("data", run.samples.digest) != run.samples.digest:
+            raise ValueError(
+                f"the data are not those that {run.last_checkpoint} was trained on; put them back, "
+                "or start anew with --init-from"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            for name, tensor in loaded["model"].items():
+                self.ema.state[name].copy_(tensor)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.best = int(state["step"]), float(state["best"])
+            self.seconds = float(state["seconds"])
+            self.totals.copy_(state["totals"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{run.last_checkpoint}: its training state is damaged ({sentence(error):.120}); "
+                "start from its weights with --init-from"
+            ) from None
+        self.metrics = loaded["metrics"]
 
 
-class Log:
-    """What a run tells: a line an epoch on stdout and in log.jsonl, and TensorBoard files.
+def start_from(run: Run, model: nn.Module) -> None:
+    """Take the weights of --init-from and say where that differs."""
+    path, classes = run.config.init_from, run.samples.classes
+    loaded = checkpoint.load(path)
+    shared = checkpoint.transfer(model, classes, loaded)
+    run.notice(f"{path}: {shared} of {len(classes)} classes known")
+    for key in ("size", "stem_stride", "last_stride", "head"):
+        if (before := loaded["config"][key]) != (now := getattr(run.config, key)):
+            option = "--" + key.replace("_", "-")
+            run.notice(f"{path} was trained with {option} {before}, not {now}")
 
-    tag in TensorBoard             from
-    accuracy/top1, accuracy/top5   validation
-    loss/train, loss/validation    with and without label smoothing and augmentation
-    confidence                     histogram of the validation's best probabilities
-    pace/...                       learning rate, images a second
-    pictures/inputs                the first batch as the network sees it
-    pictures/mistakes              the most confident of the validation; names in the text tab
+
+def wrap(run: Run, model: nn.Module) -> nn.Module:
+    """Return the model as it is called in training: over all processes, compiled."""
+    if run.processes.world > 1:
+        model = DistributedDataParallel(
+            model, [run.device.index] if run.device.type == "cuda" else None
+        )
+    return torch.compile(model) if run.config.compile else model
+
+
+# --- the loop
+
+
+def train(run: Run, state: State) -> int:
+    """Train to the last epoch, or until a stop is asked for; return the exit status."""
+    config = run.config
+    network = wrap(run, state.model)
+    done = state.step // run.steps_per_epoch
+    if done >= config.epochs:
+        run.notice(f"all {config.epochs} epochs are done; for more, give --epochs")
+    log = None
+    if run.processes.main and not config.dry_run:
+        log = Log(Path(config.out), config, done)
+        run.notice(f"curves and pictures: tensorboard --logdir {config.out}")
+        glyphs, _, _ = next(run.samples.batches(config, 0, 0, 1, run.processes))
+        log.inputs(prepare(run, state.step, glyphs[:64]), done)
+    with stop_signals() as asked:
+        for epoch in range(done, config.epochs):
+            if not train_one_epoch(run, state, network, epoch, asked):
+                return stopped(run, state)
+            result = validate(run, state)
+            if config.dry_run:
+                run.notice("dry run: two steps and a validation batch went well")
+                return 0
+            row = finish_epoch(run, state, epoch, result)
+            if log:
+                mistakes = Mistakes(result, run.samples.val_source, run.samples.classes)
+                sheet, names = mistakes.sheet(24, columns=3), mistakes.as_markdown(24)
+                log.epoch(row, result.probability[:, 0], sheet, names)
+    if log:
+        log.close()
+    return 0
+
+
+def train_one_epoch(
+    run: Run, state: State, network: nn.Module, epoch: int, asked: threading.Event
+) -> bool:
+    """Train what is left of an epoch, with a checkpoint every --save-minutes.
+
+    Returns:
+        False if it was broken off between two steps, because a stop was asked for.
     """
+    config, steps = run.config, run.steps_per_epoch
+    first, last = state.step - epoch * steps, min(2, steps) if config.dry_run else steps
+    saved = began = time.monotonic()
+    before = state.seconds
+    state.model.train()
+    batches = run.samples.batches(config, epoch, first, last, run.processes)
+    name = f"epoch {epoch + 1}/{config.epochs}"
+    with progress(total=steps, initial=first, desc=name, unit=" steps", leave=False) as bar:
+        for glyphs, labels, soft in batches:
+            x = prepare(run, state.step, glyphs)
+            train_step(run, state, network, x, labels.to(run.device, non_blocking=True), soft)
+            state.seconds = before + time.monotonic() - began
+            bar.update()
+            if state.step % 50 == 0 or run.device.type == "cpu":
+                check_finite(run, state)
+            if must_stop(run, state, asked):
+                return False
+            if time.monotonic() - saved > 60 * config.save_minutes:
+                check_finite(run, state)
+                state.save(run)
+                saved = time.monotonic()
+    check_finite(run, state)
+    return True
 
-    SCALARS = {
-        "accuracy/top1": "top1",
-        "accuracy/top5": "top5",
-        "loss/train": "loss",
-        "loss/validation": "val_loss",
-        "pace/learning_rate": "lr",
-        "pace/images_per_second": "samples_per_second",
+
+def prepare(run: Run, step: int, glyphs: Tensor) -> Tensor:
+    """Return the augmented input (B,1,S,S) of a batch, drawn from (seed, step, process)."""
+    seed = np.random.SeedSequence([run.config.seed, step, run.processes.rank])
+    number = int(seed.generate_state(1, np.uint64)[0]) >> 1
+    torch.manual_seed(number)  # dropout
+    strength = Augmentation(**{key: getattr(run.config, key) for key in Augmentation._fields})
+    x = to_input(glyphs, run.device)
+    x = augment(x, strength, torch.Generator().manual_seed(number))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def train_step(
+    run: Run, state: State, network: nn.Module, x: Tensor, labels: Tensor, soft: tuple | None
+) -> None:
+    """Take one step: forward, backward, clip, update, average."""
+    config, optimizer, scaler = run.config, state.optimizer, state.scaler
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, config.epochs * run.steps_per_epoch, config)
+    with devices.autocast(run.device, run.dtype):
+        logits = network(x)
+    loss = loss_function(logits, labels, soft, config)
+    scaler.scale(loss).backward()
+    if config.clip:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    if config.ema:
+        state.ema.update(state.model, state.step)
+    count = float(len(labels))
+    state.totals += torch.stack([loss.detach() * count, loss.new_tensor(count)])
+    state.step += 1
+
+
+def check_finite(run: Run, state: State) -> None:
+    """Raise if the loss has become infinite or NaN; last.pt is then from before."""
+    if not bool(torch.isfinite(state.totals[0])):
+        raise FloatingPointError(
+            f"the loss is not finite at step {state.step}; {run.last_checkpoint} is from before. "
+            "Try a smaller --lr, a longer --warmup or --amp fp32"
+        )
+
+
+def validate(run: Run, state: State) -> Result:
+    """Score the held-out samples with the weights that would be shipped."""
+    if run.processes.world > 1:  # each has seen other batches: their BatchNorms differ
+        for tensor in state.weights().values():
+            torch.distributed.broadcast(tensor, 0)
+    mine = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    state.model.load_state_dict(state.weights())
+    indices, size = run.samples.validation, run.config.batch_size
+    if run.config.dry_run:
+        indices = indices[:size]
+    result = evaluate(
+        state.model, run.samples.val_source, indices, run.device, run.dtype, size, run.processes
+    )
+    state.model.load_state_dict(mine)
+    return result
+
+
+def finish_epoch(run: Run, state: State, epoch: int, result: Result) -> dict[str, float]:
+    """Save what an epoch has come to, as best.pt too if none was better, and return its figures."""
+    totals = state.totals.clone()
+    if run.processes.world > 1:
+        torch.distributed.all_reduce(totals)
+    loss, samples = totals.tolist()
+    steps = run.config.epochs * run.steps_per_epoch
+    row = {
+        "epoch": epoch + 1,
+        "loss": loss / max(1.0, samples),
+        "lr": learning_rate(state.step - 1, steps, run.config),
+        "top1": result.topk(1),
+        "top5": result.topk(5),
+        "val_loss": result.loss,
+        "val_samples": len(result.labels),
+        "samples_per_second": samples / max(state.seconds, 1e-9),
+        "seconds": state.seconds,
     }
-    # What TensorBoard compares runs by; it shows no more than a few columns well.
-    COMPARED = ("variant", "width", "size", "lr")
+    state.metrics = {key: row[key] for key in ("top1", "top5", "val_loss")}
+    state.totals.zero_()
+    state.seconds = 0.0
+    if row["top1"] > state.best:
+        state.best = row["top1"]
+        state.save(run, "best.pt")
+    state.save(run)
+    return row
 
-    def __init__(self, trainer: Trainer) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.trainer = trainer
-        self.path = trainer.out / "log.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        done = trainer.step // trainer.steps_per_epoch
-        lines = self.path.read_text().splitlines() if self.path.exists() and trainer.step else []
-        # The last line may be half written; a whole one of an epoch that is done again goes, too.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] <= done]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
-        self.board = SummaryWriter(str(trainer.out), purge_step=done + 1)
-        trainer.notice(f"curves and pictures: tensorboard --logdir {trainer.out}")
-        self.describe_run()
-        self.board.add_image("pictures/inputs", self.augmented(), done)
-        print(
-            f"{'epoch':>7}{'loss':>8}{'top-1':>8}{'top-5':>8}{'val loss':>9}"
-            f"{'lr':>9}{'images/s':>10}{'time':>8}",
-            flush=True,
+# --- stopping and going on
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Give an event that SIGINT or SIGTERM sets; a second SIGINT raises KeyboardInterrupt."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def must_stop(run: Run, state: State, asked: threading.Event) -> bool:
+    """Whether a stop was asked for; all processes say the same, at every tenth step."""
+    if run.processes.world == 1:
+        return asked.is_set()
+    if state.step % 10:
+        return False
+    any_asked = torch.tensor(float(asked.is_set()), device=run.device)
+    torch.distributed.all_reduce(any_asked)
+    return bool(any_asked)
+
+
+def stopped(run: Run, state: State) -> int:
+    """Save what was trained, say how to go on, and return the exit status of Ctrl-C."""
+    if not run.config.dry_run:
+        state.save(run)
+        run.notice(
+            f"\ninterrupted at step {state.step:,} of "
+            f"{run.config.epochs * run.steps_per_epoch:,}; go on with: "
+            f"python train.py --resume --out {run.config.out}"
         )
-
-    def describe_run(self) -> None:
-        """Tell TensorBoard the settings (as text, and to compare runs by) and which curves pair."""
-        from torch.utils.tensorboard.summary import hparams
-
-        defaults, rows = Config().to_dict(), ["| setting | value | default |", "|---|---|---|"]
-        settings = self.trainer.config.to_dict()
-        for key, value in settings.items():
-            other = f"`{defaults[key]}`" if value != defaults[key] else ""
-            rows.append(f"| {key} | `{value}` | {other} |")
-        self.board.add_text("settings", "\n".join(rows))
-        pairs = {
-            name: ["Multiline", [tag for tag in self.SCALARS if tag.startswith(name)]]
-            for name in ("accuracy", "loss")
-        }
-        self.board.add_custom_scalars({"curves": pairs})
-        # The writer's own add_hparams would make a second run of it.
-        compared = {key: settings[key] for key in self.COMPARED}
-        best = dict.fromkeys(tag for tag in self.SCALARS if not tag.startswith("pace"))
-        for summary in hparams(compared, best)[:2]:
-            self.board.file_writer.add_summary(summary)
-
-    def augmented(self) -> Tensor:
-        """Return a grid of the first batch as the network sees it."""
-        from torchvision.utils import make_grid
-
-        glyphs, _, _ = next(iter(self.trainer.batches(0, 0, 1)))
-        x = self.trainer.prepare(glyphs[:64])
-        return make_grid(1 - x, nrow=8, pad_value=0.5)
-
-    def epoch(self, row: dict[str, float], result: Result) -> None:
-        """Tell of a finished epoch."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        for tag, key in self.SCALARS.items():
-            self.board.add_scalar(tag, row[key], row["epoch"])
-        self.board.add_histogram("confidence", result.probability[:, 0], row["epoch"])
-        data = self.trainer.data
-        if mistakes := Mistakes(result, data.val_source, data.classes):
-            sheet = mistakes.sheet(24, columns=3)
-            self.board.add_image("pictures/mistakes", sheet, row["epoch"], dataformats="HW")
-            self.board.add_text("mistakes", mistakes.as_markdown(24), row["epoch"])
-        self.board.flush()
-        print(
-            f"{row['epoch']:>7}{row['loss']:>8.4f}{row['top1']:>8.2%}{row['top5']:>8.2%}"
-            f"{row['val_loss']:>9.4f}{row['lr']:>9.2e}{row['samples_per_second']:>10.0f}"
-            f"{row['seconds']:>7.0f}s",
-            flush=True,
-        )
-
-    def close(self) -> None:
-        self.board.close()
-
-
-def in_turn(processes: devices.Processes, make: Any) -> Any:
-    """Call `make` on the first process, then on the first of each node, then on the others."""
-    if processes.world == 1:
-        return make()
-    mine = 0 if processes.main else 1 if processes.local_rank == 0 else 2
-    for turn in range(3):
-        if turn == mine:
-            made = make()
-        torch.distributed.barrier()
-    return made
+    return 130
 
 
 def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
@@ -653,6 +509,7 @@ def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
     return from_dict(stored), loaded
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -660,43 +517,18 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Settings of a resumed run are those it was started with.",
     )
     add_arguments(parser)
-    given = parser.parse_args(argv)
-    processes = devices.Processes(0, 1, 0)
-    trainer = None
+    config, resumed = resumed_config(parser.parse_args(argv))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    processes = devices.start_processes(config.device)
     try:
-        config, resumed = resumed_config(given)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        processes = devices.start_processes(config.device)
-        trainer = Trainer(config, resumed, processes)
-        trainer.run()
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        interrupted(trainer)
-        return 130
+        run = open_run(config, processes, resumed["classes"] if resumed else None)
+        state = State(run)
+        if resumed:
+            state.restore(run, resumed)
+        return train(run, state)
     finally:
         devices.stop_processes()
-    return 0
-
-
-def interrupted(trainer: Trainer | None) -> None:
-    """Save what was trained and say how to go on."""
-    if trainer is None or trainer.step == 0 or trainer.config.dry_run:
-        print("\ninterrupted before the first step", file=sys.stderr)
-        return
-    if not (trainer.whole and torch.isfinite(trainer.totals).all()):
-        trainer.notice(
-            f"\ninterrupted within step {trainer.step + 1:,}; "
-            f"{trainer.out / 'last.pt'} is from before, if there is one"
-        )
-        return
-    trainer.save("last.pt", resumable=True)
-    trainer.notice(
-        f"\ninterrupted at step {trainer.step:,} of {trainer.steps:,}; go on with: "
-        f"python train.py --resume --out {trainer.config.out}"
-    )
 
 
 if __name__ == "__main__":

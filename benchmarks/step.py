@@ -12,12 +12,12 @@ train.py    its network, loss, EMA and clipping on a batch in memory, against th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import train
 from benchmarks.timing import (
@@ -32,6 +32,7 @@ from benchmarks.timing import (
     write_tree,
 )
 from config import Config
+from hwdb.characters import LEVEL1
 from model import mobilenet_v3
 from training.devices import Processes
 
@@ -61,10 +62,10 @@ def torchvisions(variant: str) -> nn.Module:
     return network
 
 
-def make_trainer(
+def start_run(
     folder: Path, variant: str, batch_size: int, device: str = "cpu", compile: bool = False
-) -> train.Trainer:
-    """Return a trainer on a small tree, with the head of all level-1 characters."""
+) -> tuple[train.Run, train.State]:
+    """Return a run on a small tree, with the head of all level-1 characters."""
     tree = folder / "train"
     if not tree.is_dir():
         write_tree(tree, 8 * batch_size, distinct=500)
@@ -77,30 +78,30 @@ def make_trainer(
         device=device,
         compile=compile,
     )
-    trainer = train.Trainer(config, None, Processes(0, 1, 0))
-    trainer.model.classifier[3] = nn.Linear(config.head, CLASSES, device=trainer.device)
-    trainer.optimizer = torch.optim.AdamW(
-        train.parameter_groups(trainer.model, config.weight_decay), config.lr, fused=True
-    )
-    trainer.ema = train.Ema(trainer.model, config.ema)
-    trainer.model.train()
-    return trainer
+    run = train.open_run(config, Processes(0, 1, 0), list(LEVEL1))
+    return run, train.State(run)
 
 
-def contestants(trainer: train.Trainer, steps: int) -> dict[str, Callable[[], None]]:
+def contestants(run: train.Run, state: train.State, steps: int) -> dict[str, Callable[[], None]]:
     """Return training for some steps: on one batch in memory, and as in an epoch."""
-    glyphs, labels, _ = next(iter(trainer.batches(0, 0, 1)))
-    x = trainer.prepare(glyphs)
+    network = train.wrap(run, state.model.train())
+
+    def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        drawn = run.samples.batches(run.config, 0, 0, count, run.processes)
+        for glyphs, labels, _ in drawn:
+            yield train.prepare(run, state.step, glyphs), labels.to(run.device, non_blocking=True)
+
+    x, labels = next(batches(1))
 
     def pure() -> None:
         for _ in range(steps):
-            trainer.train_step(x, labels, None)
-        trainer.check_finite()  # waits for the device
+            train.train_step(run, state, network, x, labels, None)
+        train.check_finite(run, state)  # waits for the device
 
     def whole() -> None:
-        for batch, labels, soft in trainer.batches(0, 0, steps):
-            trainer.train_step(trainer.prepare(batch), labels, soft)
-        trainer.check_finite()
+        for batch, truth in batches(steps):
+            train.train_step(run, state, network, batch, truth, None)
+        train.check_finite(run, state)
 
     return {"pure": pure, "whole": whole}
 
@@ -127,8 +128,7 @@ def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
         ),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(Path(folder), variant, batch_size)
-        seconds = alternate(contestants(trainer, 1), rounds)
+        seconds = alternate(contestants(*start_run(Path(folder), variant, batch_size), 1), rounds)
     rows += [
         Row("train.py, steps on a batch in memory", rate(seconds["pure"], batch_size), "images/s"),
         Row(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import bitmap
 
+from config import Config
 from model import to_input
 from picture import clean, decode_picture, read_picture, to_glyph
 from training.augment import Augmentation, augment
@@ -169,7 +170,7 @@ def test_augmentation_off_is_identity():
 
 @pytest.mark.parametrize("part", Augmentation._fields)
 def test_each_part_of_the_augmentation_acts_alone_and_repeatably(part):
-    strength = OFF._replace(**{part: getattr(Augmentation(), part) or 0.5})
+    strength = OFF._replace(**{part: getattr(Config(), part)})
     x = batch()
     one = augment(x.clone(), strength, torch.Generator().manual_seed(5))
     two = augment(x.clone(), strength, torch.Generator().manual_seed(5))

@@ -1,1 +1,1 @@
-"""What train.py calls: devices and processes, augmentation, the teacher."""
+"""What train.py calls: devices and processes, samples, augmentation, the teacher, the log."""

@@ -16,20 +16,20 @@ PULLS = 4
 
 
 class Augmentation(NamedTuple):
-    """Strengths of the batch augmentation; 0 switches a part off.
+    """Strengths of the batch augmentation; 0 switches a part off. config.py has the defaults.
 
     Angles in degrees; scale, shear and shift as shares of the glyph's side; elastic in pixels at
     64 px; stroke, blur and erase are probabilities.
     """
 
-    rotation: float = 10.0
-    shear: float = 0.2
-    scale: float = 0.15
-    shift: float = 0.04
-    elastic: float = 2.0
-    stroke: float = 0.5
-    blur: float = 0.2
-    erase: float = 0.1
+    rotation: float = 0.0
+    shear: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    stroke: float = 0.0
+    blur: float = 0.0
+    erase: float = 0.0
 
 
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:

@@ -1,11 +1,6 @@
-"""Device, processes, precision, and evaluation: what train and test share.
+"""Devices, processes, precision: what train and test share.
 
     torchrun --nproc-per-node 2 train.py        # one process a GPU; gloo where there is none
-
-    from evaluation.score import evaluate
-    from training.devices import pick_device, start_processes
-    result = evaluate(model, glyphs, indices, device)
-    print(result.topk(1), result.topk(5), result.loss)
 
 Left out: what trains (train.py), what reads pictures (recognizer.py).
 """
@@ -14,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 class Processes(NamedTuple):
@@ -45,6 +42,18 @@ def start_processes(device: str) -> Processes:
     # The first process may pack and label for hours while the others wait.
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     return processes
+
+
+def in_turn(processes: Processes, make: Callable[[], T]) -> T:
+    """Call `make` on the first process, then on the first of each node, then on the others."""
+    if processes.world == 1:
+        return make()
+    mine = 0 if processes.main else 1 if processes.local_rank == 0 else 2
+    for turn in range(3):
+        if turn == mine:
+            made = make()
+        dist.barrier()
+    return made
 
 
 def stop_processes() -> None:
@@ -96,41 +105,3 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-class GlobalBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all processes, for devices that PyTorch's SyncBatchNorm lacks.
-
-    Means are averaged over processes with a differentiable all-reduce, so every process must have
-    the same number of samples.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce  # slow to import for predict.py
-
-        world = dist.get_world_size()
-        moments = torch.stack([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))])  # (2,C)
-        moments = all_reduce(moments) / world
-        mean, variance = moments[0], moments[1] - moments[0] ** 2
-        with torch.no_grad():
-            n = x.numel() / x.shape[1] * world
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
-
-
-def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make BatchNorm count the samples of all processes; names of weights stay."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
-                norm = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
-                norm.load_state_dict(child.state_dict())
-                setattr(module, name, norm)
-    return model

@@ -1,19 +1,21 @@
 """Soft labels of a larger network, computed once a glyph and kept beside the pack.
 
     python train.py --teacher runs/large/best.pt
-    python train.py --teacher network.onnx --teacher-scale 200 --teacher-margin 0
+    python train.py --teacher network.onnx --teacher-input scale=200,margin=0
 
 The teacher sees what the student sees, before augmentation, prepared at its own size from the
-original picture. Kept are all its logits, as coordinates in the `RANK` leading directions of its
+original picture. All its logits are kept, as coordinates in the `RANK` leading directions of its
 last linear layer: 512 bytes a glyph instead of four for each class. The student learns from them in
 two ways: the softened probabilities (Hinton et al. 2015, "Distilling the Knowledge in a Neural
 Network") and the logits themselves (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
     <pack>/teacher-<digest>/labels.bin    N rows of R float16: (logits - bias) @ basis
     <pack>/teacher-<digest>/teacher.npz   basis (K,R), bias (K,), classes
+    <pack>/teacher-<digest>/labels.json   says that the labels are finished
 
 Labelling that is interrupted goes on where it stopped. An ONNX teacher runs as a torch module
-(optional package onnx2torch), so that it can use the GPU and bfloat16.
+(optional package onnx2torch), so that it can use the GPU and bfloat16. Its metadata may say
+`scale`, `margin` and `classes` (JSON); what they do not say is given by --teacher-input.
 Left out: teachers labelling augmented batches during training, which costs more than the student.
 """
 
@@ -21,8 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,19 +33,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import checkpoint
-from dataset import Pack, scan, stream_glyphs
-from hwdb.characters import LEVEL1
+from dataset import CHUNK, Pack, scan, stream_glyphs
+from hwdb.characters import LEVEL1, select_classes
+from jobs.command import progress
+from jobs.files import only_one, read_mark, replacing, write_mark
 from model import to_input
 
 RANK = 256  # of the teacher of the shipped weights: 99.8 % of the energy of its logits
 WORTH_COMPILING = 20_000  # glyphs; compiling takes a minute
+VERSION = 1  # of the mark
 
 
 class Teacher(NamedTuple):
-    """A network with what it expects: glyph size, margin, value of full ink; its classes."""
+    """A network with what it expects: glyph size, margin (None: S / 32), value of full ink."""
 
     network: nn.Module
     size: int
@@ -53,21 +57,19 @@ class Teacher(NamedTuple):
     digest: str
 
 
-def load_teacher(
-    path: str | Path, scale: float, margin: int | None, classes: str | None
-) -> Teacher:
+def load_teacher(path: str | Path, given: str = "") -> Teacher:
     """Load a teacher from a checkpoint of this repository or an ONNX file.
 
     Args:
-        scale: value of full ink in the input of an ONNX teacher (1 or 255, say).
-        margin: paper around the ink of an ONNX teacher's glyph, pixels; None: S / 32.
-        classes: the order of an ONNX teacher's logits, where the file does not say.
+        given: what an ONNX teacher expects, see `expectations`.
 
     Raises:
         FileNotFoundError, ValueError: no such file; not a network; size or classes unknown.
     """
     path = Path(path)
     if path.suffix != ".onnx":
+        if given:
+            raise ValueError(f"--teacher-input is for ONNX files; {path} says itself what it wants")
         loaded = checkpoint.load(path)
         network = checkpoint.build_model(loaded).eval()
         digest = _digest(path, 1.0, None)
@@ -82,23 +84,64 @@ def load_teacher(
             f"an ONNX teacher needs the package {error.name}: "
             "pip install -r requirements-optional.txt"
         ) from None
-    graph = onnx.load(str(path))
-    sides = [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim]
-    metadata = {item.key: item.value for item in graph.metadata_props}
+    try:
+        graph = onnx.load(str(path))
+        sides = [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim]
+        metadata = {item.key: item.value for item in graph.metadata_props}
+        network = onnx2torch.convert(graph).eval()
+    except OSError:
+        raise
+    except Exception as error:  # bytes that are no network make both packages raise almost anything
+        raise ValueError(f"{path}: not a readable ONNX network ({error!r:.120})") from None
     if len(sides) != 4 or sides[2] != sides[3] or sides[2] < 1:
         raise ValueError(f"{path}: input of shape {sides}, expected (N, 1, S, S)")
-    labels = json.loads(metadata["classes"]) if "classes" in metadata else list(classes or "")
-    if not labels:
-        raise ValueError(f"{path}: does not say its classes; name them with --teacher-classes FILE")
-    network = onnx2torch.convert(graph).eval()
+    scale, margin, labels = expectations(given, metadata)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
     if last and last[0].out_features != len(labels):
         raise ValueError(
             f"{path}: {last[0].out_features} logits, but {len(labels)} classes are named; "
-            "name them with --teacher-classes"
+            "name them with --teacher-input classes=FILE"
         )
     digest = _digest(path, scale, margin, labels)
     return Teacher(network, sides[2], margin, scale, labels, digest)
+
+
+def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | None, list[str]]:
+    """Return scale, margin and classes of an ONNX teacher.
+
+    They are taken from `given` (``scale=200,margin=0,classes=level1``), else from the file's
+    metadata, else full ink is 1, the margin None (S / 32), and the classes those of level 1.
+
+    Raises:
+        ValueError: names --teacher-input and the part that is wrong.
+    """
+    option = "--teacher-input"
+    parts = dict(part.partition("=")[::2] for part in given.split(",") if part)
+    if wrong := parts.keys() - {"scale", "margin", "classes"}:
+        raise ValueError(f"{option} {min(wrong)}: expected scale=V, margin=P, classes=C or some")
+    found = metadata | parts
+    try:
+        scale = float(found.get("scale", 1))
+        margin = int(found["margin"]) if "margin" in found else None
+    except ValueError as error:
+        raise ValueError(f"{option}: scale or margin is no number ({error})") from None
+    if not (0 < scale < math.inf and (margin is None or margin >= 0)):
+        raise ValueError(
+            f"{option}: scale is {scale}, margin {margin}; expected above 0, 0 or more"
+        )
+    if "classes" not in metadata or "classes" in parts:
+        chosen = select_classes(parts.get("classes", "level1"), f"{option} classes")
+        if chosen is None:
+            raise ValueError(f"{option} classes: expected level1, symbols, a number or a file")
+        return scale, margin, list(chosen)
+    try:
+        labels = json.loads(metadata["classes"])
+        checkpoint.check_classes(labels)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"the teacher's metadata name no classes; give {option} classes=FILE"
+        ) from None
+    return scale, margin, list(labels)
 
 
 def _digest(path: Path, scale: float, margin: int | None, classes: Sequence[str] = LEVEL1) -> str:
@@ -106,7 +149,7 @@ def _digest(path: Path, scale: float, margin: int | None, classes: Sequence[str]
     content = hashlib.sha256(path.read_bytes())
     content.update(f"{scale}|{margin}".encode())
     if list(classes) != list(LEVEL1):
-        content.update("|".join(classes).encode())
+        content.update("|".join(classes).encode(errors="surrogatepass"))
     return content.hexdigest()[:12]
 
 
@@ -119,29 +162,36 @@ def label_pack(
         The folder of the labels; see the module's table.
     """
     folder = pack.folder / f"teacher-{teacher.digest}"
-    folder.mkdir(exist_ok=True)
+    mark, file = folder / "labels.json", folder / "labels.bin"
+    finished = read_mark(mark, VERSION)
+    if finished and file.is_file() and file.stat().st_size == finished.get("bytes"):
+        return folder
+    with only_one(folder, "labelling"):
+        write_labels(folder, pack, teacher, device, batch_size, workers)
+        write_mark(mark, {"version": VERSION, "bytes": file.stat().st_size})
+    return folder
+
+
+def write_labels(
+    folder: Path, pack: Pack, teacher: Teacher, device: torch.device, batch_size: int, workers: int
+) -> None:
+    """Write labels.bin, or what is missing of it."""
     basis, bias = keep_basis(folder / "teacher.npz", teacher)
     file = folder / "labels.bin"
     bytes_each = 2 * basis.shape[1]
-    done = file.stat().st_size // bytes_each if file.exists() else 0
-    if done == len(pack):
-        return folder
     entries = scan(pack.source)
-    per_file = Counter(name.partition("#")[0] for name in pack.names)
-    start = skipped = 0  # whole files that are labelled already
-    while start < len(entries) and skipped + per_file[entries[start].path] <= done:
-        skipped += per_file[entries[start].path]
-        start += 1
+    start, skipped = labelled(
+        pack, entries, file.stat().st_size // bytes_each if file.exists() else 0
+    )
     compiled = len(pack) - skipped >= WORTH_COMPILING
     predict = make_predictor(teacher, (basis, bias), device, batch_size, compiled)
     with (
         open(file, "r+b" if file.exists() else "w+b") as stream,
-        tqdm(
+        progress(
             total=len(pack),
             initial=skipped,
             desc=f"teacher labels {pack.source.name}",
             unit=" glyphs",
-            disable=not sys.stderr.isatty(),
         ) as bar,
     ):
         stream.truncate(skipped * bytes_each)
@@ -153,8 +203,24 @@ def label_pack(
                 stream.write(predict(chunk.glyphs[begin : begin + batch_size]).tobytes())
             bar.update(len(chunk.glyphs))
     if file.stat().st_size != len(pack) * bytes_each:
+        file.unlink()
         raise ValueError(f"{pack.source} changed while it was labelled; run again")
-    return folder
+
+
+def labelled(pack: Pack, entries: Sequence, done: int) -> tuple[int, int]:
+    """Return how many entries of a source, and glyphs of these, the first `done` labels cover.
+
+    Only whole tasks of `stream_glyphs` count, so that the others are batched as without a break.
+    """
+    files = {entry.path for entry in entries}
+    per_file = Counter(name if name in files else name.rpartition("#")[0] for name in pack.names)
+    start = 0
+    while start < len(entries) and per_file[entries[start].path] <= done:
+        done -= per_file[entries[start].path]
+        start += 1
+    if start < len(entries) and entries[start].folder:
+        start -= start % CHUNK
+    return start, sum(per_file[entry.path] for entry in entries[:start])
 
 
 def keep_basis(path: Path, teacher: Teacher) -> tuple[np.ndarray, np.ndarray]:
@@ -165,9 +231,8 @@ def keep_basis(path: Path, teacher: Teacher) -> tuple[np.ndarray, np.ndarray]:
     """
     if not path.exists():
         basis, bias = logit_basis(teacher.network)
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, basis=basis, bias=bias, classes=teacher.classes)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez(temporary, basis=basis, bias=bias, classes=teacher.classes)
     with np.load(path) as data:
         return data["basis"], data["bias"]
 

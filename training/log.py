@@ -1,0 +1,112 @@
+"""What a run tells: a line an epoch on stdout and in log.jsonl, and TensorBoard files.
+
+    tag in TensorBoard             from
+    accuracy/top1, accuracy/top5   validation
+    loss/train, loss/validation    with and without label smoothing and augmentation
+    confidence                     histogram of the validation's best probabilities
+    pace/...                       learning rate, images a second
+    pictures/inputs                the first batch as the network sees it
+    pictures/mistakes              the worst of the validation; their names are in the text tab
+
+A log is given values and asks for none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from config import Config
+from jobs.files import replacing
+
+SCALARS = {
+    "accuracy/top1": "top1",
+    "accuracy/top5": "top5",
+    "loss/train": "loss",
+    "loss/validation": "val_loss",
+    "pace/learning_rate": "lr",
+    "pace/images_per_second": "samples_per_second",
+}
+# What TensorBoard compares runs by; it shows no more than a few columns well.
+COMPARED = ("variant", "width", "size", "lr")
+
+
+class Log:
+    """The log of a run in `folder`, of which `done` epochs are finished already."""
+
+    def __init__(self, folder: Path, config: Config, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.path = folder / "log.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.exists() and done else []
+        # The last line may be half written; a whole one of an epoch that is done again goes, too.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] <= done]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+        self.board = SummaryWriter(str(folder), purge_step=done + 1)
+        self.describe(config)
+        print(
+            f"{'epoch':>7}{'loss':>8}{'top-1':>8}{'top-5':>8}{'val loss':>9}"
+            f"{'lr':>9}{'images/s':>10}{'time':>8}",
+            flush=True,
+        )
+
+    def describe(self, config: Config) -> None:
+        """Tell TensorBoard the settings (as text, and to compare runs by) and which curves pair."""
+        from torch.utils.tensorboard.summary import hparams
+
+        defaults, rows = Config().to_dict(), ["| setting | value | default |", "|---|---|---|"]
+        settings = config.to_dict()
+        for key, value in settings.items():
+            other = f"`{defaults[key]}`" if value != defaults[key] else ""
+            rows.append(f"| {key} | `{value}` | {other} |")
+        self.board.add_text("settings", "\n".join(rows))
+        pairs = {
+            name: ["Multiline", [tag for tag in SCALARS if tag.startswith(name)]]
+            for name in ("accuracy", "loss")
+        }
+        self.board.add_custom_scalars({"curves": pairs})
+        # The writer's own add_hparams would make a second run of it.
+        compared = {key: settings[key] for key in COMPARED}
+        best = dict.fromkeys(tag for tag in SCALARS if not tag.startswith("pace"))
+        for summary in hparams(compared, best)[:2]:
+            self.board.file_writer.add_summary(summary)
+
+    def inputs(self, x: Tensor, epoch: int) -> None:
+        """Show inputs (B,1,S,S) as the network sees them."""
+        from torchvision.utils import make_grid
+
+        self.board.add_image("pictures/inputs", make_grid(1 - x, nrow=8, pad_value=0.5), epoch)
+
+    def epoch(
+        self, row: Mapping[str, float], confidence: np.ndarray, sheet: np.ndarray, names: str
+    ) -> None:
+        """Tell of a finished epoch.
+
+        Args:
+            row: its figures; those of SCALARS, epoch and seconds are shown.
+            confidence: (n,) best probabilities of the validation.
+            sheet, names: picture (H,W) uint8 and table of the mistakes.
+        """
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for tag, key in SCALARS.items():
+            self.board.add_scalar(tag, row[key], row["epoch"])
+        self.board.add_histogram("confidence", confidence, row["epoch"])
+        self.board.add_image("pictures/mistakes", sheet, row["epoch"], dataformats="HW")
+        self.board.add_text("mistakes", names, row["epoch"])
+        self.board.flush()
+        print(
+            f"{row['epoch']:>7}{row['loss']:>8.4f}{row['top1']:>8.2%}{row['top5']:>8.2%}"
+            f"{row['val_loss']:>9.4f}{row['lr']:>9.2e}{row['samples_per_second']:>10.0f}"
+            f"{row['seconds']:>7.0f}s",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        self.board.close()

@@ -1,0 +1,142 @@
+"""What a run trains and validates on: packed sources, or an endless synthetic stream.
+
+samples = open_samples(config, torch.device("cpu"))
+for glyphs, labels, soft in samples.batches(config, 0, 0, 3, Processes(0, 1, 0)):
+    ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import Config
+from dataset import GlyphSet, class_order, epoch_order, hold_out, open_pack
+from hwdb.characters import LEVEL1, select_classes
+from synthesis.stream import SyntheticSet
+from training.devices import Processes
+from training.teacher import SoftLabels, label_pack, load_teacher
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Training and validation samples of a run, the same on every process."""
+
+    classes: list[str]
+    source: GlyphSet | SyntheticSet
+    train: np.ndarray  # indices into `source`; those that are seen twice stand twice
+    val_source: GlyphSet | SyntheticSet
+    validation: np.ndarray  # indices into `val_source`
+    said: str  # of the validation, in words
+    digest: str  # tells whether a resumed run finds the data that it began with
+    soft: SoftLabels | None = None
+
+    def batches(
+        self, config: Config, epoch: int, first: int, last: int, processes: Processes
+    ) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]]:
+        """Yield a process's part of the steps first...last of an epoch.
+
+        Yields:
+            glyphs (B,S,S) uint8, labels (B,) int64, and where there is a teacher its logits (B,K')
+            with the classes (K,) bool that it knows.
+        """
+        share = config.batch_size // processes.world
+        order = self.train[epoch_order(len(self.train), config.seed, epoch)]
+        if config.synthetic:
+            order = order + epoch * len(self.train)  # never the same glyph twice
+        starts = [step * config.batch_size + processes.rank * share for step in range(first, last)]
+        chosen = [order[start : start + share] for start in starts]
+        for indices, (glyphs, labels) in zip(chosen, self.source.batches(chosen), strict=True):
+            soft = None if self.soft is None else (self.soft.fetch(indices), self.soft.known)
+            yield glyphs, labels, soft
+
+
+def open_samples(config: Config, device: torch.device, classes: list[str] | None = None) -> Samples:
+    """Open (and pack, and have labelled) what the config names.
+
+    Args:
+        classes: label order of a resumed run; None: that of the data.
+
+    Raises:
+        ValueError, FileNotFoundError: sources exclude each other, are absent or hold too little.
+    """
+    check_sources(config)
+    samples = (synthetic if config.synthetic else packed)(config, device, classes)
+    if len(samples.train) == 0 or len(samples.validation) == 0:
+        raise ValueError(
+            f"{len(samples.train)} training and {len(samples.validation)} validation samples; "
+            "give more --data or another --val-fraction"
+        )
+    return samples
+
+
+def check_sources(config: Config) -> None:
+    """Raise ValueError for settings of the samples that exclude each other."""
+    default = Config()
+    for key in ("data", "val_data", "teacher"):
+        if config.synthetic and getattr(config, key) != getattr(default, key):
+            raise ValueError(
+                f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
+                "it; write files with synthesize_gnt.py and give them as --data"
+            )
+    if config.fonts and not config.synthetic:
+        raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
+    if config.teacher_input and not config.teacher:
+        raise ValueError("--teacher-input says what a --teacher expects; there is none")
+
+
+def synthetic(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
+    """Return the endless stream, and another one to validate on."""
+    chosen = select_classes(config.classes) or LEVEL1
+    classes = classes or sorted(chosen, key=class_order)
+    source, other = (
+        SyntheticSet(classes, config.size, seed, config.fonts, config.workers)
+        for seed in (config.seed, config.seed + 1)
+    )
+    count = config.synthetic_epoch
+    validation = np.arange(min(10_000, max(100, count // 10)))
+    said = f"{len(validation):,} validation glyphs: other synthetic writers"
+    return Samples(classes, source, np.arange(count), other, validation, said, f"{count}")
+
+
+def packed(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
+    """Return packed sources, parted by writer or with a source of their own to validate on."""
+    folders, repeats = zip(*map(split_repeat, config.data), strict=True)
+    packs = [open_pack(folder, config.size, config.workers or None) for folder in folders]
+    present = sorted({label for pack in packs for label in pack.classes}, key=class_order)
+    chosen = select_classes(config.classes)
+    if chosen is not None:
+        present = [label for label in present if label in set(chosen)]
+    classes = classes or present
+    source = other = GlyphSet(packs, classes, skip_unknown=chosen is not None)
+    if config.val_data:
+        pack = open_pack(config.val_data, config.size, config.workers or None)
+        other = GlyphSet([pack], classes, skip_unknown=chosen is not None)
+        packs = [*packs, pack]
+        train, validation = (np.flatnonzero(glyphs.labels >= 0) for glyphs in (source, other))
+        said = f"{len(validation):,} validation glyphs of {config.val_data}"
+    else:
+        train, validation, said = hold_out(source, config.val_fraction, config.seed)
+    train = np.repeat(train, np.array(repeats)[source.sources[train]])
+    digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
+    soft = soft_labels(config, source, device) if config.teacher else None
+    if device.type == "cuda":
+        source.to(device, torch.cuda.mem_get_info(device)[0])
+    return Samples(classes, source, train, other, validation, said, digest, soft)
+
+
+def split_repeat(source: str) -> tuple[str, int]:
+    """Split ``DIR@3`` into folder and repetitions."""
+    folder, at, count = source.rpartition("@")
+    return (folder, int(count)) if at and count.isdigit() else (source, 1)
+
+
+def soft_labels(config: Config, source: GlyphSet, device: torch.device) -> SoftLabels:
+    """Have the teacher label every pack (once; kept beside the pack)."""
+    teacher = load_teacher(config.teacher, config.teacher_input)
+    folders = [label_pack(pack, teacher, device, workers=config.workers) for pack in source.packs]
+    return SoftLabels(folders, source.classes, device)

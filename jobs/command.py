@@ -32,14 +32,14 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        for stream in (sys.stdout, sys.stderr):
-            # UTF-8 also in a pipe, under LANG=C and on Windows; file names need not be UTF-8.
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        _set_up_streams()
         try:
-            status = main(*args, **kwargs)
-            if sys.stdout is not None:  # None where it was closed from the start
+            try:
+                status = main(*args, **kwargs)
+            except SystemExit:  # of --help
                 sys.stdout.flush()
+                raise
+            sys.stdout.flush()
             return status
         except BrokenPipeError:
             # Python flushes stdout once more at exit; there is nobody to read it.
@@ -53,6 +53,19 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             return 130
 
     return run
+
+
+def _set_up_streams() -> None:
+    """Make stdout and stderr UTF-8, also in a pipe, under LANG=C and on Windows; file names need
+    not be UTF-8. Where one was closed from the start, nothing else gets its number."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def sentence(error: BaseException) -> str:

@@ -1,0 +1,239 @@
+"""Files that are whole or not there, one writer at a time, worker processes, ends of commands."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.files import only_one, read_mark, replacing, write_mark
+from jobs.pool import AHEAD, Workers
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(
+    code: str, *arguments: object, shell: str = "", **options
+) -> subprocess.CompletedProcess:
+    """Run Python code that knows the repository; `shell` is what follows the command."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    command += map(str, arguments)
+    if shell:
+        command = ["sh", "-c", f'"$@" {shell}', "sh", *command]
+    return subprocess.run(command, capture_output=True, timeout=60, **options)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "a.json"
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second and first.suffix == ".json"
+        second.write_text("second")
+        first.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for text in ("old", "new"):
+        with replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / text).touch()
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["new"]
+
+
+def test_errors_name_the_file_and_leave_nothing(tmp_path):
+    with pytest.raises(OSError, match="No space") as error, replacing(tmp_path / "a.pt") as part:
+        part.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "a.pt") and os.listdir(tmp_path) == []
+    with pytest.raises(OSError) as error, replacing(tmp_path / "none" / "a.pt") as part:
+        part.write_bytes(b"")
+    assert error.value.filename == str(tmp_path / "none" / "a.pt")
+
+
+def test_marks(tmp_path):
+    path = tmp_path / "mark.json"
+    assert read_mark(path, 1) is None
+    write_mark(path, {"version": 1, "name": "字\n\u2028\udcff"})
+    assert read_mark(path, 1) == {"version": 1, "name": "字\n\u2028\udcff"}
+    assert read_mark(path, 2) is None
+    for broken in ("", "{", "[]", "3", '{"version": 1'):
+        path.write_text(broken)
+        assert read_mark(path, 1) is None
+
+
+HOLD = """
+import time
+from pathlib import Path
+from jobs.files import only_one
+with only_one(Path(sys.argv[1]), "the converter"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_only_one_process_holds_a_folder(tmp_path):
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{HOLD}"]
+    holder = subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    message = rf"the converter \(process {holder.pid} on .* is writing here"
+    with pytest.raises(ValueError, match=message), only_one(tmp_path, "another"):
+        pass
+    holder.kill()
+    holder.communicate()
+    with only_one(tmp_path, "another"):
+        pass
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+COMMAND = """
+from jobs.command import command
+@command
+def main():
+    {}
+    return 0
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("raise ValueError('one\\n  two')", 2, "error: one two\n"),
+        ("open('/no/such')", 2, "error: /no/such: No such file or directory\n"),
+        ("raise OSError('a\\x1b[2J字')", 2, "error: a\\x1b[2J字\n"),
+        ("raise KeyboardInterrupt", 130, "\ninterrupted\n"),
+        ("return 1", 1, ""),
+    ],
+)
+def test_errors_are_sentences(body, status, says):
+    done = python(COMMAND.format(body.replace("\n", "\\n")))
+    assert (done.returncode, done.stderr.decode()) == (status, says)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('字' * 100_000)",
+        "import argparse; argparse.ArgumentParser(usage='字' * 70_000).print_help()",
+    ],
+)
+def test_a_reader_that_has_gone(body):
+    done = python(COMMAND.format(body), shell="| true")
+    assert done.returncode == 0 and done.stderr == b""
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_any_terminal(variables):
+    body = "print('字\\udcff'); print('字', file=sys.stderr)"
+    done = python(COMMAND.format(body), env=os.environ | variables)
+    assert (done.stdout, done.stderr) == ("字\\udcff\n".encode(), "字\n".encode())
+
+
+def test_closed_streams_are_no_files_of_ours(tmp_path):
+    """What goes to a stream that was closed must not end up in a file that was opened since."""
+    path = tmp_path / "file"
+    body = "file = open(sys.argv[1], 'w'); print('x'); import os; os.write(2, b'x'); file.close()"
+    done = python(COMMAND.format(body), path, shell=">&- 2>&- <&-")
+    assert done.returncode == 0 and path.read_bytes() == b""
+
+
+# -- worker processes ------------------------------------------------------------------------------
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.02 * (number % 3))
+    return number * number
+
+
+def refuse(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+def end(number: int) -> int:
+    os._exit(number)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_tasks_are_done_in_order_and_taken_as_needed(count):
+    taken = []
+    with Workers(count, "jobs.pool") as workers:
+        for done, square in enumerate(
+            workers.map(slow_square, (taken.append(i) or i for i in range(30)))
+        ):
+            assert square == done * done and len(taken) <= done + 1 + AHEAD * count
+    assert len(taken) == 30
+
+
+def test_errors_of_workers_come_through():
+    with Workers(2, "jobs.pool") as workers, pytest.raises(ValueError, match="three"):
+        list(workers.map(refuse, range(9)))
+    with Workers(2, "jobs.pool") as workers, pytest.raises(OSError, match="was killed"):
+        list(workers.map(end, range(9)))
+
+
+PARENT = """
+import os, time
+from jobs.pool import Workers
+if __name__ == "__main__":
+    workers = Workers(2, "jobs.pool")
+    print(*{w for w in workers.map(os.getpgid, [0] * 4)}, flush=True)
+    print(*workers.pool._processes, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(tmp_path, kill):
+    script = tmp_path / "parent.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PARENT}")
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    parent.stdout.readline()
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert workers and all(running(pid) for pid in workers)
+    parent.send_signal(kill)
+    parent.communicate()
+    until = time.monotonic() + 20
+    while any(running(pid) for pid in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(running(pid) for pid in workers)
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_a_full_disk_is_said_with_the_path(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    body = (
+        "from pathlib import Path; from jobs.files import write_mark; "
+        "write_mark(Path(sys.argv[1]), {'a': 'x' * 5000})"
+    )
+    done = python(
+        COMMAND.format(body), tmp_path / "mark.json",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.decode().startswith(f"error: {tmp_path}/mark.json")
+    assert os.listdir(tmp_path) == []

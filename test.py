@@ -1,57 +1,78 @@
 """Measure a checkpoint on a test set.
 
-    python test.py                                         # data/test, the shipped weights
+    python test.py                                         # data/test, the newest of your own runs
     python test.py --checkpoint runs/train/best.pt --json result.json
     python test.py ../scans/folder --errors mistakes/      # CSV and a picture sheet of the mistakes
-    python test.py competition.gnt                         # a .gnt file or a folder of them
+    python test.py competition.gnt --classes level1        # a .gnt file; read level 1 alone
     python test.py data/test --temperature                 # for checkpoint.py --temperature
 
-Data with some of the checkpoint's classes is scored among all of the checkpoint's classes. Results
-go to stdout, notices to stderr. Nothing is trained or tuned here.
+Without --checkpoint it is runs/train/best.pt if there is one, else the shipped weights. Samples of
+classes that are not read are left out, counted and named; pictures that were refused (blank, or no
+picture) count as not read. Results go to stdout, notices to stderr. Nothing is trained here.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from config import DEFAULT_CHECKPOINT, add_arguments, from_arguments
-from dataset import GlyphSet, open_pack
+from config import Config, add_arguments, default_checkpoint, from_arguments
+from dataset import GlyphSet, Pack, open_pack, shorten
 from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
+from hwdb.characters import TWINS
+from jobs.command import command, printable, progress
+from jobs.files import replacing
 from model import to_input
-from recognizer import Network, load_network
+from recognizer import Recognizer
 from training.devices import pick_device, pick_dtype
 
 
-def score(given: argparse.Namespace) -> tuple[Network, GlyphSet, Result, int]:
-    """Return network, data, result, and the number of samples of unknown classes left out."""
-    config = from_arguments(given)
+class Test(NamedTuple):
+    """Labelled data and how they were read; labels are those of the classes that are read."""
+
+    recognizer: Recognizer
+    pack: Pack
+    glyphs: GlyphSet
+    result: Result
+    logits: Callable[[Tensor], Tensor]  # input (B,1,S,S) -> (B, classes that are read)
+    device: torch.device
+
+
+def score(given: argparse.Namespace, config: Config) -> Test:
+    """Read the data as the command line says."""
     device = pick_device(config.device)
-    network = load_network(given.checkpoint, device)
-    print(f"checkpoint {network.source}: {len(network.classes)} classes", file=sys.stderr)
+    path = given.checkpoint or default_checkpoint()
+    recognizer = Recognizer.from_checkpoint(path, config.device, given.classes)
+    network, classes = recognizer.network, recognizer.classes
+    said = "" if len(classes) == len(network.classes) else f", {len(classes)} of them are read"
+    print(f"checkpoint {path}: {len(network.classes)} classes{said}", file=sys.stderr)
     pack = open_pack(given.path, network.size, config.workers or None)
     print(f"data {pack.describe()}", file=sys.stderr)
-    try:
-        glyphs = GlyphSet([pack], network.classes, given.skip_unknown)
-    except ValueError as error:
-        raise ValueError(f"{error}; --skip-unknown leaves them out") from None
+    glyphs = GlyphSet([pack], classes, skip_unknown=True)
     indices = np.flatnonzero(glyphs.labels >= 0)
     if len(indices) == 0:
-        raise ValueError(f"{given.path}: no sample is of a class that the checkpoint knows")
-    with tqdm(
-        total=len(indices), unit=" images", desc="testing", disable=not sys.stderr.isatty()
-    ) as bar:
+        raise ValueError(
+            f"{given.path}: no sample is of a class that is read; it has "
+            f"{shorten(pack.classes)}, the checkpoint reads {shorten(classes)}"
+        )
+    read = torch.from_numpy(recognizer.labels).to(device)
+
+    def logits(x: Tensor) -> Tensor:
+        return network.logits(x)[:, read.to(x.device)]
+
+    with progress(total=len(indices), unit=" images", desc="testing") as bar:
         result = evaluate(
-            network.logits,
+            logits,
             glyphs,
             indices,
             device,
@@ -59,40 +80,57 @@ def score(given: argparse.Namespace) -> tuple[Network, GlyphSet, Result, int]:
             config.batch_size,
             progress=bar.update,
         )
-    return network, glyphs, result, len(glyphs) - len(indices)
+    return Test(recognizer, pack, glyphs, result, logits, device)
 
 
-def temperature(given: argparse.Namespace, network: Network, glyphs: GlyphSet) -> float:
-    """Return the temperature that fits these data best, from at most 5,000 samples of them."""
-    device = pick_device(from_arguments(given).device)
-    known = np.flatnonzero(glyphs.labels >= 0)
-    chosen = known[:: -(-len(known) // 5000)]
+def some_logits(test: Test, most: int = 5000) -> tuple[Tensor, Tensor]:
+    """Return logits (n, classes that are read) and labels (n,) of at most that many samples."""
+    known = test.result.indices
+    chosen = known[:: -(-len(known) // most)]
     with torch.inference_mode():
         parts = [
-            (network.logits(to_input(images, device)).float().cpu(), labels)
-            for images, labels in glyphs.batches(np.array_split(chosen, -(-len(chosen) // 256)))
+            (test.logits(to_input(images, test.device)).float().cpu(), labels)
+            for images, labels in test.glyphs.batches(
+                np.array_split(chosen, -(-len(chosen) // 256))
+            )
         ]
     logits, labels = map(torch.cat, zip(*parts, strict=True))
-    return analysis.fit_temperature(logits, labels)
+    return logits, labels
 
 
-def summarise(
-    given: argparse.Namespace, network: Network, glyphs: GlyphSet, result: Result, skipped: int
-) -> dict:
+def unknown_classes(test: Test) -> dict[str, int]:
+    """Return how many samples there are of each class that is not read."""
+    read = set(test.recognizer.classes)
+    counts = np.bincount(test.pack.labels, minlength=len(test.pack.classes)).tolist()
+    found = dict(zip(test.pack.classes, counts, strict=True))
+    for label, count in test.pack.refused.items():
+        found[label] = found.get(label, 0) + count
+    return {label: count for label, count in found.items() if label and label not in read}
+
+
+def summarise(test: Test, path: str) -> dict:
     """Return the figures of a test as plain values."""
-    writers = [share.accuracy for share in analysis.by_writer(result, glyphs.writers)]
-    name = network.classes
+    result, name = test.result, test.recognizer.classes
+    writers = [share.accuracy for share in analysis.by_writer(result, test.glyphs.writers)]
+    refused = sum(test.pack.refused.get(label, 0) for label in name)
+    samples = len(result.labels) + refused
+    read = len(result.labels) / samples  # what was refused counts as not read
+    top1 = result.topk(1) * read
     return {
-        "data": str(given.path),
-        "checkpoint": network.source,
-        "samples": len(result.labels),
-        "skipped_unknown": skipped,
-        "unreadable": len(glyphs.packs[0].problems),
+        "data": path,
+        "checkpoint": test.recognizer.network.source,
+        "samples": samples,
+        "refused": refused,
+        "unknown_classes": unknown_classes(test),
+        "damaged": test.pack.refused.get("", 0),
         "classes": len(np.unique(result.labels)),
-        "classes_of_checkpoint": len(name),
-        "top1": result.topk(1),
-        "top5": result.topk(5),
-        "top10": result.topk(10),
+        "classes_read": len(name),
+        "classes_of_checkpoint": len(test.recognizer.network.classes),
+        "top1": top1,
+        "top1_error": float(np.sqrt(top1 * (1 - top1) / samples)),
+        "top1_twins": float(analysis.correct_or_twin(result, name, TWINS).mean()) * read,
+        "top5": result.topk(5) * read,
+        "top10": result.topk(10) * read,
         "loss": result.loss,
         "ece": analysis.calibration(result)[1],
         "writers": len(writers),
@@ -112,17 +150,15 @@ def summarise(
 
 def print_summary(figures: dict) -> None:
     """Print the figures of a test."""
-    print(f"data        {figures['data']}")
-    print(f"checkpoint  {figures['checkpoint']}")
-    print(
-        f"samples     {figures['samples']:,} of {figures['classes']} classes, scored among "
-        f"{figures['classes_of_checkpoint']}"
-    )
-    for key in ("skipped_unknown", "unreadable"):
-        if figures[key]:
-            print(f"left out    {figures[key]:,} {key.replace('_', ' ')}")
-    for k in (1, 5, 10):
-        print(f"{f'top-{k}':<12}{figures[f'top{k}']:.2%}")
+    print(f"checkpoint  {printable(figures['checkpoint'])}")
+    print(f"data        {printable(figures['data'])}")
+    for line in analysis.sample_lines(figures):
+        print(line)
+    print(f"top-1       {figures['top1']:.2%} ± {figures['top1_error']:.2%} (standard error)")
+    if figures["top1_twins"] > figures["top1"]:
+        print(f"  twins     {figures['top1_twins']:.2%}, those no picture tells apart being right")
+    print(f"top-5       {figures['top5']:.2%}")
+    print(f"top-10      {figures['top10']:.2%}")
     print(f"loss        {figures['loss']:.4f}")
     print(f"ECE         {figures['ece']:.2%}")
     if "temperature" in figures:
@@ -134,10 +170,10 @@ def print_summary(figures: dict) -> None:
         )
     if pairs := figures["confused_pairs"][:10]:
         text = "  ".join(f"{p['truth']}→{p['guess']} {p['count']}" for p in pairs)
-        print(f"confused    {text}")
+        print(f"confused    {printable(text)}")
     if worst := figures["worst_classes"][:10]:
         text = "  ".join(f"{c['character']} {c['accuracy']:.0%}" for c in worst)
-        print(f"worst       {text}")
+        print(f"worst       {printable(text)}")
 
 
 def write_errors(folder: Path, mistakes: Mistakes) -> None:
@@ -149,18 +185,17 @@ def write_errors(folder: Path, mistakes: Mistakes) -> None:
 
 
 def write_json(path: str, figures: dict) -> None:
-    """Write the figures, whole or not at all; - is stdout."""
+    """Write the figures; - is stdout."""
     text = json.dumps(figures, ensure_ascii=False, indent=1)
     if path == "-":
         print(text)
         return
-    temporary = f"{path}.part"
-    Path(temporary).write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Test as the command line says; return the exit status."""
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure a checkpoint on a test set.")
     parser.add_argument(
         "path",
@@ -171,14 +206,16 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_argument_group("what to test")
     what.add_argument(
         "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: the shipped weights)",
+        help="checkpoint (.pt) or exported network (.onnx) (default: runs/train/best.pt if there "
+        "is one, else the shipped weights)",
     )
     what.add_argument(
-        "--skip-unknown",
-        action="store_true",
-        help="leave out samples of classes that the checkpoint does not know, and say how many",
+        "--classes",
+        default="all",
+        metavar="WHICH",
+        help="read these alone: level1, symbols, all, a number N (the first N in GB order) or a "
+        "file of characters (default: all that the checkpoint knows)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write all figures; - for stdout only")
@@ -191,34 +228,32 @@ def main(argv: list[str] | None = None) -> int:
         help="find the temperature that fits these data best, for checkpoint.py --temperature",
     )
     add_arguments(parser, ["batch_size", "workers", "device", "amp"])
-    given = parser.parse_args(argv)
-    try:
-        if given.report:
-            from evaluation.report import (
-                write_report,  # matplotlib is optional; say at once if it is missing
-            )
-        network, glyphs, result, skipped = score(given)
-        figures = summarise(given, network, glyphs, result, skipped)
-        if given.find_temperature:
-            figures["temperature"] = temperature(given, network, glyphs)
-        if given.json != "-":
-            print_summary(figures)
-        if given.json:
-            write_json(given.json, figures)
-        if given.errors:
-            write_errors(Path(given.errors), Mistakes(result, glyphs, network.classes))
-        if given.report:
-            write_report(Path(given.report), figures, network.classes, glyphs, result)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Test as the command line says; return the exit status."""
+    given = arguments().parse_args(argv)
+    if given.report:
+        from evaluation.report import (
+            write_report,  # matplotlib is optional; say at once if it is missing
+        )
+    test = score(given, from_arguments(given))
+    figures = summarise(test, str(given.path))
+    if given.find_temperature:
+        figures["temperature"] = analysis.fit_temperature(*some_logits(test))
+    if given.json != "-":
+        print_summary(figures)
+    if given.json:
+        write_json(given.json, figures)
+    mistakes = Mistakes(test.result, test.glyphs, test.recognizer.classes)
+    if given.errors:
+        write_errors(Path(given.errors), mistakes)
+    if given.report:
+        write_report(Path(given.report), figures, mistakes)
     return 0
 
 
 if __name__ == "__main__":
-    # UTF-8 also into a file on Windows; names of files need not be UTF-8 (old Chinese archives).
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.exit(main())

@@ -9,11 +9,13 @@ Pure functions of an `evaluation.score.Result`; test.py prints them, report.py d
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from dataset import shorten
 from evaluation.score import Result
 
 
@@ -40,6 +42,37 @@ class Pair(NamedTuple):
 def correct(result: Result) -> np.ndarray:
     """Return (n,) bool: read right at first place."""
     return result.top[:, 0] == result.labels
+
+
+def correct_or_twin(result: Result, classes: Sequence[str], twins: Sequence[str]) -> np.ndarray:
+    """Return (n,) bool: read right, or as a twin of the truth; a group of `twins` are twins."""
+    label = {name: number for number, name in enumerate(classes)}
+    right = correct(result)
+    for group in twins:
+        known = [label[name] for name in group if name in label]
+        right |= np.isin(result.labels, known) & np.isin(result.top[:, 0], known)
+    return right
+
+
+def sample_lines(figures: dict) -> list[str]:
+    """Say what was counted and what was not, from the figures of test.py."""
+    lines = [
+        f"samples     {figures['samples']:,} of {figures['classes']} classes, read among "
+        f"{figures['classes_read']}"
+    ]
+    if figures["refused"]:
+        lines.append(
+            f"not read    {figures['refused']:,} of them were refused (blank, or no picture) and "
+            "count as wrong"
+        )
+    if unknown := figures["unknown_classes"]:
+        lines.append(
+            f"left out    {sum(unknown.values()):,} samples of {len(unknown)} classes that are not "
+            f"read: {shorten(list(unknown))}"
+        )
+    if figures["damaged"]:
+        lines.append(f"damaged     {figures['damaged']:,} places of .gnt files")
+    return lines
 
 
 def _shares(keys: np.ndarray, right: np.ndarray) -> list[Share]:

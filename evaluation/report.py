@@ -14,7 +14,7 @@ import base64
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -115,17 +115,9 @@ img { width: 3rem; height: 3rem; display: block; background: #fff; border-radius
 """
 
 
-def write_report(
-    folder: Path, figures: dict, classes: Sequence[str], glyphs: GlyphSet, result: Result
-) -> Path:
-    """Write report.html into a folder and return its path.
-
-    Args:
-        figures: as test.py's `summarise` returns them.
-        classes: index = label.
-    """
-    mistakes = Mistakes(result, glyphs, classes)
-    pictures = Pictures(mistakes)
+def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
+    """Write report.html into a folder and return its path; `figures` as of test.py's summarise."""
+    pictures, result, glyphs = Pictures(mistakes), mistakes.result, mistakes.glyphs
     sections = [
         headline(figures),
         writers_section(glyphs, result),
@@ -239,21 +231,21 @@ def as_percent(part: object, which: str) -> None:
 
 def headline(figures: dict) -> str:
     """Return what was measured, and the main figures."""
-    cards = [(percent(figures[f"top{k}"]), f"top-{k}") for k in (1, 5, 10)]
+    cards = [(f"{percent(figures['top1'])} ± {percent(figures['top1_error'])}", "top-1")]
+    if figures["top1_twins"] > figures["top1"]:
+        cards.append((percent(figures["top1_twins"]), "top-1, twins counted as right"))
+    cards += [(percent(figures[f"top{k}"]), f"top-{k}") for k in (5, 10)]
     cards += [
         (percent(figures["ece"]), "calibration error (ECE)"),
         (f"{figures['loss']:.4f}", "cross-entropy"),
         (f"{figures['samples']:,}", "samples"),
         (f"{figures['classes']:,}", "classes in the data"),
-        (f"{figures['classes_of_checkpoint']:,}", "classes of the checkpoint"),
+        (f"{figures['classes_read']:,}", "classes that are read"),
     ]
-    left_out = [
-        f"{figures[key]:,} {key.replace('_', ' ')}"
-        for key in ("skipped_unknown", "unreadable")
-        if figures.get(key)
-    ]
-    text = f"Data {escape(figures['data'])}, checkpoint {escape(figures['checkpoint'])}."
-    text += f" Left out: {', '.join(left_out)}." if left_out else ""
+    text = f"Data {figures['data']}, checkpoint {figures['checkpoint']}. "
+    # "samples     5 of 2 classes" -> "5 of 2 classes": the cards have their own names.
+    text += "; ".join(line.partition(" ")[2].strip() for line in analysis.sample_lines(figures))
+    text = escape(printable(f"{text}. ± is the standard error."))
     shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in cards)
     return f'<p>{text}</p>\n<div class="cards">{shown}</div>'
 

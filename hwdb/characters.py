@@ -25,6 +25,33 @@ SYMBOLS = (
 )
 
 
+# Characters that no picture of one character can tell apart: the same strokes in the same
+# proportions, only larger or smaller, higher or lower on the line, or of another meaning. Chosen
+# by that rule, not from mistakes of a network. Pairs within level 1 (日 and 曰, 已 and 己) are not
+# among them: their proportions differ. A group are twins of each other; `test.py` counts them
+# apart.
+TWINS = (
+    "0Oo○。口□",
+    "1lI|",
+    "I工",
+    "一-",
+    "二=",
+    "三≡",
+    "十+",
+    "丁T",
+    "丫Yy",
+    ",’",
+    "、`",
+    '"”',
+    "~∽",
+    "∧^",
+    "∨Vv",
+    "∪Uu",
+    "×Xx",
+    *("Cc", "Kk", "Pp", "Ss", "Ww", "Zz"),
+)
+
+
 def select_classes(spec: str, option: str = "--classes") -> str | None:
     """Return the characters that `spec` names, or None for all that are there.
 

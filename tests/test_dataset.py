@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, bitmap, call_script, file_limit, write_gnt, write_tree
+from conftest import CHARACTERS, bitmap, file_limit, write_gnt, write_tree
 
 import dataset
 from dataset import (
@@ -359,11 +359,3 @@ def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
         glyphs, labels = map(np.concatenate, zip(*stream.batches(chosen), strict=True))
         assert np.array_equal(glyphs, expected)
         assert labels.tolist() == [label for _, label in drawn]
-
-
-def test_test_data_with_a_class_that_training_lacked(trained, tmp_path):
-    tree = write_tree(tmp_path / "t", range(1241, 1243), "一永")
-    done = call_script("test.py", tree, "--checkpoint", trained / "best.pt")
-    assert done.returncode == 2 and "永" in done.stderr and "Traceback" not in done.stderr
-    done = call_script("test.py", tree, "--checkpoint", trained / "best.pt", "--skip-unknown")
-    assert done.returncode == 0 and "4 skipped unknown" in done.stdout

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from dataset import GlyphSet, open_pack
 from evaluation import analysis
 from evaluation.mistakes import Mistakes, safe_cell
 from evaluation.score import Result, evaluate
-from hwdb.characters import folder_name
+from hwdb.characters import LEVEL1, SYMBOLS, TWINS, folder_name
 from recognizer import load_network
 
 
@@ -54,15 +56,15 @@ def test_figures_by_hand():
 
 
 def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
-    network = load_network(trained / "best.pt")
-    pack = open_pack(data / "test", network.size)
-    glyphs = GlyphSet([pack], network.classes)
+    loaded = checkpoint.load(trained / "best.pt")
+    model = checkpoint.build_model(loaded).train()
+    pack = open_pack(data / "test", 32)
+    glyphs = GlyphSet([pack], loaded["classes"])
     indices = np.arange(len(glyphs))
-    network.logits.train()
     cpu = torch.device("cpu")
-    one = evaluate(network.logits, glyphs, indices, cpu, batch_size=7)
-    assert network.logits.training
-    two = evaluate(network.logits, glyphs, indices, cpu, batch_size=len(indices))
+    one = evaluate(model, glyphs, indices, cpu, batch_size=7)
+    assert model.training
+    two = evaluate(model, glyphs, indices, cpu, batch_size=len(indices))
     assert np.array_equal(one.indices, indices) and np.array_equal(one.top, two.top)
     np.testing.assert_allclose(one.losses, two.losses, rtol=1e-4, atol=1e-5)
 
@@ -77,7 +79,8 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["samples"] == 6 * 4 * 2 and figures["writers"] == 4
     assert 0 < figures["top1"] <= figures["top5"] <= figures["top10"] <= 1
-    for text in ("top-1", "top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%}"):
+    error = (figures["top1"] * (1 - figures["top1"]) / 48) ** 0.5
+    for text in ("top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%} ± {error:.2%}"):
         assert text in done.stdout
     assert "best.pt" in done.stderr and "48 glyphs" in done.stderr
     with open(tmp_path / "mistakes" / "mistakes.csv", encoding="utf-8-sig") as file:
@@ -141,7 +144,75 @@ def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
 def test_scored_among_all_classes_of_the_checkpoint(trained, tmp_path):
     write_gnt(tmp_path / "1241-c.gnt", 1241, CHARACTERS[:2])
     done = call_script("test.py", tmp_path / "1241-c.gnt", "--checkpoint", trained / "best.pt")
-    assert done.returncode == 0 and "2 of 2 classes, scored among 6" in done.stdout
+    assert done.returncode == 0 and "2 of 2 classes, read among 6" in done.stdout
+
+
+def test_classes_that_the_checkpoint_lacks_are_left_out_counted_and_named(trained, tmp_path):
+    tree = write_tree(tmp_path / "t", range(1241, 1243), "一永", 2)
+    blank = cv2.imencode(".png", np.full((30, 30), 255, np.uint8))[1]
+    blank.tofile(tree / folder_name("永") / "blank.png")
+    out = tmp_path / "result.json"
+    best = trained / "best.pt"
+    done = call_script("test.py", tree, "--checkpoint", best, "--json", out)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text(encoding="utf-8"))
+    assert figures["samples"] == 4 and figures["unknown_classes"] == {"永": 5}
+    assert "5 samples of 1 classes that are not read: 永" in done.stdout
+    only = write_tree(tmp_path / "only", range(1), "永", 1)
+    done = call_script("test.py", only, "--checkpoint", best)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "永" in done.stderr and "大" in done.stderr
+
+
+def test_refused_pictures_count_as_not_read(trained, data, tmp_path):
+    tree = tmp_path / "t"
+    shutil.copytree(data / "test", tree)
+    before = call_script("test.py", tree, "--checkpoint", trained / "best.pt", "--json", "-")
+    cv2.imencode(".png", np.full((30, 30), 255, np.uint8))[1].tofile(
+        tree / folder_name("一") / "blank.png"
+    )
+    (tree / folder_name("十") / "broken.png").write_bytes(b"no picture")
+    after = call_script("test.py", tree, "--checkpoint", trained / "best.pt", "--json", "-")
+    before, after = (json.loads(done.stdout) for done in (before, after))
+    assert (before["samples"], before["refused"]) == (48, 0)
+    assert (after["samples"], after["refused"]) == (50, 2)
+    for key in ("top1", "top5", "top10", "top1_twins"):
+        assert after[key] == pytest.approx(before[key] * 48 / 50)
+
+
+def test_reading_is_narrowed(trained, data, tmp_path):
+    chosen = tmp_path / "two.txt"
+    chosen.write_text("一十", encoding="utf-8")
+    best = trained / "best.pt"
+    done = call_script(
+        "test.py", data / "test", "--checkpoint", best, "--classes", chosen, "--json", "-"
+    )
+    figures = json.loads(done.stdout)
+    assert (figures["samples"], figures["classes_read"]) == (16, 2)
+    assert figures["classes_of_checkpoint"] == 6 and "2 of them are read" in done.stderr
+    assert sum(figures["unknown_classes"].values()) == 32
+    assert figures["top5"] == 1  # there are but two readings
+    done = call_script("test.py", data / "test", "--checkpoint", best, "--classes", "symbols")
+    assert done.returncode == 2 and "knows none" in done.stderr
+
+
+def test_twins_count_as_right_beside_top1():
+    assert list(analysis.correct_or_twin(RESULT, "0xO", TWINS)) == [1, 0, 0, 1, 1]
+    groups = [set(group) for group in TWINS]
+    assert all(set(group) <= set(LEVEL1 + SYMBOLS) for group in TWINS)
+    for pair in ("0O", "Oo", "1l", "I|", "Ss", "Cc", "一-", "口O"):
+        assert any(set(pair) <= group for group in groups), pair
+    assert not any(len(group & set("日曰")) == 2 for group in groups)
+
+
+def test_without_a_name_it_is_ones_own_checkpoint_then_the_shipped(trained, data, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "train").symlink_to(trained)
+    done = run_script("test.py", data / "test", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    own = Path("runs") / "train" / "best.pt"
+    assert done.stderr.splitlines()[0] == f"checkpoint {own}: 6 classes"
+    assert done.stdout.splitlines()[0].split() == ["checkpoint", str(own)]
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere.gnt"])

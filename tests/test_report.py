@@ -14,6 +14,7 @@ from conftest import CHARACTERS, call_script
 
 from dataset import GlyphSet, open_pack
 from evaluation import analysis
+from evaluation.mistakes import Mistakes
 from evaluation.score import Result
 
 pytest.importorskip("matplotlib", reason="matplotlib is not there: requirements-optional.txt")
@@ -79,18 +80,22 @@ def figures_of(glyphs: GlyphSet, result: Result) -> dict:
     return {f"top{k}": result.topk(k) for k in (1, 5, 10)} | {
         "data": "data/<test>",
         "checkpoint": "runs/best.pt",
-        "samples": len(result.labels),
+        "top1_error": 0.0123,
+        "top1_twins": result.topk(1) + 0.01,
+        "samples": len(result.labels) + 4,
+        "refused": 4,
+        "unknown_classes": {"永": 3, "\n<b>": 2},
+        "damaged": 0,
         "classes": len(np.unique(result.labels)),
-        "classes_of_checkpoint": len(glyphs.classes),
-        "skipped_unknown": 3,
-        "unreadable": 0,
+        "classes_read": len(glyphs.classes),
         "loss": result.loss,
         "ece": analysis.calibration(result)[1],
     }
 
 
 def write(folder: Path, glyphs: GlyphSet, result: Result) -> str:
-    path = report.write_report(folder, figures_of(glyphs, result), glyphs.classes, glyphs, result)
+    mistakes = Mistakes(result, glyphs, glyphs.classes)
+    path = report.write_report(folder, figures_of(glyphs, result), mistakes)
     assert sorted(folder.iterdir()) == [path] and path.name == "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -131,7 +136,13 @@ def test_labels_are_escaped(text):
 def test_figures_are_those_of_the_result(text, glyphs):
     result = made_up(glyphs, 0.3, 40)
     words = " ".join(Page(text).text)
-    for figure in (f"{result.topk(1):.2%}", f"{result.topk(5):.2%}", "4 writers", "3 skipped"):
+    shares = [f"{share:.2%}" for share in (result.topk(1) + 0.01, result.topk(5))]
+    counted = [
+        "4 writers",
+        "5 samples of 2 classes that are not read: 永, \\n<b>",
+        "4 of them were",
+    ]
+    for figure in (f"{result.topk(1):.2%} ± 1.23%", *shares, *counted):
         assert figure in words
     pair = analysis.confused_pairs(result)[0]
     rows = re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
@@ -168,7 +179,9 @@ def test_script_writes_it(data, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     top1 = re.search(r"top-1\s+([\d.]+%)", done.stdout)[1]
-    assert top1 in page.text and "Test of best.pt" in page.text
+    assert (
+        any(part.startswith(f"{top1} ±") for part in page.text) and "Test of best.pt" in page.text
+    )
 
 
 def test_missing_matplotlib_is_said_at_once(data, trained, tmp_path, monkeypatch):

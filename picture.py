@@ -9,11 +9,11 @@
     logits = model(to_input(glyph[None]))
 
 A picture that is not a clean scan (photo, grey paper, uneven light, white on black, transparency,
-16 bit, a small character on a large page) is first brought to that form; a clean HWDB bitmap passes
-that step unchanged. Then, for every picture alike: crop to ink, keep the aspect ratio, letterbox
-with a margin, level the ink contrast.
+16 bit, a small character on a large page) is first brought to that form, and what stands around the
+character is left out (scene.py); a clean HWDB bitmap passes that step unchanged. Then, for every
+picture alike: crop to ink, keep the aspect ratio, letterbox with a margin, level the ink contrast.
 
-Left out: finding several characters in one picture. A picture holds one character.
+Left out: reading several characters. Of a picture that holds more, the one in the middle is read.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+
+from scene import find_character  # noqa: E402
 
 PICTURE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
@@ -155,7 +157,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
         scale = ANALYSIS_SIDE / max(grey.shape)
         if scale < 1:
             grey = _reduce(grey, scale)
-    return _lift(grey)
+    return 255 - find_character(255 - _lift(grey)).ink
 
 
 def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up: a file may import files of the rows below its own, and those named with it
 # within its room.
 LAYERS = [
-    ["config", "model", "picture", "hwdb", "jobs"],
+    ["config", "model", "scene", "hwdb", "jobs"],
+    ["picture"],
     ["synthesis", "checkpoint"],
     ["dataset"],
     ["training"],

@@ -7,14 +7,18 @@ import functools
 import importlib.util
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock  # torch needs it, too
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +80,37 @@ def file_limit(size: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def kill_at_random(work: Callable[[], object], times: int, check: Callable[[], None]) -> None:
+    """Have a process of its own do `work`, kill it at a random moment, and check; many times.
+
+    The moments lie within 1.2 times the time that the work takes from an untouched start, which is
+    what `check` must leave.
+    """
+
+    def start() -> int:
+        if pid := os.fork():
+            return pid
+        try:
+            torch.set_num_threads(1)
+            work()
+        finally:
+            os._exit(0)
+
+    began = time.monotonic()
+    os.waitpid(start(), 0)
+    longest = 1.2 * (time.monotonic() - began)
+    check()
+    for moment in np.random.default_rng().uniform(0, longest, times):
+        pid = start()
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        check()
+
+
+KILLS = int(os.environ.get("KILLS", "3"))  # 50 once in a while
 
 
 def bitmap(character: str, writer: int, sample: int = 0) -> np.ndarray:

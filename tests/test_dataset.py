@@ -2,12 +2,21 @@
 
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, bitmap, file_limit, write_gnt, write_tree
+from conftest import (
+    CHARACTERS,
+    KILLS,
+    bitmap,
+    file_limit,
+    kill_at_random,
+    write_gnt,
+    write_tree,
+)
 
 import dataset
 from dataset import (
@@ -187,6 +196,22 @@ def test_pack_that_is_not_whole_is_made_again(tmp_path):
     for _ in damage(folder):
         open_pack(tree, 32, workers=1)
         assert contents(folder) == whole
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_killed_packer_loses_nothing(tmp_path):
+    tree = small_tree(tmp_path / "train")
+    folder = open_pack(tree, 64, workers=1).folder
+    whole = contents(folder)
+    shutil.rmtree(folder)
+
+    def check():
+        open_pack(tree, 64, workers=1)
+        assert contents(folder) == whole
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "train.pack64"]
+        shutil.rmtree(folder)
+
+    kill_at_random(lambda: open_pack(tree, 64, workers=1), KILLS, check)
 
 
 def test_one_process_packs_at_a_time(tmp_path):

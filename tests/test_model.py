@@ -5,7 +5,7 @@ import torch
 import torchvision
 from conftest import call_script
 
-from model import count_macs, make_divisible, mobilenet_v3
+from model import count_macs, make_divisible, mobilenet_v3, to_input
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -71,3 +71,55 @@ def test_prints_the_table():
     done = call_script("model.py", "--head", "384")
     assert done.returncode == 0
     assert "2,593,963" in done.stdout and "4x4" in done.stdout
+
+
+def test_weights_begin_as_the_paper_says():
+    torch.manual_seed(0)
+    model = mobilenet_v3("small", 1000, head=256)
+    seen = set()
+    for module in model.modules():
+        seen.add(type(module).__name__)
+        if isinstance(module, torch.nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2  # of one group
+            wanted = (2 / fan_out) ** 0.5
+            if module.weight.numel() > 2000:
+                assert module.weight.std().item() == pytest.approx(wanted, rel=0.1)
+                assert abs(module.weight.mean()) < 0.1 * wanted
+            assert module.bias is None or (module.bias == 0).all()
+        elif isinstance(module, torch.nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.01, rel=0.05)
+            assert (module.bias == 0).all()
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            assert (module.weight == 1).all() and (module.bias == 0).all()
+            assert module.eps == 1e-3 and module.momentum == 0.1
+    assert {"Conv2d", "Linear", "BatchNorm2d"} <= seen
+
+
+def test_dropout_is_before_the_classifier():
+    model = mobilenet_v3("small", 5, head=16, dropout=0.3)
+    assert isinstance(model.classifier[2], torch.nn.Dropout) and model.classifier[2].p == 0.3
+
+
+def test_a_glyph_becomes_the_input():
+    glyphs = torch.tensor([[[0, 51], [102, 255]]], dtype=torch.uint8)
+    expected = torch.tensor([[[[0, 0.2], [0.4, 1]]]])
+    torch.testing.assert_close(to_input(glyphs), expected)
+    assert to_input(glyphs.numpy()).shape == (1, 1, 2, 2)
+
+
+def test_a_network_of_names_and_shapes_alone():
+    with torch.device("meta"):
+        model = mobilenet_v3("large", 7, head=0)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    whole = mobilenet_v3("large", 7, head=0)
+    assert shapes == {name: tensor.shape for name, tensor in whole.state_dict().items()}
+    assert whole.classifier[0].out_features == 1280
+    assert mobilenet_v3("small", 7).classifier[0].out_features == 1024
+
+
+@pytest.mark.parametrize(
+    ("channels", "rounded"),
+    [(4, 8), (8, 8), (11, 16), (12, 16), (19, 24), (20, 24), (88, 88), (90, 88), (60.5, 64)],
+)
+def test_channels_are_multiples_of_eight(channels, rounded):
+    assert make_divisible(channels) == rounded

@@ -9,15 +9,30 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import CHARACTERS, ROOT, SMALL, call_script, write_tree
+from test_teacher import write_onnx
 
 import checkpoint
 import train as script
 from config import Config
 from model import mobilenet_v3
-from train import learning_rate, loss_function, main
+from train import (
+    Run,
+    State,
+    learning_rate,
+    loss_function,
+    main,
+    open_run,
+    prepare,
+    train_step,
+    validate,
+    wrap,
+)
+from training.augment import Augmentation
+from training.devices import Processes
 
 PLAIN = ["--rotation", "0", "--shear", "0", "--scale", "0", "--shift", "0", "--elastic", "0",
          "--stroke", "0", "--blur", "0", "--erase", "0"]  # fmt: skip
@@ -231,6 +246,183 @@ def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():
 
     assert loss_of(teacher + 7) == pytest.approx(0.0, abs=1e-5)
     assert loss_of(torch.zeros(4, 6)) == pytest.approx(3.0, rel=1e-5)
+
+
+def small_run(data, **settings) -> tuple[Run, State]:
+    """Return a run on the small data at its first step."""
+    settings = {"size": 32, "width": 0.25, "head": 16, "batch_size": 8, "workers": 1} | settings
+    run = open_run(Config(data=(str(data / "train"),), **settings), Processes(0, 1, 0), None)
+    return run, State(run)
+
+
+def one_step(run: Run, state: State, network=None) -> None:
+    """Take the next step of the first epoch."""
+    batches = run.samples.batches(run.config, 0, state.step, state.step + 1, run.processes)
+    glyphs, labels, soft = next(batches)
+    x = prepare(run, state.step, glyphs)
+    train_step(run, state, network or state.model.train(), x, labels, soft)
+
+
+def test_norms_and_biases_do_not_decay(data):
+    _, state = small_run(data, weight_decay=0.3)
+    modules = {name: module for name, module in state.model.named_modules()}
+    decay = {id(p): group["weight_decay"] for group in state.optimizer.param_groups
+             for p in group["params"]}  # fmt: skip
+    for name, parameter in state.model.named_parameters():
+        module = modules[name.rpartition(".")[0]]
+        matrix = name.endswith("weight") and not isinstance(module, torch.nn.BatchNorm2d)
+        assert decay[id(parameter)] == (0.3 if matrix else 0.0), name
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.0])
+def test_gradients_are_clipped(data, clip):
+    run, state = small_run(data, clip=clip)
+    norms, step = [], state.optimizer.step
+
+    def measure(*given, **named):
+        gradients = [p.grad.flatten() for p in state.model.parameters()]
+        norms.append(float(torch.cat(gradients).norm()))
+        return step(*given, **named)
+
+    state.optimizer.step = measure
+    one_step(run, state)
+    assert norms[0] == pytest.approx(0.01, rel=1e-3) if clip else norms[0] > 0.1
+
+
+def test_labels_are_smoothed():
+    logits, labels = torch.randn(3, 5), torch.tensor([0, 1, 2])
+    for smoothing in (0.0, 0.2):
+        loss = loss_function(logits, labels, None, Config(label_smoothing=smoothing))
+        truth = torch.nn.functional.one_hot(labels, 5) * (1 - smoothing) + smoothing / 5
+        torch.testing.assert_close(loss, -(truth * logits.log_softmax(1)).sum(1).mean())
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("auto", torch.float32)])
+def test_precision_of_a_step(data, amp, dtype):
+    run, state = small_run(data, amp=amp)
+    seen = []
+    state.model.features[1].register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    one_step(run, state)
+    assert seen == [dtype]
+    assert {t.dtype for t in state.model.parameters()} == {torch.float32}
+
+
+def test_dropout_and_its_share(data):
+    run, state = small_run(data, dropout=0.4)
+    assert [m.p for m in state.model.modules() if isinstance(m, torch.nn.Dropout)] == [0.4]
+    state.model.train()
+    x = torch.ones(2000, 16)
+    dropped = (state.model.classifier[2](x) == 0).float().mean()
+    assert dropped.item() == pytest.approx(0.4, abs=0.03)
+
+
+def test_compiled_network_is_the_one_that_trains(data, monkeypatch):
+    calls = []
+
+    def compile_(model):
+        def call(x):
+            calls.append(len(x))
+            return model(x)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    run, state = small_run(data, compile=True)
+    one_step(run, state, wrap(run, state.model.train()))
+    assert calls == [8]
+    run, state = small_run(data)
+    assert wrap(run, state.model) is state.model
+
+
+def test_a_step_counts_averages_and_sets_the_rate(data):
+    run, state = small_run(data, ema=0.5, lr=1e-2, epochs=2)
+    before = {name: tensor.clone() for name, tensor in state.ema.state.items()}
+    for step in range(3):
+        one_step(run, state)
+        rate = learning_rate(step, 2 * run.steps_per_epoch, run.config)
+        assert [group["lr"] for group in state.optimizer.param_groups] == [rate, rate]
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, tensor in state.model.state_dict().items():
+            if tensor.is_floating_point():
+                expected = decay * before[name] + (1 - decay) * tensor
+                torch.testing.assert_close(state.ema.state[name], expected)
+                before[name] = state.ema.state[name].clone()
+            else:
+                assert torch.equal(state.ema.state[name], tensor)
+    assert state.step == 3 and state.totals[1] == 24
+    assert state.totals[0].item() / 24 == pytest.approx(1.8, abs=0.5)  # of six classes: 1.79
+    assert state.weights() is state.ema.state
+    assert all(p.grad is None for p in state.model.parameters())
+
+
+def test_no_average_ships_the_raw_weights(data):
+    run, state = small_run(data, ema=0.0)
+    one_step(run, state)
+    for name, tensor in state.weights().items():
+        assert torch.equal(tensor, state.model.state_dict()[name])
+
+
+def test_inputs_depend_on_seed_and_step(data):
+    run, _ = small_run(data)
+    glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
+    first = prepare(run, 0, glyphs)
+    drawn = torch.rand(3)
+    assert torch.equal(first, prepare(run, 0, glyphs)) and torch.equal(drawn, torch.rand(3))
+    assert not torch.equal(first, prepare(run, 1, glyphs))
+    assert not torch.equal(first, prepare(run._replace(processes=Processes(1, 2, 1)), 0, glyphs))
+    plain = run._replace(config=replace(run.config, **dict.fromkeys(Augmentation._fields, 0.0)))
+    expected = glyphs[:, None] / 255
+    torch.testing.assert_close(prepare(plain, 0, glyphs), expected, atol=1e-4, rtol=0)
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_validation_scores_the_average_and_leaves_the_weights(data):
+    run, state = small_run(data, ema=0.9)
+    one_step(run, state)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    result = validate(run, state)
+    assert same(before, state.model.state_dict()) and state.model.training
+    assert len(result.labels) == len(run.samples.validation) == 12
+    state.model.load_state_dict(state.ema.state)
+    mine = validate(run, state)
+    assert mine.loss == pytest.approx(result.loss)
+    for tensor in state.ema.state.values():
+        tensor.zero_()
+    assert validate(run, state).loss == pytest.approx(float(np.log(6)), rel=1e-4)
+
+
+def test_what_cannot_be_shared_is_said(data, capsys):
+    for settings, processes, said in [
+        ({"batch_size": 7}, Processes(0, 2, 0), "does not divide among 2"),
+        ({"sync_bn": True}, Processes(0, 1, 0), "between GPUs alone"),
+    ]:
+        config = Config(data=(str(data / "train"),), size=32, **settings)
+        with pytest.raises(ValueError, match=said):
+            open_run(config, processes, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("optimizer", {}), ("optimizer", None), ("step", "x"), ("totals", None), ("model", {}),
+     ("best", None), ("seconds", [1]), ("totals", torch.zeros(3))],
+)  # fmt: skip
+def test_damaged_training_state_is_one_sentence(trained, tmp_path, capsys, key, value):
+    loaded = torch.load(trained / "last.pt", weights_only=True)
+    loaded["resume"][key] = value
+    torch.save(loaded, tmp_path / "last.pt")
+    assert main(["--resume", "--out", str(tmp_path), "--epochs", "17"]) == 2
+    said = capsys.readouterr().err
+    assert "its training state is damaged" in said and "Traceback" not in said
+
+
+def test_onnx_teacher_is_learned_from(data, tmp_path):
+    write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
+    train(data, tmp_path / "run", "--teacher", tmp_path / "t.onnx", "--teacher-input",
+          "scale=3", "--logit-weight", 1, "--dry-run")  # fmt: skip
+    run, state = small_run(data, teacher=str(tmp_path / "t.onnx"), teacher_input="scale=3")
+    soft, known = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[2]
+    assert soft.shape == (8, 6) and known.all() and soft.std() > 0.1
+    one_step(run, state)
 
 
 def test_learning_rate_is_a_function_of_the_step():

@@ -1,0 +1,124 @@
+"""What a run trains and validates on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_tree
+
+from config import Config
+from dataset import GlyphSet, open_pack
+from training.devices import Processes
+from training.samples import open_samples
+
+CPU = torch.device("cpu")
+ALONE = Processes(0, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    root = tmp_path_factory.mktemp("samples")
+    write_tree(root / "a", range(1001, 1011), "一十", 1)
+    write_tree(root / "b", range(1011, 1013), "口", 1)
+    return root
+
+
+def config(*sources, **settings) -> Config:
+    return Config(data=tuple(map(str, sources)), size=32, batch_size=4, workers=1, **settings)
+
+
+def test_a_source_is_seen_as_often_as_it_says(trees):
+    samples = open_samples(config(trees / "a", f"{trees / 'b'}@3", val_fraction=0.1), CPU)
+    times = dict(zip(*np.unique(samples.train, return_counts=True), strict=True))
+    sources = samples.source.sources
+    assert {times[i] for i in times if sources[i] == 0} == {1}
+    assert {times[i] for i in times if sources[i] == 1} == {3}
+    assert not set(samples.train) & set(samples.validation)
+    assert len(set(samples.train)) + len(samples.validation) == 22
+
+
+def test_validation_source(trees):
+    samples = open_samples(config(trees / "a", val_data=str(trees / "a")), CPU)
+    assert len(samples.train) == len(samples.validation) == 20
+    with pytest.raises(ValueError, match="口"):
+        open_samples(config(trees / "a", val_data=str(trees / "b")), CPU)
+    own = config(trees / "a", trees / "b", val_data=str(trees / "b"))
+    samples = open_samples(own, CPU)
+    assert len(samples.train) == 22 and "2 validation glyphs of" in samples.said
+    assert {samples.classes[i] for i in samples.val_source.fetch(samples.validation)[1]} == {"口"}
+    assert samples.digest != open_samples(replace(own, val_data=str(trees / "a")), CPU).digest
+
+
+def test_classes_narrow_both_parts(trees, tmp_path):
+    (tmp_path / "c.txt").write_text("十口", encoding="utf-8")
+    settings = config(trees / "a", trees / "b", classes=str(tmp_path / "c.txt"))
+    samples = open_samples(settings, CPU)
+    assert samples.classes == ["口", "十"]
+    assert len(samples.train) + len(samples.validation) == 12
+    samples = open_samples(replace(settings, val_data=str(trees / "a")), CPU)
+    assert len(samples.train) == 12 and len(samples.validation) == 10
+    # A resumed run keeps its order of labels.
+    assert open_samples(settings, CPU, ["十", "口"]).classes == ["十", "口"]
+
+
+def test_too_little_is_said(trees):
+    with pytest.raises(ValueError, match="0 validation samples; give more --data"):
+        open_samples(config(trees / "a", val_fraction=0.0), CPU)
+    with pytest.raises(ValueError, match="there is none"):
+        open_samples(config(trees / "a", teacher_input="scale=2"), CPU)
+
+
+def test_processes_share_a_batch_and_epochs_differ(trees):
+    settings = config(trees / "a", seed=3)
+    samples = open_samples(settings, CPU)
+    whole = [
+        list(zip(*batch[:2], strict=True)) for batch in samples.batches(settings, 1, 0, 4, ALONE)
+    ]
+    parts = [
+        [list(zip(*batch[:2], strict=True))
+         for batch in samples.batches(settings, 1, 0, 4, Processes(rank, 2, rank))]
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for step in range(4):
+        both = parts[0][step] + parts[1][step]
+        assert len(both) == 4
+        for (glyph, label), (other, its) in zip(both, whole[step], strict=True):
+            assert torch.equal(glyph, other) and label == its
+    resumed = next(samples.batches(settings, 1, 2, 3, ALONE))
+    assert torch.equal(resumed[0], torch.stack([glyph for glyph, _ in whole[2]]))
+    other = next(samples.batches(settings, 2, 2, 3, ALONE))
+    assert not torch.equal(resumed[0], other[0])
+    assert resumed[2] is None
+
+
+def test_glyphs_go_to_the_gpu(trees, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12345, 99999))
+    monkeypatch.setattr(GlyphSet, "to", lambda self, *given: asked.append((self, *given)))
+    samples = open_samples(config(trees / "a"), torch.device("cuda", 1))
+    assert asked == [(samples.source, torch.device("cuda", 1), 12345)]
+    open_samples(config(trees / "a"), CPU)
+    assert len(asked) == 1
+
+
+def test_synthetic_samples(tmp_path):
+    (tmp_path / "c.txt").write_text("口一十", encoding="utf-8")
+    settings = Config(synthetic=True, synthetic_epoch=120, classes=str(tmp_path / "c.txt"),
+                      size=32, batch_size=4, workers=1)  # fmt: skip
+    samples = open_samples(settings, CPU)
+    assert samples.classes == ["口", "十", "一"]
+    assert len(samples.train) == 120 and len(samples.validation) == 100
+    first, again, later = (
+        next(samples.batches(settings, epoch, 0, 1, ALONE))[0] for epoch in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, later)
+    mine, other = (s.fetch(np.arange(4))[0] for s in (samples.source, samples.val_source))
+    assert not torch.equal(mine, other)
+    assert len(open_samples(replace(settings, synthetic_epoch=5000), CPU).validation) == 500
+
+
+def test_pack_is_shared_between_runs(trees):
+    stamp = open_pack(trees / "a", 32).folder.stat().st_mtime_ns
+    open_samples(config(trees / "a"), CPU)
+    assert open_pack(trees / "a", 32).folder.stat().st_mtime_ns == stamp

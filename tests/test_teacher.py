@@ -1,0 +1,227 @@
+"""Teachers: what they expect, their labels beside the pack, and what is learned from them."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import KILLS, bitmap, kill_at_random, write_gnt, write_tree
+
+import checkpoint
+from config import Config
+from dataset import open_pack
+from hwdb.characters import LEVEL1
+from jobs.files import only_one
+from model import mobilenet_v3
+from picture import to_glyph
+from training.teacher import SoftLabels, expectations, label_pack, load_teacher
+
+CPU = torch.device("cpu")
+CLASSES = "一十口人"
+SIDE = 16
+
+
+@pytest.fixture
+def pack(tmp_path):
+    return open_pack(write_tree(tmp_path / "t", range(1001, 1004), "一十口", 1), 32, workers=1)
+
+
+def write_onnx(path, classes: int = 4, metadata: dict | None = None):
+    """Write a linear teacher of (N,1,16,16) and return its weight and bias."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx2torch")
+    rng = np.random.default_rng(0)
+    weight = (rng.normal(size=(classes, SIDE**2)) / SIDE).astype(np.float32)
+    bias = rng.normal(size=classes).astype(np.float32)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["x"], ["flat"]),
+            onnx.helper.make_node("Gemm", ["flat", "w", "b"], ["y"], transB=1),
+        ],
+        "teacher",
+        [value("x", onnx.TensorProto.FLOAT, ["N", 1, SIDE, SIDE])],
+        [value("y", onnx.TensorProto.FLOAT, ["N", classes])],
+        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(bias, "b")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.helper.set_model_props(proto, metadata or {})
+    onnx.save(proto, str(path))
+    return weight, bias
+
+
+def write_checkpoint(path):
+    """Write a small teacher with random weights."""
+    config = Config(width=0.25, head=16, size=32).to_dict()
+    torch.manual_seed(0)
+    architecture = {key: config[key] for key in checkpoint.ARCHITECTURE}
+    model = mobilenet_v3(num_classes=4, **architecture)
+    checkpoint.save(path, model.state_dict(), config, CLASSES, {}, 1)
+    return path
+
+
+def centred(logits):
+    return logits - logits.mean(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "metadata", "expected"),
+    [
+        ("", {}, (1.0, None, LEVEL1)),
+        ("scale=200,margin=0", {}, (200.0, 0, LEVEL1)),
+        ("classes=5", {"scale": "255", "margin": "3"}, (255.0, 3, LEVEL1[:5])),
+        ("margin=1", {"margin": "3", "classes": json.dumps(CLASSES)}, (1.0, 1, CLASSES)),
+        ("", {"classes": json.dumps(["甲", "乙丙"])}, (1.0, None, ["甲", "乙丙"])),
+        ("classes=level1", {"classes": json.dumps("甲")}, (1.0, None, LEVEL1)),
+    ],
+)
+def test_option_comes_before_metadata(given, metadata, expected):
+    scale, margin, classes = expectations(given, metadata)
+    assert (scale, margin, classes) == (*expected[:2], list(expected[2]))
+
+
+@pytest.mark.parametrize(
+    ("given", "metadata", "said"),
+    [
+        ("scale=x", {}, "no number"), ("margin=0.5", {}, "no number"), ("scale=0", {}, "above 0"),
+        ("scale=inf", {}, "above 0"), ("margin=-1", {}, "or more"), ("size=3", {}, "size: exp"),
+        ("200", {}, "200: expected"), ("classes=all", {}, "classes: expected level1"),
+        ("classes=nowhere", {}, "classes nowhere: expected"), ("classes=99999", {}, "from 1 to"),
+        ("", {"classes": "not JSON"}, "classes=FILE"), ("", {"classes": "5"}, "classes=FILE"),
+        ("", {"classes": '"一一"'}, "classes=FILE"), ("", {"scale": "?"}, "no number"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_option(given, metadata, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        expectations(given, metadata)
+    assert "--teacher-input" in str(caught.value)
+
+
+def test_labels_are_the_logits_of_an_onnx_teacher(tmp_path, pack):
+    classes = {"classes": json.dumps(CLASSES)}
+    weight, bias = write_onnx(tmp_path / "t.onnx", metadata=classes)
+    teacher = load_teacher(tmp_path / "t.onnx", "scale=200,margin=2")
+    assert (teacher.size, teacher.margin, teacher.scale) == (SIDE, 2, 200.0)
+    folder = label_pack(pack, teacher, CPU, batch_size=4)
+    soft = SoftLabels([folder], ["口", "人", "大", "一"], CPU)
+    assert soft.known.tolist() == [True, True, False, True]
+    glyphs = []
+    for name in pack.names:
+        code, file = name.split("/")
+        ink = bitmap(chr(int(code[2:], 16)), int(file.split("_")[0]), 0)
+        glyphs.append(to_glyph(ink, SIDE, 2).reshape(-1) / 255.0 * 200)
+    expected = centred((np.stack(glyphs) @ weight.T + bias)[:, [2, 3, 0]])
+    order = np.array([7, 0, 3])
+    got = centred(soft.fetch(order).numpy())  # what is common to all classes is not kept
+    assert np.abs(got - expected[order]).max() < 0.02 * np.abs(expected).max()
+
+
+def test_other_expectations_are_other_labels(tmp_path, pack):
+    write_onnx(tmp_path / "t.onnx")
+    teachers = [
+        load_teacher(tmp_path / "t.onnx", given)
+        for given in ("classes=4", "classes=4,scale=2", "classes=4,margin=0", "classes=4,scale=1")
+    ]
+    assert len({teacher.digest for teacher in teachers}) == 3
+    assert teachers[0].digest == teachers[3].digest
+    file = tmp_path / "c.txt"
+    file.write_text(CLASSES)
+    assert load_teacher(tmp_path / "t.onnx", f"classes={file}").digest != teachers[0].digest
+
+
+def test_teachers_that_cannot_be_read(tmp_path):
+    write_onnx(tmp_path / "t.onnx")
+    with pytest.raises(ValueError, match="4 logits, but 3755 classes.*--teacher-input classes"):
+        load_teacher(tmp_path / "t.onnx")
+    whole = (tmp_path / "t.onnx").read_bytes()
+    for data in (b"", b"text", whole[:200]):
+        (tmp_path / "bad.onnx").write_bytes(data)
+        with pytest.raises(ValueError, match="bad.onnx: not a readable ONNX network"):
+            load_teacher(tmp_path / "bad.onnx")
+    with pytest.raises(FileNotFoundError, match="no such teacher"):
+        load_teacher(tmp_path / "none.onnx")
+    path = write_checkpoint(tmp_path / "t.pt")
+    with pytest.raises(ValueError, match="is for ONNX files"):
+        load_teacher(path, "scale=2")
+
+
+def test_labels_are_made_once_and_finished_where_they_broke_off(tmp_path):
+    for writer in (1001, 1002, 1003):
+        write_gnt(tmp_path / "g" / f"{writer}-c.gnt", writer, "一十口")
+    teacher = load_teacher(write_checkpoint(tmp_path / "t.pt"))
+    for pack in (
+        open_pack(tmp_path / "g", 32, workers=1),
+        open_pack(write_tree(tmp_path / "t", range(1001, 1004), "一十口", 1), 32, workers=1),
+    ):
+        folder = label_pack(pack, teacher, CPU, batch_size=4)
+        file = folder / "labels.bin"
+        whole, stamp = file.read_bytes(), file.stat().st_mtime_ns
+        assert label_pack(pack, teacher, CPU, batch_size=4) == folder
+        assert file.stat().st_mtime_ns == stamp
+        for cut in (len(whole) // 2, 5, 0):
+            file.write_bytes(whole[:cut])
+            label_pack(pack, teacher, CPU, batch_size=4)
+            assert file.read_bytes() == whole
+        (folder / "labels.json").unlink()
+        with only_one(folder, "another"), pytest.raises(ValueError, match="another .process"):
+            label_pack(pack, teacher, CPU)
+
+
+def test_only_what_is_missing_is_labelled(tmp_path, monkeypatch):
+    for writer in (1001, 1002, 1003):
+        write_gnt(tmp_path / "g" / f"{writer}-c.gnt", writer, "一十口")
+    pack = open_pack(tmp_path / "g", 32, workers=1)
+    teacher = load_teacher(write_checkpoint(tmp_path / "t.pt"))
+    folder = label_pack(pack, teacher, CPU)
+    file = folder / "labels.bin"
+    whole = file.read_bytes()
+    spoilt = b"\0" * (len(whole) // 3) + whole[len(whole) // 3 :]
+    file.write_bytes(spoilt[:-1])
+    label_pack(pack, teacher, CPU)
+    assert file.read_bytes() == spoilt  # the first file is not read again
+
+
+def test_pack_that_is_not_what_the_labels_are_of(tmp_path, pack):
+    teacher = load_teacher(write_checkpoint(tmp_path / "t.pt"))
+    next((tmp_path / "t").rglob("*.png")).unlink()
+    with pytest.raises(ValueError, match="changed while it was labelled"):
+        label_pack(pack, teacher, CPU)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_labelling_loses_nothing(tmp_path):
+    for writer in range(1001, 1007):
+        write_gnt(tmp_path / "g" / f"{writer}-c.gnt", writer, "一十口")
+    pack = open_pack(tmp_path / "g", 32, workers=1)
+    teacher = load_teacher(write_checkpoint(tmp_path / "t.pt"))
+
+    def label():
+        return label_pack(pack, teacher, CPU, batch_size=2)
+
+    folder = label()
+    whole = [(folder / name).read_bytes() for name in ("labels.bin", "teacher.npz")]
+    shutil.rmtree(folder)
+
+    def check():
+        label()
+        assert [(folder / name).read_bytes() for name in ("labels.bin", "teacher.npz")] == whole
+        shutil.rmtree(folder)
+
+    kill_at_random(label, KILLS, check)
+
+
+def test_several_packs_stand_behind_one_index(tmp_path):
+    teacher = load_teacher(write_checkpoint(tmp_path / "t.pt"))
+    folders, rows = [], []
+    for name, characters in (("a", "一"), ("b", "十口")):
+        tree = write_tree(tmp_path / name, range(1001, 1003), characters, 1)
+        folders.append(label_pack(open_pack(tree, 32, workers=1), teacher, CPU))
+        one = SoftLabels(folders[-1:], list(CLASSES), CPU)
+        rows.append(one.fetch(np.arange(len(characters) * 2)))
+    both = SoftLabels(folders, list(CLASSES), CPU)
+    order = np.array([5, 0, 2, 1, 3, 4])
+    assert torch.equal(both.fetch(order), torch.cat(rows)[order])
+    with pytest.raises(ValueError, match="knows none"):
+        SoftLabels(folders, ["日"], CPU)

@@ -353,6 +353,84 @@ def test_interrupted_and_resumed_is_an_unbroken_run(tmp_path, kill):
     assert tree(out) == wanted
 
 
+# -- the machine -----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_said_with_the_path(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / "1001.gnt").write_bytes(gnt_of(1, TEXT[:2]) + large_gnt(1, 1) + gnt_of(1))
+    out = tmp_path / "out"
+    for workers in (1, 2):
+        done = subprocess.run(
+            command(tmp_path / "1001.gnt", "--out", out, "--workers", workers),
+            capture_output=True, text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        )  # fmt: skip
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert done.stderr.endswith(f"{out}/train/U+554A/1001_00002.png: File too large\n")
+        assert done.stderr.count("\n") == 1
+    assert sorted(Path(name).name for name in pictures(out)) == ["1001_00000.png", "1001_00001.png"]
+    assert run(tmp_path / "1001.gnt", "--out", out).returncode == 0
+    assert len(pictures(out)) == 3 + len(TEXT) and not list(out.rglob("*.part*"))
+
+
+def test_two_converters_at_once(tmp_path):
+    """One goes on as if it were alone, the other says who holds the folder."""
+    path = tmp_path / "1001.gnt"
+    path.write_bytes(large_gnt(1))
+    out = tmp_path / "out"
+    both = [
+        subprocess.Popen(
+            command(path, "--out", out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=100)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes and "Traceback" not in "".join(said)
+    if codes != [0, 0]:  # the second one may have come late enough
+        loser = both[codes.index(0)].pid
+        assert sorted(codes) == [0, 2]
+        assert f"process_gnt.py (process {loser} on" in said[1 - codes.index(0)]
+    assert len(pictures(out)) == 200
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| true", "2>&1 | true"])
+def test_any_shell(tmp_path, redirection):
+    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
+    arguments = command(tmp_path / "1001.gnt", "--out", tmp_path / "out", "--workers", 2)
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    check(tmp_path / "out", expected("train", "1001", 1))
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_any_locale_and_file_name(tmp_path, variables):
+    folder = tmp_path / "手写\n\x1b[2J"
+    folder.mkdir()
+    (folder / "字.gnt").write_bytes(gnt_of(1)[:-1])
+    (folder / "1001\u2028.gnt").write_bytes(gnt_of(2)[:-1])
+    os.symlink(folder / "none", folder / "1003.gnt")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "1004.gnt")
+    with open(os.fsencode(folder) + b"/\xff.gnt", "wb") as stream:
+        stream.write(gnt_of(3)[:-1])
+    done = subprocess.run(
+        command(folder, "--out", tmp_path / "out", "--split", "train"),
+        capture_output=True, env=os.environ | variables, timeout=100,
+    )  # fmt: skip
+    said = done.stderr.decode()
+    assert done.returncode == 1 and "Traceback" not in said and "\x1b" not in said
+    lines = said.splitlines()
+    assert len(lines) == sum(line.startswith("damage: ") for line in lines) + 1, said
+    for part in ("手写\\n\\x1b[2J/字.gnt", "1001\\u2028.gnt", "\\udcff.gnt", "a link to nowhere"):
+        assert part in said, said
+    assert len({Path(name).name[:4] for name in pictures(tmp_path / "out")}) == 3
+
+
 # -- download --------------------------------------------------------------------------------------
 
 

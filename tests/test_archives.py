@@ -1,0 +1,227 @@
+"""Archives: every member is read or named, sizes are not believed, names do no harm."""
+
+import io
+import os
+import random
+import shutil
+import struct
+import subprocess
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwdb.archives import GntFile, find_files, open_files
+from hwdb.record import Damage
+from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes
+from tests.fuzz import check_archive, check_gnt, gnt_records, make_alz, make_zip
+
+DATA = {f"{number}.gnt": f"content of {number}".encode() * 50 for number in range(1001, 1006)}
+# At: anywhere in a small file, or near its end; how many bytes go; what comes.
+CHANGES = st.lists(
+    st.tuples(st.integers(0, 4000), st.integers(0, 40), st.binary(max_size=40)), max_size=3
+)
+
+
+def read(*files: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Return what is delivered whole, by name, and all that is said of the rest."""
+    delivered, said = {}, []
+    for item in open_files(files):
+        if isinstance(item, Damage):
+            said.append(f"{item.source}: {item.reason}")
+            continue
+        try:
+            delivered[Path(item.name).name] = item.open().read()
+        except OSError as error:
+            said.append(f"{item.name}: {error}")
+    return delivered, said
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def plain_zip(members: dict[str, bytes]) -> bytes:
+    """Pack names that zipfile refuses."""
+    files = directory = b""
+    for name, data in members.items():
+        sizes = struct.pack("<IIIHH", zlib.crc32(data), len(data), len(data), len(name), 0)
+        entry = bytes(12) + sizes + struct.pack("<HHHII", 0, 0, 0, 0, len(files)) + name.encode()
+        directory += b"PK\1\2" + entry
+        files += b"PK\3\4" + bytes(10) + sizes + name.encode() + data
+    counts = struct.pack("<HHIIH", len(members), len(members), len(directory), len(files), 0)
+    return files + directory + b"PK\5\6" + bytes(4) + counts
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, data: bytes) -> Path:
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_member_without_name_is_named_and_the_others_are_read(write):
+    delivered, said = read(write("a.zip", plain_zip({"": b"x"} | DATA)))
+    assert delivered == DATA and len(said) == 1 and "a file without a name" in said[0]
+
+
+@pytest.mark.parametrize("inner", ["more.zip", "more.rar", "more.a00", "x.tar.gz"])
+def test_an_archive_within_is_named(write, inner):
+    for path in (
+        write("a.zip", zipped({inner: zipped({"1007.gnt": b"x"})} | DATA)),
+        write("a.alz", alz({inner: b"x"} | DATA)),
+    ):
+        delivered, said = read(path)
+        assert delivered == DATA and len(said) == 1
+        assert said[0].startswith(f"{path}/{inner}: an archive within an archive")
+
+
+def test_other_files_within_are_noted(write):
+    path = write("a.zip", zipped({"folder/": b"", "folder/readme.txt": b"x"} | DATA))
+    items = [item for item in open_files([path]) if isinstance(item, Damage)]
+    assert [(i.source, i.kind) for i in items] == [(f"{path}/folder/readme.txt", "other")]
+
+
+def test_a_name_that_is_damaged_in_the_directory_only(write):
+    data = zipped(DATA)
+    at = data.rindex(b"1003.gnt")
+    delivered, said = read(write("a.zip", data[: at + 7] + b"x" + data[at + 8 :]))
+    assert delivered == DATA
+    assert len(said) == 1 and "calls a file 1003.gnx, its own header 1003.gnt" in said[0]
+
+
+def test_a_member_that_the_directory_has_lost(write):
+    data = bytearray(zipped(DATA))
+    begin = data.rindex(b"PK\1\2", 0, data.rindex(b"1003.gnt"))
+    end = data.index(b"PK\1\2", begin + 4)
+    del data[begin:end]
+    directory = struct.unpack_from("<I", data, len(data) - 10)[0]
+    struct.pack_into("<HHI", data, len(data) - 14, 4, 4, directory - (end - begin))
+    assert len(zipfile.ZipFile(io.BytesIO(data)).infolist()) == 4
+    delivered, said = read(write("a.zip", bytes(data)))
+    assert delivered == DATA and len(said) == 1 and "missing in the directory" in said[0]
+
+
+def test_files_that_overlap_are_read_once(write):
+    """A directory of a thousand names for one file is no thousand files."""
+    data = zipped({"1001.gnt": bytes(100_000)})
+    at = data.index(b"PK\1\2")
+    entry, end = data[at:-22], data[-22:]
+    end = end[:8] + struct.pack("<HHI", 1000, 1000, 1000 * len(entry)) + end[16:]
+    delivered, said = read(write("a.zip", data[:at] + 1000 * entry + end))
+    assert delivered == {"1001.gnt": bytes(100_000)} and len(said) == 1 and "more than" in said[0]
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 32) - 2])
+def test_a_size_that_the_data_cannot_have_is_refused(write, size):
+    archive = bytearray(alz({"1001.gnt": b"x" * 100}))
+    struct.pack_into("<I", archive, 8 + 4 + 9 + 6 + 4, size)
+    delivered, said = read(write("a.alz", bytes(archive)))
+    assert not delivered and f"cannot hold the {size}" in said[0]
+    archive = bytearray(zipped({"1001.gnt": b"x" * 100}))
+    struct.pack_into("<I", archive, archive.index(b"PK\1\2") + 24, size)
+    delivered, said = read(write("a.zip", bytes(archive)))
+    assert not delivered and f"cannot hold the {size}" in said[0]
+
+
+def test_content_is_not_unpacked_beyond_its_size(write):
+    archive = bytearray(zipped({"1001.gnt": bytes(50_000_000)}))
+    struct.pack_into("<I", archive, archive.index(b"PK\1\2") + 24, 1000)
+    items = open_files([write("a.zip", bytes(archive))])
+    stream = next(items).open()
+    assert len(stream.read()) <= 2 << 20
+    with pytest.raises(OSError, match="unpacks to"):
+        stream.read(1)
+
+
+def test_bzip2_of_alzip_is_named_with_what_unpacks_it(write):
+    delivered, said = read(write("a.alz", alz(DATA, BZIP2)))
+    assert not delivered and len(said) == len(DATA) and all("unalz" in line for line in said)
+
+
+@pytest.mark.parametrize("size", [37, 50, 64, 111])
+def test_alz_volumes_may_end_anywhere(write, size):
+    parts = volumes(alz(DATA), size)
+    paths = [write(f"a.{'alz' if not i else f'a{i - 1:02d}'}", p) for i, p in enumerate(parts)]
+    assert read(paths[0]) == (DATA, [])
+    inner = zipped({path.name: path.read_bytes() for path in paths})
+    assert read(write("b.zip", inner)) == (DATA, [])
+
+
+def test_alz_goes_on_behind_damage(write):
+    archive = bytearray(alz(DATA))
+    at = archive.rindex(b"BLZ\1", 0, archive.index(b"1003.gnt"))
+    for mark in (b"XLZ\1", b"CLZ\1", b"BLZ\2"):
+        archive[at : at + 4] = mark
+        delivered, said = read(write("a.alz", bytes(archive)))
+        assert sorted(delivered) == sorted(set(DATA) - {"1003.gnt"})
+        assert len(said) == 1 and "no file begins here; reading goes on" in said[0]
+
+
+@pytest.mark.skipif(not shutil.which("unalz"), reason="needs unalz")
+@pytest.mark.parametrize("method", [STORE, DEFLATE])
+def test_unalz_reads_what_the_tests_write(write, tmp_path, method):
+    parts = volumes(alz(DATA, method), 150)
+    paths = [write(f"a.{'alz' if not i else f'a{i - 1:02d}'}", p) for i, p in enumerate(parts)]
+    subprocess.run(["unalz", "-d", tmp_path / "out", paths[0]], check=True, capture_output=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == DATA
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n1001.gnt", "a\u20281001.gnt", "a\x1b[2J1001.gnt", "../1001.gnt"]
+)
+def test_names_in_archives_stay_on_their_line(write, name):
+    for path in (write("a.zip", zipped({name: b"x"})), write("a.alz", alz({name: b"x"}))):
+        for item in open_files([path]):
+            assert isinstance(item, GntFile) and item.name.isprintable()
+            assert item.open().read() == b"x"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and links")
+def test_pipes_links_and_loops(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gnt")
+    (tmp_path / "link.gnt").symlink_to(tmp_path / "nowhere.gnt")
+    (tmp_path / "folder.gnt").mkdir()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "again").symlink_to(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1001.gnt").write_bytes(b"x")
+    (tmp_path / "more" / "linked").symlink_to(tmp_path / "data")
+    files = find_files([tmp_path])
+    assert sorted(p.name for p in files) == ["1001.gnt", "link.gnt", "pipe.gnt"]
+    delivered, said = read(*files)
+    assert delivered == {"1001.gnt": b"x"}
+    assert sorted(line.rpartition(": ")[2] for line in said) == [
+        "a link to nowhere",
+        "no regular file (a pipe?)",
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1000), CHANGES)
+def test_records_are_delivered_or_named_and_none_invented(seed, changes):
+    check_gnt(gnt_records(random.Random(seed)), changes)
+
+
+@pytest.mark.parametrize("make", [make_zip, make_alz])
+def test_members_are_delivered_or_named_and_none_invented(make):
+    @settings(max_examples=100, deadline=None)
+    @given(st.integers(0, 1000), CHANGES, st.booleans())
+    def check(seed, changes, at_the_end):
+        def place(size: int) -> list:
+            return [(size - at if at_the_end and at < size else at, *c) for at, *c in changes]
+
+        with tempfile.TemporaryDirectory() as folder:
+            check_archive(make, random.Random(seed), place, Path(folder))
+
+    check()

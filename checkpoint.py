@@ -295,7 +295,8 @@ def without_folders(config: Mapping) -> dict:
     short = dict(config)
     for key in ("val_data", "teacher", "init_from", "fonts", "out"):
         short[key] = Path(config.get(key, "")).name
-    short["data"] = tuple(Path(source).name for source in config.get("data", ()))
+    for key in ("data", "unlabelled"):
+        short[key] = tuple(Path(source).name for source in config.get(key, ()))
     return short
 
 

@@ -179,8 +179,16 @@ class Config:
     erase: float = setting(
         0.1, "probability of an erased rectangle", "augmentation", share, "0 to 1"
     )
+    remains: float = setting(
+        0.1, "probability of remains of lines and neighbours", "augmentation", share, "0 to 1"
+    )
     # --- distillation
     teacher: str = setting("", "checkpoint or ONNX file to learn from", "distillation")
+    unlabelled: tuple[str, ...] = setting(
+        (),
+        "more pictures, whose labels do not count: the teacher alone says what they are",
+        "distillation",
+    )
     teacher_weight: float = setting(
         0.7, "share of the loss that is the teacher's", "distillation", share, "0 to 1"
     )

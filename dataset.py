@@ -459,9 +459,11 @@ class GlyphSet:
         packs: what to read, one after the other.
         classes: label order; every class of the packs must be in it.
         skip_unknown: leave glyphs of other classes out instead of raising.
+        unlabelled: how many of the last packs have labels and writers that do not count.
 
     Attributes:
-        labels: (N,) int64; -1 for glyphs of unknown classes (only with `skip_unknown`).
+        labels: (N,) int64; -1 for glyphs of unknown classes (only with `skip_unknown`) and of
+            unlabelled packs.
         writers: (N,) int64, one number a writer's name over all packs; -1 where unknown.
         sources: (N,) int64, number of the pack.
 
@@ -470,7 +472,11 @@ class GlyphSet:
     """
 
     def __init__(
-        self, packs: Sequence[Pack], classes: Sequence[str], skip_unknown: bool = False
+        self,
+        packs: Sequence[Pack],
+        classes: Sequence[str],
+        skip_unknown: bool = False,
+        unlabelled: int = 0,
     ) -> None:
         self.packs = list(packs)
         self.classes = list(classes)
@@ -478,7 +484,11 @@ class GlyphSet:
         labels, writers = [], []
         self.writer_names = sorted({name for pack in packs for name in pack.writers})
         person = {name: i for i, name in enumerate(self.writer_names)}
-        for pack in packs:
+        for number, pack in enumerate(packs):
+            if number >= len(packs) - unlabelled:
+                labels.append(np.full(len(pack), -1))
+                writers.append(np.full(len(pack), -1))
+                continue
             unknown = [label for label in pack.classes if label not in index]
             if unknown and not skip_unknown:
                 shown = " ".join(unknown[:20]) + (" ..." if len(unknown) > 20 else "")

@@ -104,23 +104,30 @@ def loss_function(
     The teacher's part is T^2 times the cross-entropy to its softened probabilities (Hinton et al.
     2015, section 2) and, weighted by `logit_weight`, the squared error of the centred logits as a
     share of their square (Ba and Caruana 2014, section 2.2). Samples of classes that the teacher
-    does not know have the plain loss alone.
+    does not know have the plain loss alone, those without a label (-1) the teacher's alone.
 
     Args:
         logits: (B,K) float; labels: (B,) int64.
         soft: the teacher's logits (B,K') and which classes (K,) bool those are.
     """
     logits = logits.float()
-    hard = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="none")
+    hard = F.cross_entropy(
+        logits,
+        labels,
+        label_smoothing=config.label_smoothing,
+        reduction="none",
+        ignore_index=-1,
+    )
     if soft is None:
         return hard.mean()
     target, known = soft
-    covered = known[labels].float()
+    free = labels < 0
+    covered = (known[labels] | free).float()
     student = logits if len(known) == target.shape[1] else logits[:, known]
     t = config.temperature
     logprob = (student / t).log_softmax(1)
     distilled = -((target / t).softmax(1) * logprob).sum(1) * t**2
-    weight = config.teacher_weight * covered
+    weight = torch.where(free, 1.0, config.teacher_weight * covered)
     loss = (1 - weight) * hard + weight * distilled
     if config.logit_weight:
         target = target - target.mean(1, keepdim=True)

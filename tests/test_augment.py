@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from training.augment import Augmentation, augment, blur, erase, vary_stroke_width, warp
+from training.augment import (
+    Augmentation,
+    add_remains,
+    augment,
+    blur,
+    erase,
+    vary_stroke_width,
+    warp,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -90,6 +98,20 @@ def test_strokes_become_thicker_and_thinner():
     assert 0.1 < changed < 0.4
 
 
+def test_remains_stand_beside_the_character():
+    x = stroke()
+    y = add_remains(x.clone(), 1.0, generator())
+    assert y.min() >= 0 and y.max() <= 1 + 1e-5
+    border = torch.ones_like(x[0], dtype=torch.bool)
+    border[:, 4:-4, 4:-4] = False
+    assert (x[:, border].amax(1) > 0.1).sum() == 0  # nothing there before
+    assert (y[:, border].amax(1) > 0.1).float().mean() > 0.5  # lines and pieces of neighbours
+    assert y.sum((1, 2, 3)).std() > 0
+    some = add_remains(x.clone(), 0.25, generator())
+    assert 0.1 < (some != x).any((1, 2, 3)).float().mean() < 0.4
+    assert torch.equal(add_remains(x.clone(), 0.0, generator()), x)
+
+
 def test_blur_softens_and_keeps_full_ink():
     before = stroke()
     y = blur(before.clone(), 1.0, generator())
@@ -114,7 +136,7 @@ def test_erased_rectangles_are_a_tenth_to_a_third_of_the_side():
 
 
 def test_everything_together_repeats_and_stays_in_range():
-    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 0.5, 0.3, 0.1)
+    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 0.5, 0.3, 0.1, 0.3)
     x = stroke()
     kept = x.clone()
     one = augment(x, strength, generator(1))

@@ -50,6 +50,23 @@ def test_validation_source(trees):
     assert samples.digest != open_samples(replace(own, val_data=str(trees / "a")), CPU).digest
 
 
+def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, data, trained):
+    with pytest.raises(ValueError, match="--teacher"):
+        open_samples(config(trees / "a", unlabelled=(str(trees / "b"),)), CPU)
+    settings = config(
+        trees / "a",
+        val_fraction=0.1,
+        unlabelled=(str(trees / "b"),),
+        teacher=str(trained / "best.pt"),
+    )
+    samples = open_samples(settings, CPU)
+    assert samples.classes == ["十", "一"]  # 口 is none: its folder says nothing
+    batches = samples.batches(settings, 0, 0, len(samples.train) // 4, ALONE)
+    labels = torch.cat([batch[1] for batch in batches])
+    assert (labels == -1).sum() == 2
+    assert not (samples.source.labels[samples.validation] < 0).any()
+
+
 def test_classes_narrow_both_parts(trees, tmp_path):
     (tmp_path / "c.txt").write_text("十口", encoding="utf-8")
     settings = config(trees / "a", trees / "b", classes=str(tmp_path / "c.txt"))

@@ -230,6 +230,10 @@ def test_teacher_loss_is_the_cross_entropy_to_its_probabilities():
     known = torch.tensor([False, False, False, True, True])
     none = loss_function(logits, labels, (teacher[:, 3:], known), config)
     torch.testing.assert_close(none, plain)
+    # Samples without a label learn from the teacher alone, whatever its share.
+    known, share = torch.ones(5, dtype=torch.bool), replace(config, teacher_weight=0.1)
+    loss = loss_function(logits, torch.full((3,), -1), (teacher, known), share)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Side of the grid of pulls that bends a glyph.
@@ -19,7 +20,7 @@ class Augmentation(NamedTuple):
     """Strengths of the batch augmentation; 0 switches a part off. config.py has the defaults.
 
     Angles in degrees; scale, shear and shift as shares of the glyph's side; elastic in pixels at
-    64 px; stroke, blur and erase are probabilities.
+    64 px; stroke, blur, erase and remains are probabilities.
     """
 
     rotation: float = 0.0
@@ -30,12 +31,14 @@ class Augmentation(NamedTuple):
     stroke: float = 0.0
     blur: float = 0.0
     erase: float = 0.0
+    remains: float = 0.0
 
 
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
     """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
 
-    One warp (affine and elastic together), then stroke width, blur, erasing. Random numbers come
+    One warp (affine and elastic together), then stroke width, blur, erasing,
+    remains. Random numbers come
     from `generator`, which lives on the CPU, so that every device draws the same ones.
 
     Args:
@@ -51,6 +54,8 @@ def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Te
         x = blur(x, strength.blur, generator)
     if strength.erase:
         x = erase(x, strength.erase, generator)
+    if strength.remains:
+        x = add_remains(x, strength.remains, generator)
     return x
 
 
@@ -164,3 +169,45 @@ def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     hole = inside[:, 0, :, None] & inside[:, 1, None, :]
     x[rows] = x[rows].masked_fill(hole.unsqueeze(1), 0)
     return x
+
+
+def add_remains(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Put what an imperfect crop leaves beside some characters: lines, pieces of neighbours.
+
+    The character becomes smaller and leaves the middle, as its box does when there is more in it
+    than the character. The neighbours are other samples of the batch.
+    """
+    chosen = _chosen(generator, len(x), probability)
+    n, side = len(chosen), x.shape[-1]
+    if n == 0:
+        return x
+    some = x[chosen.to(x.device)]
+    random = torch.rand(n, 12, generator=generator).to(x.device)
+    scale = 0.7 + 0.3 * random[:, 0]
+    theta = torch.zeros(n, 2, 3, device=x.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, :, 2] = (2 * random[:, 1:3] - 1) * (1 - scale)[:, None] / scale[:, None]
+    size = [n, 1, side, side]
+    page = F.grid_sample(some, F.affine_grid(theta, size, align_corners=False), align_corners=False)
+    # A neighbour stands one and a half to two sides away, along one axis.
+    away = (1.5 + 0.45 * random[:, 3]) * torch.sign(random[:, 4] - 0.5)
+    along = (random[:, 5] < 0.7).float()
+    theta[:, 0, 2] = theta[:, 0, 2] + away * along
+    theta[:, 1, 2] = theta[:, 1, 2] + away * (1 - along)
+    grid = F.affine_grid(theta, size, align_corners=False)
+    neighbour = F.grid_sample(some.roll(1, 0), grid, align_corners=False)
+    neighbour = neighbour * (random[:, 6] < 0.6).float()[:, None, None, None]
+    # A line: level or upright, a few degrees off, at times a diagonal; mostly near the border.
+    turn = (random[:, 7] - 0.5) * 0.2 + (random[:, 8] * 4).floor() * (torch.pi / 2)
+    turn = turn + (random[:, 9] < 0.15) * (torch.pi / 4)
+    offset = 1 - 0.9 * random[:, 10] ** 2
+    axis = torch.linspace(-1, 1, side, device=x.device)
+    distance = (
+        axis[None, None, :] * torch.cos(turn)[:, None, None]
+        + axis[None, :, None] * torch.sin(turn)[:, None, None]
+        - offset[:, None, None]
+    ).abs() * (side / 2)
+    strength = (0.3 + 0.7 * random[:, 11]) * (random[:, 6] > 0.4)
+    line = (1.5 - distance).clamp(0, 1) * strength[:, None, None]
+    page = torch.maximum(torch.maximum(page, neighbour), line[:, None])
+    return x.index_copy(0, chosen.to(x.device), page.to(x.dtype))

@@ -77,7 +77,7 @@ def open_samples(config: Config, device: torch.device, classes: list[str] | None
 def check_sources(config: Config) -> None:
     """Raise ValueError for settings of the samples that exclude each other."""
     default = Config()
-    for key in ("data", "val_data", "teacher"):
+    for key in ("data", "val_data", "teacher", "unlabelled"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
             raise ValueError(
                 f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
@@ -85,6 +85,8 @@ def check_sources(config: Config) -> None:
             )
     if config.fonts and not config.synthetic:
         raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
+    if config.unlabelled and not config.teacher:
+        raise ValueError("--unlabelled pictures need a --teacher that says what they are")
     if config.teacher_input and not config.teacher:
         raise ValueError("--teacher-input says what a --teacher expects; there is none")
 
@@ -112,7 +114,9 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
     classes = classes or present
-    source = other = GlyphSet(packs, classes, skip_unknown=chosen is not None)
+    packs += [open_pack(path, config.size, config.workers or None) for path in config.unlabelled]
+    free = len(config.unlabelled)
+    source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=free)
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers or None)
         other = GlyphSet([pack], classes, skip_unknown=chosen is not None)
@@ -122,6 +126,7 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     else:
         train, validation, said = hold_out(source, config.val_fraction, config.seed)
     train = np.repeat(train, np.array(repeats)[source.sources[train]])
+    train = np.concatenate([train, np.flatnonzero(source.sources >= len(repeats))])
     digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
     soft = soft_labels(config, source, device) if config.teacher else None
     if device.type == "cuda":

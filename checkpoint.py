@@ -60,6 +60,9 @@ SCHEMA = {
 }
 
 
+REJECT = ("scale", "offset", "threshold")  # of metrics["reject"]
+
+
 def join_classes(classes: Sequence[str]) -> str | list[str]:
     """Return one str where every label is one character, else the list; index = label in both."""
     return "".join(classes) if all(len(label) == 1 for label in classes) else list(classes)
@@ -169,9 +172,7 @@ def check(loaded: object) -> None:
     if not isinstance(loaded.get("resume", {}), dict):
         raise ValueError(f"resume is a {type(loaded['resume']).__name__}")
     check_classes(loaded["classes"])
-    for key, value in loaded["metrics"].items():
-        if not isinstance(key, str) or type(value) not in (int, float):
-            raise ValueError(f"metrics: {key!r} is a {type(value).__name__}, expected a number")
+    check_metrics(loaded["metrics"])
     config = loaded["config"]
     if missing := {"size", *ARCHITECTURE} - config.keys():
         raise ValueError(f"its config lacks {', '.join(sorted(missing))}")
@@ -180,6 +181,17 @@ def check(loaded: object) -> None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"its config: {error}") from None
     check_weights(loaded["model"], skeleton(loaded).state_dict())
+
+
+def check_metrics(metrics: dict) -> None:
+    """Check that metrics are numbers, and `reject` (see recognizer.character_score) three."""
+    reject = metrics.get("reject", dict.fromkeys(REJECT, 0.0))
+    if not isinstance(reject, dict) or set(reject) != set(REJECT):
+        raise ValueError(f"metrics: reject is {reject!r}, expected {', '.join(REJECT)}")
+    numbers = {key: value for key, value in metrics.items() if key != "reject"}
+    for key, value in [*numbers.items(), *reject.items()]:
+        if not isinstance(key, str) or type(value) not in (int, float):
+            raise ValueError(f"metrics: {key!r} is a {type(value).__name__}, expected a number")
 
 
 def check_classes(classes: str | list) -> None:
@@ -288,6 +300,7 @@ def soften(loaded: dict, temperature: float) -> None:
     for name in ("classifier.3.weight", "classifier.3.bias"):
         loaded["model"][name] = loaded["model"][name] / temperature
     loaded["metrics"] = {**loaded["metrics"], "temperature": temperature}
+    loaded["metrics"].pop("reject", None)  # was of the logits before
 
 
 def without_folders(config: Mapping) -> dict:
@@ -325,7 +338,17 @@ def main(argv: list[str] | None = None) -> int:
         help="divide the logits by T, which test.py --temperature finds: readings stay, "
         "probabilities can be taken at their word",
     )
+    parser.add_argument(
+        "--reject",
+        type=float,
+        nargs=len(REJECT),
+        metavar=tuple(key.upper() for key in REJECT),
+        help="tell characters from what is none by these, which test.py --no-characters finds for "
+        "a file whose temperature is set",
+    )
     given = parser.parse_args(argv)
+    if given.reject is not None and not (given.shared and 0 < given.reject[-1] < 1):
+        parser.error("--reject has a threshold in 0...1, and goes with the name of a file to write")
     if given.temperature is not None and not (given.shared and 0 < given.temperature < 100):
         parser.error("--temperature is above 0, and goes with the name of a file to write")
     loaded = load(given.checkpoint)
@@ -334,6 +357,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if given.temperature is not None:
         soften(loaded, given.temperature)
+    if given.reject is not None:
+        loaded["metrics"]["reject"] = dict(zip(REJECT, given.reject, strict=True))
     loaded["config"] = without_folders(loaded["config"])
     loaded["model"] = {
         name: tensor.half() if tensor.is_floating_point() else tensor

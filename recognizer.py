@@ -161,19 +161,26 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
+def energy(logits: np.ndarray) -> np.ndarray:
+    """Return how far logits (B,K) stand out, (B,): log(sum(exp(logits))) less their mean.
+
+    What all logits have in common says nothing: training leaves it free.
+    """
+    highest = logits.max(1)
+    return highest + np.log(np.exp(logits - highest[:, None]).sum(1)) - logits.mean(1)
+
+
 def character_score(logits: np.ndarray, reject: Mapping[str, float]) -> np.ndarray:
     """Return how much pictures look like characters the network knows, (B,) in 0...1.
 
-    The logistic of the energy log(sum(exp(logits))), whose `scale` and `offset` were fitted on
-    characters and on what is none; at `threshold` and above it is a character.
+    The logistic of the energy, whose `scale` and `offset` were fitted on characters and on what is
+    none; at `threshold` and above it is a character.
 
     Args:
         logits: (B,K), of all classes.
         reject: scale, offset, threshold; `metrics["reject"]` of a checkpoint.
     """
-    highest = logits.max(1)
-    energy = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
-    return 1 / (1 + np.exp(-(reject["scale"] * energy + reject["offset"])))
+    return 1 / (1 + np.exp(-(reject["scale"] * energy(logits) + reject["offset"])))
 
 
 class Recognizer:

@@ -5,6 +5,7 @@
     python test.py ../scans/folder --errors mistakes/      # CSV and a picture sheet of the mistakes
     python test.py competition.gnt --classes level1        # a .gnt file; read level 1 alone
     python test.py data/test --temperature                 # for checkpoint.py --temperature
+    python test.py data/test --no-characters scribbles/    # for checkpoint.py --reject
 
 Without --checkpoint it is runs/train/best.pt if there is one, else the shipped weights. Samples of
 classes that are not read are left out, counted and named; pictures that were refused (blank, or no
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from config import Config, add_arguments, default_checkpoint, from_arguments
 from dataset import GlyphSet, Pack, open_pack, shorten
-from evaluation import analysis
+from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import TWINS
@@ -98,6 +99,15 @@ def some_logits(test: Test, most: int = 5000) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
+def rejection_figures(test: Test, folder: str, most: int = 5000) -> dict:
+    """Return how well the network tells its characters from pictures that hold none."""
+    known = test.result.indices
+    glyphs = test.glyphs.fetch(known[:: -(-len(known) // most)])[0].cpu().numpy()
+    inside = rejection.energies(test.recognizer, glyphs)
+    outside = rejection.folder_energies(test.recognizer, folder)
+    return rejection.summarise(inside, outside, test.recognizer.network.reject)
+
+
 def unknown_classes(test: Test) -> dict[str, int]:
     """Return how many samples there are of each class that is not read."""
     read = set(test.recognizer.classes)
@@ -163,6 +173,8 @@ def print_summary(figures: dict) -> None:
     print(f"ECE         {figures['ece']:.2%}")
     if "temperature" in figures:
         print(f"temperature {figures['temperature']:.3f}")
+    if "no_characters" in figures:
+        print_rejection(figures["no_characters"])
     if figures["writers"] > 1:
         print(
             f"by writer   {figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%} "
@@ -174,6 +186,17 @@ def print_summary(figures: dict) -> None:
     if worst := figures["worst_classes"][:10]:
         text = "  ".join(f"{c['character']} {c['accuracy']:.0%}" for c in worst)
         print(f"worst       {printable(text)}")
+
+
+def print_rejection(figures: dict) -> None:
+    """Print how well characters and others are told apart."""
+    print(f"AUROC       {figures['auroc']:.4f}, characters against {figures['others']:,} others")
+    whose = "the checkpoint's" if figures["of_checkpoint"] else "the fitted"
+    print(
+        f"kept        {figures['kept']:.2%} of the characters, {figures['told']:.2%} of the others "
+        f"are told, at {whose} threshold"
+    )
+    print("fitted      --reject " + " ".join(f"{v:.6g}" for v in figures["fitted"].values()))
 
 
 def write_errors(folder: Path, mistakes: Mistakes) -> None:
@@ -227,6 +250,12 @@ def arguments() -> argparse.ArgumentParser:
         dest="find_temperature",  # a training setting has the name
         help="find the temperature that fits these data best, for checkpoint.py --temperature",
     )
+    output.add_argument(
+        "--no-characters",
+        metavar="DIR",
+        help="tell the data from the pictures of this folder, which hold no character: AUROC, and "
+        "the numbers for checkpoint.py --reject",
+    )
     add_arguments(parser, ["batch_size", "workers", "device", "amp"])
     return parser
 
@@ -243,6 +272,8 @@ def main(argv: list[str] | None = None) -> int:
     figures = summarise(test, str(given.path))
     if given.find_temperature:
         figures["temperature"] = analysis.fit_temperature(*some_logits(test))
+    if given.no_characters:
+        figures["no_characters"] = rejection_figures(test, given.no_characters)
     if given.json != "-":
         print_summary(figures)
     if given.json:

@@ -122,6 +122,7 @@ def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
         headline(figures),
         writers_section(glyphs, result),
         confidence_section(result),
+        rejection_section(figures.get("no_characters")),
         pairs_section(result, pictures),
         worst_section(result, pictures),
         mistakes_section(glyphs, mistakes, pictures),
@@ -331,6 +332,27 @@ def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> str:
     part.set_xlim(0, 1.02)
     as_percent(part, "xy")
     return figure(plot, "coverage", "Share right among those read, over the share that is read")
+
+
+def rejection_section(figures: dict | None) -> str:
+    """Return how well characters are told from pictures that hold none."""
+    if figures is None:
+        return ""
+    kept, told = np.array(figures["curve"]).T
+    plot, part = axes(4.6, 3.4, "share of the characters that is kept", "share of the others told")
+    part.plot(kept, told, color=ACCENT, linewidth=2)
+    part.plot([figures["kept"]], [figures["told"]], "o", color=SOFT)
+    part.set_xlim(0, 1.02)
+    part.set_ylim(0, 1.02)
+    as_percent(part, "xy")
+    text = "Share of pictures without a character that is told, over the share of characters kept"
+    whose = "checkpoint's" if figures["of_checkpoint"] else "fitted"
+    return (
+        f"<h2>No character</h2><p>{figures['characters']:,} characters against "
+        f"{figures['others']:,} pictures that hold none: AUROC {figures['auroc']:.4f}. Dot: at the "
+        f"{whose} threshold {percent(figures['kept'])} of the characters are kept and "
+        f"{percent(figures['told'])} of the others told.</p>" + figure(plot, "rejection", text)
+    )
 
 
 def pairs_section(result: Result, pictures: Pictures) -> str:

@@ -19,6 +19,9 @@ from model import mobilenet_v3
 CLASSES = "一十口"
 
 
+REJECT = {"scale": 1.5, "offset": -3.0, "threshold": 0.4}
+
+
 def content() -> dict:
     """Return what a small checkpoint holds."""
     config = Config(width=0.25, head=8).to_dict()
@@ -27,7 +30,7 @@ def content() -> dict:
         num_classes=3, **{key: config[key] for key in checkpoint.ARCHITECTURE}
     ).state_dict()
     return {"format": 1, "model": model, "config": config, "classes": CLASSES,
-            "metrics": {"top1": 0.5, "reject": 0.1}, "epoch": 2, "made_with": {}}  # fmt: skip
+            "metrics": {"top1": 0.5, "reject": REJECT}, "epoch": 2, "made_with": {}}  # fmt: skip
 
 
 GOOD = content()
@@ -63,7 +66,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     parts = {key: GOOD[key] for key in ("model", "config", "classes", "metrics", "epoch")}
     checkpoint.save(path, **parts, resume={"step": 7})
     loaded = checkpoint.load(path)
-    assert loaded["classes"] == list(CLASSES) and loaded["metrics"]["reject"] == 0.1
+    assert loaded["classes"] == list(CLASSES) and loaded["metrics"]["reject"] == REJECT
     assert loaded["config"] == GOOD["config"] and loaded["resume"] == {"step": 7}
     assert all(torch.equal(loaded["model"][name], t) for name, t in GOOD["model"].items())
     assert [file.name for file in path.parent.iterdir()] == ["a.pt"]
@@ -99,7 +102,9 @@ WRONG = {
            "config": [{}, [], None, {"size": 80}],
            "classes": [5, None, "", [], "一一口", "一十", "一十口日", ["一", "十", 3],
                        ["一", "十", ""], {"一": 0}],
-           "metrics": [[], None, {"top1": "high"}, {1: 2.0}, {"top1": None}, {"top1": True}],
+           "metrics": [[], None, {"top1": "high"}, {1: 2.0}, {"top1": None}, {"top1": True},
+                       {"reject": 0.1}, {"reject": {"scale": 1.0}},
+                       {"reject": REJECT | {"scale": "1"}}],
            "epoch": ["two", None, -1, 1.5, True],
            "resume": [[], 3],
        }.items() for value in values},
@@ -251,7 +256,7 @@ def test_says_what_a_file_holds_and_shares_it(tmp_path, good):
     done = call_script("checkpoint.py", good, tmp_path / "new.pt", "--temperature", "0.5")
     assert done.returncode == 0 and "new.pt: " in done.stdout
     new = checkpoint.load(tmp_path / "new.pt")
-    assert new["metrics"] == GOOD["metrics"] | {"temperature": 0.5}
+    assert new["metrics"] == {"top1": 0.5, "temperature": 0.5}  # REJECT was of other logits
     torch.testing.assert_close(
         new["model"][WEIGHT], GOOD["model"][WEIGHT] * 2, rtol=1e-3, atol=1e-6
     )

@@ -13,7 +13,7 @@ from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt, writ
 
 import checkpoint
 from dataset import GlyphSet, open_pack
-from evaluation import analysis
+from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes, safe_cell
 from evaluation.score import Result, evaluate
 from hwdb.characters import LEVEL1, SYMBOLS, TWINS, folder_name
@@ -130,7 +130,7 @@ def test_sheet_shows_the_input_its_class_and_the_reading(trained, data):
 def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
     for writer in (1241, 1242):
         write_gnt(tmp_path / "gnt" / f"{writer}-c.gnt", writer)
-    done = call_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
+    done = run_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     figures = []
     for path in (tmp_path / "gnt", tmp_path / "out" / "test"):
@@ -221,16 +221,6 @@ def test_missing_data(trained, path):
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere")
 
 
-def test_checkpoint_round_trip(tmp_path, trained):
-    loaded = checkpoint.load(trained / "best.pt")
-    half = {k: v.half() if v.is_floating_point() else v for k, v in loaded["model"].items()}
-    checkpoint.save(tmp_path / "half.pt", half, loaded["config"], ["词语", "二"], {}, 3)
-    again = checkpoint.load(tmp_path / "half.pt")
-    assert again["classes"] == ["词语", "二"] and again["epoch"] == 3
-    assert all(v.dtype != torch.float16 for v in again["model"].values())
-    assert not list(tmp_path.glob("*.part"))
-
-
 def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path):
     done = call_script("checkpoint.py", trained / "best.pt")
     said = json.loads(done.stdout)
@@ -276,6 +266,66 @@ def test_temperature_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_p
     assert checkpoint.load(new)["metrics"]["temperature"] == before["temperature"]
     assert call_script("checkpoint.py", best, "--temperature", "2").returncode == 2
     assert call_script("checkpoint.py", best, new, "--temperature", "0").returncode == 2
+
+
+def test_separation_by_hand():
+    inside, outside = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -np.inf])
+    assert rejection.auroc(inside, outside) == pytest.approx((3 + 2.5 + 2) / 9)
+    curve = rejection.curve(inside, outside, 3)
+    assert [tuple(np.round(point, 2)) for point in curve] == [(0.33, 1), (0.67, 0.67), (1, 0.67)]
+
+
+def test_logistic_is_found():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(12, 1, 20_000), rng.normal(8, 1, 4_000)
+    found = rejection.fit(inside, np.append(outside, -np.inf))
+    # Two normals of one width: the logit of the odds is linear, (12 - 8) * (x - 10).
+    assert found["scale"] == pytest.approx(4, rel=0.15)
+    assert found["offset"] / found["scale"] == pytest.approx(-10, rel=0.02)
+    kept = rejection.logistic(inside, found["scale"], found["offset"]) >= found["threshold"]
+    assert kept.mean() == pytest.approx(rejection.KEPT, abs=0.001)
+
+
+def test_what_is_no_character_is_told(trained, data, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "none" / "deep"
+    folder.mkdir(parents=True)
+    for number in range(20):
+        noise = rng.integers(0, 2, (12, 12)).astype(np.uint8) * 255
+        large = cv2.resize(noise, (48, 48), interpolation=cv2.INTER_NEAREST)
+        cv2.imencode(".png", large)[1].tofile(folder / f"{number}.png")
+    cv2.imencode(".png", np.full((30, 30), 255, np.uint8))[1].tofile(folder / "blank.png")
+    best, new, out = trained / "best.pt", tmp_path / "new.pt", tmp_path / "report"
+
+    def figures(path, *more):
+        done = call_script("test.py", data / "test", "--checkpoint", path, "--no-characters",
+                           tmp_path / "none", "--json", "-", *more)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["no_characters"]
+
+    before = figures(best)
+    assert before["others"] == 21 and before["characters"] == 48 and not before["of_checkpoint"]
+    assert before["kept"] > 0.97 and before["told"] >= 1 / 21
+    numbers = list(before["fitted"].values())
+    assert call_script("checkpoint.py", best, new, "--reject", *numbers).returncode == 0
+    after = figures(new, "--report", out)
+    assert after["of_checkpoint"] and after["auroc"] == pytest.approx(before["auroc"], abs=0.01)
+    assert (after["kept"], after["told"]) == pytest.approx(
+        (before["kept"], before["told"]), abs=0.1
+    )
+    assert "No character" in (out / "report.html").read_text(encoding="utf-8")
+    scores = []  # what predict.py says of the same pictures
+    for path in (data / "test", folder):
+        said = json.loads(call_script("predict.py", path, "--checkpoint", new, "--json").stdout)
+        scores.append(np.array([element.get("character_score", -1) for element in said]))
+    assert rejection.auroc(*scores) == pytest.approx(after["auroc"], abs=1e-3)
+    threshold = numbers[-1]
+    assert (scores[0] >= threshold).mean() == pytest.approx(after["kept"])
+    assert (scores[1] < threshold).mean() == pytest.approx(after["told"])
+    assert call_script("checkpoint.py", best, new, "--reject", 1, 2, 3).returncode == 2
+    (tmp_path / "empty").mkdir()
+    done = call_script("test.py", data / "test", "--no-characters", tmp_path / "empty")
+    assert done.returncode == 2 and "holds no pictures" in done.stderr
 
 
 def test_whole_way_without_flags(tmp_path):

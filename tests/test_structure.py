@@ -16,7 +16,8 @@ LAYERS = [
     ["synthesis", "checkpoint"],
     ["dataset"],
     ["training"],
-    ["evaluation", "recognizer"],
+    ["recognizer"],
+    ["evaluation"],
     ["process_gnt", "synthesize_gnt", "train", "test", "predict", "export", "demo"],
 ]
 SCRIPTS = LAYERS[-1]

@@ -38,7 +38,7 @@ HIDDEN = 256
 STILL = {"shift": 0.0, "turn": 0.0, "stretch": 0.0, "bow": 0.0, "bow_spread": 0.0}
 RIGID = {"component_shift": 0.0, "component_stretch": 0.0}
 FRAME = {"unsteady_size": 0.0, "aspect": 0.84, "slant": 0.03, "rise": 0.11, "rotation": 0.0}
-NO_JOINS = {"joining": 0.0, "tails": 0.0}
+NO_JOINS = {"joining": -50.0, "tails": 0.0}
 # What a variant changes: fields of every writer, or `hard`, `small`, `font_share` of the drawing.
 VARIANTS: dict[str, dict] = {
     "default": {},

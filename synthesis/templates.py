@@ -31,6 +31,8 @@ GAP = 6  # points that bridge two strokes
 SYMBOL_EM = 0.9  # height of the box of a symbol
 NO_POINTS = np.zeros(GAP)
 FONT_EM = 0.9  # longer side of most glyphs, whatever share of its box a typeface fills
+# Kinds of straight pieces: 横, 竖, 撇, 捺, 点 and 提; of fonts, whole components.
+KINDS = ("across", "down", "left", "right", "dot", "rise", "whole")
 GLYPH = 160  # px in an em of the font glyphs that are thinned: small counters stay open
 
 
@@ -47,7 +49,9 @@ class Template:
     points: np.ndarray  # (N,) complex
     owner: np.ndarray  # (N,) stroke of each point
     local: np.ndarray  # (N,) complex: points less the centre of their stroke
-    sway: np.ndarray  # (N,) complex: how a stroke bends, across its chord, 0 at its ends
+    piece: np.ndarray  # (N,) straight piece of a stroke that each point belongs to
+    along: np.ndarray  # (N,) place of a point within its piece, -0.5..0.5
+    kind: np.ndarray  # (m,) of each piece, see KINDS
     centre: np.ndarray  # (n,) complex, of each stroke
     length: np.ndarray  # (n,) of the chord
     first: np.ndarray  # (n,) index of each stroke's first point
@@ -71,14 +75,13 @@ class Stroke(NamedTuple):
     """One stroke with evenly spaced points."""
 
     points: np.ndarray  # (k,) complex, em
-    arch: np.ndarray  # (k,) 0 at the ends, 1 in the middle
+    piece: np.ndarray  # (k,) straight piece that each point belongs to, from 0
     hook: int  # index where the end hook starts, else the last
 
     @classmethod
     def along(cls, line: np.ndarray) -> Stroke:
         points = resample(line)
-        arch = np.sin(np.linspace(0, np.pi, len(points)))
-        return cls(points, arch, hook_start(points))
+        return cls(points, straight_pieces(points), hook_start(points))
 
 
 # Strokes ----------------------------------------------------------------------------------------
@@ -172,23 +175,33 @@ def cross(one: np.ndarray, other: np.ndarray) -> bool:
 
 def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:
     """Join strokes to a template, with room for the ways between them."""
-    count = np.array([len(stroke.arch) for stroke in strokes])
+    count = np.array([len(stroke.points) for stroke in strokes])
     first = np.concatenate([[0], np.cumsum(count[:-1] + GAP)])
     last = first + count - 1
-    pieces = [piece for stroke in strokes for piece in (stroke.points, NO_POINTS)][:-1]
-    low, high = box(np.concatenate(pieces[::2]))
-    points = np.concatenate(pieces) - (low + high) / 2
+    runs = [run for stroke in strokes for run in (stroke.points, NO_POINTS)][:-1]
+    low, high = box(np.concatenate(runs[::2]))
+    points = np.concatenate(runs) - (low + high) / 2
     owner = np.repeat(np.arange(len(strokes)), np.diff(np.append(first, len(points))))
     bounds = np.stack([first, last + 1], axis=1).ravel()[:-1]
     centre = np.add.reduceat(points, bounds)[::2] / count
     chord = points[last] - points[first]
     length = np.abs(chord) + 1e-6
-    arches = [piece for stroke in strokes for piece in (stroke.arch, NO_POINTS)][:-1]
+    before, pieces = 0, []
+    for stroke in strokes:
+        pieces += [stroke.piece + before, np.full(GAP, stroke.piece[-1] + before)]
+        before += stroke.piece[-1] + 1
+    piece = np.concatenate(pieces[:-1])
+    start = np.searchsorted(piece, np.arange(before))
+    inner = np.searchsorted(piece[last], np.arange(before))  # stroke of each piece
+    end = np.minimum(np.append(start[1:], len(piece)) - 1, last[inner])
+    along = (np.arange(len(piece)) - start[piece]) / np.maximum(end - start, 1)[piece] - 0.5
     return Template(
         points=points,
         owner=owner,
         local=points - centre[owner],
-        sway=np.concatenate(arches) * (1j * chord)[owner],
+        piece=piece,
+        along=np.minimum(along, 0.5),
+        kind=kind_of(points[end] - points[np.maximum(start - 1, first[inner])]),
         centre=centre,
         length=length,
         first=first,
@@ -215,6 +228,34 @@ def resample(line: np.ndarray, count: int | None = None) -> np.ndarray:
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(line)))])
     at = np.linspace(0, along[-1], count or max(3, round(along[-1] / STEP) + 1))
     return np.interp(at, along, line)
+
+
+def straight_pieces(line: np.ndarray) -> np.ndarray:
+    """Return to which straight piece each point (k,) of a resampled stroke belongs, from 0.
+
+    A corner is where the direction turns by more than 50 degrees within four steps.
+    """
+    count = len(line)
+    if count < 6:
+        return np.zeros(count, np.int64)
+    index = np.arange(1, count - 1)
+    ahead = line[np.minimum(index + 2, count - 1)] - line[index]
+    behind = line[index] - line[np.maximum(index - 2, 0)]
+    turn = np.abs(np.angle(ahead * behind.conj()))
+    # The sharpest point among its neighbours is the corner.
+    near = np.lib.stride_tricks.sliding_window_view(np.pad(turn, 3), 7).max(axis=1)
+    corner = (turn > 0.87) & (turn == near) & (index > 1) & (index < count - 2)
+    piece = np.zeros(count, np.int64)
+    piece[index + 1] = np.cumsum(corner)
+    return piece
+
+
+def kind_of(chord: np.ndarray) -> np.ndarray:
+    """Return the kind (m,) of straight pieces with these chords, as a place in KINDS."""
+    angle = np.degrees(np.angle(chord))
+    bounds = [-40, 20, 60, 112]  # rise | across | right falling | down | left falling
+    kind = np.array([5, 0, 3, 1, 2])[np.searchsorted(bounds, angle)]
+    return np.where(np.abs(chord) < 0.2, 4, kind)
 
 
 def hook_start(line: np.ndarray) -> int:
@@ -452,7 +493,9 @@ def font_template(font, character: str, size: float) -> Template | None:
         points=points,
         owner=owner,
         local=points - centre[owner],
-        sway=np.zeros(len(points)),
+        piece=owner,
+        along=np.zeros(len(points)),
+        kind=np.full(count, KINDS.index("whole")),
         centre=centre,
         length=np.ones(count),
         first=np.zeros(count, np.int64),

@@ -40,6 +40,14 @@ from synthesis.templates import (
 )
 
 HARD = (0.6, 1.5)  # range from which a writer's unsteadiness is drawn
+# Per kind of stroke (横 竖 撇 捺 点 提, and parts of font glyphs): fitted to real pen paths.
+MEAN_TURN = np.array([-0.08, 0.06, 0.02, 0.0, 0.0, 0.1, 0.0])  # radians, > 0 is clockwise
+SPREAD_TURN = np.array([1.2, 1.1, 2.0, 2.4, 4.2, 1.8, 0.4])  # of a writer's `turn`
+MEAN_LENGTH = np.array([0.0, 0.02, 0.0, 0.0, 0.15, -0.1, 0.0])  # log
+SPREAD_LENGTH = np.array([1.9, 1.6, 3.3, 2.8, 5.0, 2.0, 0.4])  # of a writer's `stretch`
+MEAN_BOW = np.array([0.0, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0])
+SPREAD_BOW = np.array([1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0])  # of a writer's `bow_spread`
+DOT = 4
 GAP_INDEX = np.arange(1, GAP + 1)
 GAP_PLACE = GAP_INDEX / (GAP + 1)  # of the points between two strokes, 0..1
 GAP_ARCH = np.sin(np.pi * GAP_PLACE)
@@ -52,12 +60,13 @@ class Writer:
     em: float  # px in an em
     unsteady_size: float  # log sd of the size from character to character
     aspect: float  # width / height of the em box
+    unsteady_aspect: float  # log sd of it from character to character
+    haste: float  # log sd of the unsteadiness from character to character
     slant: float  # x shift for every em of height: > 0 leans right
     rise: float  # y shift for every em of width: > 0 climbs to the right
     rotation: float
     smoothing: float  # sd of the low-pass along the pen's path
-    joining: float  # probability that the pen stays down between two strokes that are close
-    reach: float  # distance over which strokes are joined
+    joining: float  # log odds, against the average hand, that the pen stays down between strokes
     tails: float  # probability of an unfinished join
     lightness: float  # pen width of joins, share of the full width
     shift: float  # sd of a stroke's place
@@ -104,28 +113,29 @@ class Writer:
         return cls(
             em=float(em),
             unsteady_size=hard * uniform(0.03, 0.09),
-            aspect=spread(0.84, 0.17 * hard),
-            slant=normal(0.03, 0.09 * hard),
-            rise=float(np.clip(normal(0.11, 0.075 * hard), -0.1, 0.35)),
+            aspect=spread(0.84, 0.1 * hard),
+            unsteady_aspect=hard * uniform(0.05, 0.14),
+            haste=uniform(0.1, 0.3),
+            slant=normal(0.02, 0.075 * hard),
+            rise=float(np.clip(normal(0.045, 0.06 * hard), -0.1, 0.35)),
             rotation=normal(0, 0.035 * hard),
             smoothing=hard * float(np.clip(rng.gamma(2.2, 0.012), 0.002, 0.075)),
-            joining=min(1.0, 0.6 + 0.5 * hard) * float(np.clip(rng.beta(0.85, 1.2), 0, 0.97)),
-            reach=uniform(0.35, 0.65),
+            joining=float(normal(0.6 * hard - 1.1, 1.2)),
             tails=float(rng.beta(0.8, 2.0)),
-            lightness=uniform(0.35, 1.0),
-            shift=hard * spread(0.017, 0.35),
-            turn=hard * spread(0.065, 0.35),
-            stretch=hard * uniform(0.05, 0.16),
+            lightness=uniform(0.25, 0.8),
+            shift=hard * spread(0.011, 0.35),
+            turn=hard * spread(0.03, 0.35),
+            stretch=hard * uniform(0.02, 0.06),
             bow=normal(0, 0.025 * hard),
             bow_spread=hard * uniform(0.015, 0.05),
-            component_shift=hard * uniform(0.015, 0.05),
-            component_stretch=hard * uniform(0.05, 0.14),
-            warp=hard * uniform(0.006, 0.03),
-            hookless=float(rng.beta(1, 1.5)),
+            component_shift=hard * uniform(0.01, 0.03),
+            component_stretch=hard * uniform(0.03, 0.08),
+            warp=hard * uniform(0.005, 0.024),
+            hookless=float(rng.beta(0.6, 2.5)),
             dots=uniform(0.8, 1.35),
             skip=hard * uniform(0, 0.004),
             abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
-            swapping=0.6 * hard * float(rng.beta(0.8, 3.0)),
+            swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
             habits=tuple(rng.random(64).tolist()),
             pen=float(pen),
             pressure=uniform(0.05, 0.22),
@@ -134,7 +144,7 @@ class Writer:
             brush=uniform(0, 0.9),
             edge=float(edge),
             ink=uniform(0, 90),
-            grain=uniform(20, 52),
+            grain=uniform(4, 22),
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),
         )
 
@@ -191,31 +201,26 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
 
     An affine map of the plane is z -> a z + b conj(z) + c.
     """
+    haste = np.exp(writer.haste * np.clip(rng.standard_normal(), -2, 2))
     count = len(template.length)
-    z = rng.standard_normal((5, count))
-    loose = 1.0 if template.radius is None else 0.4  # the parts of a glyph are whole components
-    dot = template.length < 0.2
-    angle = (loose * writer.turn) * z[0] * np.where(dot, 1.8, 1)
-    scale = np.exp((loose * writer.stretch) * z[1]) * np.where(dot, writer.dots, 1)
-    spin = scale * np.exp(1j * angle)
-    centre = template.centre + (loose * writer.shift) * (z[2] + 1j * z[3])
-    bow = writer.bow + writer.bow_spread * z[4]
+    loose = haste if template.radius is None else 0.4  # the parts of a glyph are whole components
+    z = rng.standard_normal((2, count))
+    centre = template.centre + (loose * writer.shift) * (z[0] + 1j * z[1])
+    local = bend(template, writer, haste, rng)
 
     group = groups_of(template, rng)
     groups = int(group.max()) + 1
     a, b, c = rng.standard_normal((3, groups)) + 1j * rng.standard_normal((3, groups))
-    a = 1 + writer.component_stretch * 0.7 * (a.real + 0.3j * a.imag)
-    b = writer.component_stretch * 0.7 * (b.real + 0.6j * b.imag)
+    a = 1 + haste * writer.component_stretch * 0.7 * (a.real + 0.3j * a.imag)
+    b = haste * writer.component_stretch * 0.7 * (b.real + 0.6j * b.imag)
     member = group == np.arange(groups)[:, None]
     middle = member @ centre / np.maximum(member.sum(axis=1), 1)
     from_middle = centre - middle[group]
-    home = (middle + writer.component_shift * c)[group]
+    home = (middle + haste * writer.component_shift * c)[group]
     home += a[group] * from_middle + b[group] * from_middle.conj()
 
     owner = template.owner
-    local = template.local + template.sway * bow[owner]
-    placed = (a[group] * spin)[owner] * local + (b[group] * spin.conj())[owner] * local.conj()
-    placed += home[owner]
+    placed = a[group][owner] * local + b[group][owner] * local.conj() + home[owner]
     # A smooth warp: plane waves of up to 1.4 periods an em, more of them for the stiff glyphs.
     for _ in range(2 if template.radius is None else 4):
         wave = complex(*rng.uniform(-2.8 * np.pi, 2.8 * np.pi, 2))
@@ -226,8 +231,39 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     x, y = placed.real, placed.imag - writer.rise * placed.real
     x = x - writer.slant * y
     placed = (x + 1j * y) * np.exp(1j * (writer.rotation + 0.02 * z[0]))
-    wide = np.sqrt(writer.aspect * np.exp(0.07 * z[1]))
+    wide = np.sqrt(writer.aspect * np.exp(writer.unsteady_aspect * z[1]))
     return placed.real * wide + 1j * (placed.imag / wide)
+
+
+def bend(template: Template, writer: Writer, haste: float, rng: np.random.Generator) -> np.ndarray:
+    """Turn, stretch and bend the straight pieces of the strokes; `local` (N,) of the template.
+
+    The pen's steps are multiplied by exp(length + i angle), as the hand would lead it astray, and
+    summed up again, so that the pieces of a stroke stay together.
+    """
+    kind = template.kind
+    z = rng.standard_normal((5, len(kind)))
+    count = len(template.length)
+    whole = rng.standard_normal((2, count))
+    first = template.piece[template.first] if template.radius is None else np.arange(count)
+    of = np.repeat(np.arange(count), np.diff(np.append(first, len(kind))))  # stroke of a piece
+    turn = MEAN_TURN[kind] + haste * writer.turn * SPREAD_TURN[kind] * (
+        0.8 * z[0] + 0.6 * whole[0][of]
+    )
+    length = haste * writer.stretch * SPREAD_LENGTH[kind] * (0.8 * z[1] + 0.6 * whole[1][of])
+    length = np.clip(length, -1.2, 0.8)
+    length += np.where(kind == DOT, np.log(writer.dots), MEAN_LENGTH[kind])
+    if template.radius is not None:
+        return np.exp(length + 1j * turn)[template.owner] * template.local
+    bow = 8 * (writer.bow + MEAN_BOW[kind] + haste * writer.bow_spread * SPREAD_BOW[kind] * z[2])
+    factor = np.exp(
+        (length + 1j * turn)[template.piece] + 1j * bow[template.piece] * template.along
+    )
+    steps = np.diff(template.points, prepend=template.points[0]) * factor
+    points = np.cumsum(steps)
+    bounds = np.stack([template.first, template.last + 1], axis=1).ravel()[:-1]
+    size = template.last - template.first + 1
+    return points - (np.add.reduceat(points, bounds)[::2] / size)[template.owner]
 
 
 def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
@@ -259,6 +295,18 @@ def trace(
 
     `points` (N,) are the posed points of a stroke template in px; `width` is 1 for the full pen.
     """
+    points, link, width = path(template, points, em, writer, rng)
+    wave = rng.uniform(0.12, 0.35) * np.arange(len(points)) + rng.uniform(0, 2 * np.pi)
+    width *= taper(link, writer) * (1 + writer.pressure * np.sin(wave))
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(points)) * link)])
+    at = np.linspace(0, along[-1], int(along[-1]) + 2)
+    return np.interp(at, along, points), np.maximum(np.interp(at, along, width), 0.42)
+
+
+def path(
+    template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join and round the strokes: points (N,), `link` (N - 1,) pen down between two, width (N,)."""
     count = len(template.length)
     chance = rng.random((4, count))
     last = np.where(chance[0] < writer.hookless, template.hook, template.last)
@@ -269,8 +317,12 @@ def trace(
     if count > 1:
         leave = points[last[:-1]]
         way = points[template.first[1:]] - leave
-        drawn = drawn_share(np.abs(way) / em, chance[1:3, 1:], writer)[:, None]
+        border = template.radical[1:] != template.radical[:-1]
+        drawn = drawn_share(way / em, border, chance[1:3, 1:], writer)[:, None]
         bend = 0.12j * rng.standard_normal(count - 1)
+        points = hasten(template, points, last, way * (drawn == 1)[:, 0], rng)
+        leave = points[last[:-1]]
+        way = points[template.first[1:]] - leave
         gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
         points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + bend[:, None] * GAP_ARCH)
         down[gap] = drawn >= GAP_PLACE
@@ -279,23 +331,42 @@ def trace(
         down &= (chance[3] >= writer.skip)[template.owner]
     link = down[1:] & down[:-1]
     smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
-    wave = rng.uniform(0.12, 0.35) * index + rng.uniform(0, 2 * np.pi)
-    width *= taper(link, writer) * (1 + writer.pressure * np.sin(wave))
-
-    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(points)) * link)])
-    at = np.linspace(0, along[-1], int(along[-1]) + 2)
-    return np.interp(at, along, points), np.maximum(np.interp(at, along, width), 0.42)
+    return points, link, width
 
 
-def drawn_share(distance: np.ndarray, chance: np.ndarray, writer: Writer) -> np.ndarray:
+def hasten(
+    template: Template,
+    points: np.ndarray,
+    last: np.ndarray,
+    way: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Cut joined strokes short: draw their ends (N,) along the ways (n - 1,) to each other."""
+    count = len(way) + 1
+    share = 0.3 * rng.random((2, count - 1))
+    ahead, back = np.zeros((2, count), complex)
+    ahead[:-1] = share[0] * way
+    back[1:] = -share[1] * way
+    size = np.maximum(last - template.first, 1)
+    owner = template.owner
+    along = np.minimum((np.arange(len(points)) - template.first[owner]) / size[owner], 1)
+    return points + ahead[owner] * along**2 + back[owner] * (1 - along) ** 2
+
+
+def drawn_share(
+    way: np.ndarray, border: np.ndarray, chance: np.ndarray, writer: Writer
+) -> np.ndarray:
     """Return how much (k,) of the ways between strokes is drawn: 1 for joins, less for tails.
 
-    `distance` (k,) in em; `chance` (2, k) in 0..1.
+    `way` (k,) complex in em; `border` (k,) where the radical ends or begins; `chance` (2, k) in
+    0..1. The law is a logistic regression on pen paths of 84 people.
     """
-    near = np.exp(-((distance / writer.reach) ** 2)) + 0.5 * (distance < 0.06)
-    tail = (chance[1] < writer.tails / 2) & (distance < 0.7)
+    x, y = way.real, way.imag
+    far = np.where(y < 0, -3.5 * y, 0.3 * y) + np.where(x < 0, -4.5 * x, 3 * x)
+    join = 1 / (1 + np.exp(far + 0.55 * border - 1.3 - writer.joining))
+    tail = (chance[1] < writer.tails / 2) & (np.abs(way) < 0.7)
     share = np.where(tail, 0.15 + 0.6 * chance[1], 0.01)
-    return np.where(chance[0] < writer.joining * near, 1.0, share)
+    return np.where(chance[0] < join, 1.0, share)
 
 
 def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
@@ -353,7 +424,7 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
 def grain_texture() -> np.ndarray:
     """Return a fixed texture (1024, 1024) float32 of unit variance: grain and small blotches."""
     white = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
-    texture = 0.7 * white + 1.6 * cv2.GaussianBlur(white, (0, 0), 1.0)
+    texture = 0.35 * white + 1.8 * cv2.GaussianBlur(white, (0, 0), 1.0)
     patch = cv2.resize(white[:72, :72], (1024, 1024), interpolation=cv2.INTER_LINEAR)
     texture += 0.5 * patch
     return texture / texture.std()

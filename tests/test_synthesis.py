@@ -250,14 +250,14 @@ def test_joins_and_skipped_strokes():
     writer = Writer.draw(0, 0.0)
 
     def runs(**style):
-        style = {"joining": 0.0, "tails": 0.0, "skip": 0.0} | style
+        style = {"joining": -50.0, "tails": 0.0, "skip": 0.0} | style
         hand = Writer(**(writer.__dict__ | style))
         points, _ = trace(template, template.points * 80, 80, hand, np.random.default_rng(0))
         mask = (field(points, np.full(len(points), 2.0), 2) > 0).astype(np.uint8)
         return cv2.connectedComponents(mask)[0] - 1
 
     assert runs() == 3
-    assert runs(joining=100.0, reach=2.0) == 1
+    assert runs(joining=50.0) == 1
 
 
 def test_smoothing_rounds_corners_and_keeps_ends():

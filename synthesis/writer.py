@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -163,6 +163,8 @@ def render(
     which neither strokes nor glyphs are known.
     """
     template = None
+    if character in symbols():  # written part by part
+        writer = replace(writer, joining=writer.joining - 2.5, tails=0.3 * writer.tails)
     drawn = character in stroke_data() or character in symbols()
     if fonts is not None and (rng.random() < font_share or not drawn):
         template = fonts.template(character, rng)

@@ -110,11 +110,10 @@ def load(path: str | Path) -> dict:
             f"{path}: no such checkpoint; train one (python train.py) or name another "
             "(--checkpoint FILE)"
         )
-    check_file(path)
+    data = path.read_bytes()
+    check_file(path, data)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle make it raise almost anything
         raise ValueError(f"{path}: not a readable checkpoint ({sentence(error)[:120]})") from None
     try:
@@ -126,25 +125,23 @@ def load(path: str | Path) -> dict:
     return loaded
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, data: bytes) -> None:
     """Raise ValueError for a file that torch.save has not written, or that has changed since.
 
     PyTorch itself compares no checksums: a flipped bit of a weight would be loaded as it is.
     """
     reason = "not a file of torch.save, or cut off"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
                 reason = "a compressed archive"
-            elif sum(info.file_size for info in infos) > path.stat().st_size:
+            elif sum(info.file_size for info in infos) > len(data):
                 reason = "its parts are larger than the file"
             elif (name := archive.testzip()) is None:
                 return
             else:
                 reason = f"damaged: the checksum of {name} is wrong; copy or download it again"
-    except OSError:
-        raise
     except Exception:  # a damaged directory makes zipfile raise almost anything
         pass
     raise ValueError(

@@ -13,7 +13,10 @@ more than --seconds or raises the process's peak memory by more than --megabytes
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import io
+import os
 import random
 import signal
 import sys
@@ -26,10 +29,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+import checkpoint
+from config import Config
+from dataset import GlyphSet, open_pack
 from hwdb.archives import GntFile, open_files
 from hwdb.record import HEADER, Damage, Record, decode_tag, encode_tag, read_records
 from jobs.command import command
+from model import mobilenet_v3
 from tests.alz_writer import DEFLATE, STORE, alz
 
 # -- damage ----------------------------------------------------------------------------------------
@@ -201,6 +209,93 @@ def fuzz_alz(rng: random.Random, folder: Path) -> str:
     return check_archive(make_alz, rng, lambda size: random_changes(rng, size), folder)
 
 
+# -- checkpoints and packs -------------------------------------------------------------------------
+
+
+@functools.lru_cache
+def good_checkpoint() -> dict:
+    """Return the content of a small checkpoint."""
+    config = Config(width=0.25, head=8).to_dict()
+    architecture = {key: config[key] for key in checkpoint.ARCHITECTURE}
+    model = mobilenet_v3(num_classes=3, **architecture).state_dict()
+    return {"format": 1, "model": model, "config": config, "classes": "一十口",
+            "metrics": {"top1": 0.5}, "epoch": 2}  # fmt: skip
+
+
+@functools.lru_cache
+def good_file() -> bytes:
+    stream = io.BytesIO()
+    torch.save(good_checkpoint(), stream)
+    return stream.getvalue()
+
+
+def spoil(content: dict, rng: random.Random) -> None:
+    """Put something odd in place of an entry, or take it away."""
+    junk = (None, True, -1, 0, 10**30, 1e9, float("nan"), "", "64", b"x", [], [1], {}, {"a": 1}, (),
+            torch.zeros(3), torch.zeros(1).expand(10**9), torch.zeros(8, 3).T,
+            torch.eye(3).to_sparse(), torch.full((3, 8), float("inf")),
+            torch.zeros(2, device="meta"))  # fmt: skip
+    place = content
+    while True:
+        key = rng.choice(list(place))
+        inner = place[key]
+        if not isinstance(inner, dict) or not inner or rng.random() < 0.3:
+            break
+        place[key] = place = dict(inner)
+    if rng.random() < 0.2:
+        del place[key]
+    else:
+        place[key] = rng.choice(junk)
+
+
+def fuzz_checkpoint(rng: random.Random, folder: Path) -> str:
+    """Load a damaged checkpoint: it is refused in a sentence, or it is whole and can be built."""
+    path = folder / "x.pt"
+    changed = rng.random() < 0.5
+    if changed:
+        content = dict(good_checkpoint())
+        for _ in range(rng.randint(1, 2)):
+            spoil(content, rng)
+        torch.save(content, path)
+    else:
+        path.write_bytes(change(good_file(), random_changes(rng, len(good_file()))))
+    try:
+        loaded = checkpoint.load(path)
+    except ValueError as error:
+        assert str(path) in str(error) and len(str(error)) < 1000
+        return "refused"
+    checkpoint.build_model(loaded)
+    checkpoint.describe(loaded)
+    if not changed:
+        good = good_checkpoint()
+        assert all(torch.equal(loaded["model"][name], t) for name, t in good["model"].items())
+        assert all(loaded[key] == good[key] for key in ("config", "metrics", "epoch"))
+    return "read"
+
+
+def fuzz_pack(rng: random.Random, folder: Path) -> str:
+    """Open a pack of which a file was changed: its parts go together, or it is made again."""
+    source = folder / "pack-1001.gnt"
+    source.write_bytes(b"".join(gnt_records(random.Random(7))))
+    os.utime(source, (0, 0))
+    with contextlib.redirect_stderr(io.StringIO()):
+        pack = open_pack(source, 16, workers=1)
+        before = (pack.folder / "pack.json").stat().st_mtime_ns
+        file = rng.choice(
+            [path for path in sorted(pack.folder.iterdir()) if "lock" not in path.name]
+        )
+        whole = file.read_bytes()
+        file.write_bytes(change(whole, random_changes(rng, len(whole))))
+        pack = open_pack(source, 16, workers=1)
+        made = (pack.folder / "pack.json").stat().st_mtime_ns != before and file.name != "pack.json"
+        assert len(pack) == len(pack.glyphs) == len(pack.labels) == len(pack.writer_ids)
+        glyphs = GlyphSet([pack], pack.classes)
+        assert glyphs.fetch(np.arange(len(glyphs)))[0].shape == (len(pack), 16, 16)
+        if not made:
+            file.write_bytes(whole)
+    return "made again" if made else "opened"
+
+
 # -- all -------------------------------------------------------------------------------------------
 
 # Given a random generator and a folder for its files, each returns in a word what happened.
@@ -208,6 +303,8 @@ READERS: dict[str, Callable[[random.Random, Path], str]] = {
     "gnt": lambda rng, folder: fuzz_gnt(rng),
     "zip": fuzz_zip,
     "alz": fuzz_alz,
+    "checkpoint": fuzz_checkpoint,
+    "pack": fuzz_pack,
 }
 
 

@@ -125,7 +125,8 @@ def loss_function(
     covered = (known[labels] | free).float()
     student = logits if len(known) == target.shape[1] else logits[:, known]
     t = config.temperature
-    logprob = (student / t).log_softmax(1)
+    # Classes that the teacher does not know are none that it means: they get no probability.
+    logprob = (logits / t).log_softmax(1)[:, known]
     distilled = -((target / t).softmax(1) * logprob).sum(1) * t**2
     weight = torch.where(free, 1.0, config.teacher_weight * covered)
     loss = (1 - weight) * hard + weight * distilled

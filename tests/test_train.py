@@ -230,6 +230,12 @@ def test_teacher_loss_is_the_cross_entropy_to_its_probabilities():
     known = torch.tensor([False, False, False, True, True])
     none = loss_function(logits, labels, (teacher[:, 3:], known), config)
     torch.testing.assert_close(none, plain)
+    # Classes that the teacher does not know get no probability on samples of those that it knows.
+    known, three = torch.tensor([True, True, True, False, False]), teacher[:, :3]
+    loss = loss_function(logits, labels, (three, known), config)
+    logprob = torch.log_softmax(logits / 2, 1)[:, :3]
+    expected_three = -(torch.softmax(three / 2, 1) * logprob).sum(1).mean() * 4
+    torch.testing.assert_close(loss, expected_three)
     # Samples without a label learn from the teacher alone, whatever its share.
     known, share = torch.ones(5, dtype=torch.bool), replace(config, teacher_weight=0.1)
     loss = loss_function(logits, torch.full((3,), -1), (teacher, known), share)

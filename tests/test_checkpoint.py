@@ -1,14 +1,16 @@
 """Checkpoints: what is shipped, what is read, what is refused."""
 
+import hashlib
 import json
 import random
+import re
 import zipfile
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_script, file_limit
+from conftest import ROOT, call_script, file_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +61,12 @@ def test_ones_own_training_comes_before_the_shipped_weights(tmp_path, monkeypatc
     (tmp_path / "runs" / "train").mkdir(parents=True)
     (tmp_path / "runs" / "train" / "best.pt").write_bytes(b"")
     assert (tmp_path / default_checkpoint()).samefile("runs/train/best.pt")
+
+
+def test_the_model_card_names_the_bytes_that_are_shipped():
+    card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    digest = hashlib.sha256(Path(DEFAULT_CHECKPOINT).read_bytes()).hexdigest()
+    assert re.findall(r"SHA-256 \| `([0-9a-f]{64})`", card) == [digest]
 
 
 def test_what_is_saved_is_loaded(tmp_path):

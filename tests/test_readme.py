@@ -1,6 +1,7 @@
 """The two READMEs tell the same story, and the story is true of the scripts."""
 
 import argparse
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -46,6 +47,22 @@ def test_same_figures_in_tables():
     assert all("110" in b for _, b in differing), differing
 
 
+def test_same_decimal_figures_in_the_text():
+    """Figures such as 97.09 stand in both; words between them are in another order."""
+
+    def figures(text: str) -> set[str]:
+        prose = re.sub(r"```.*?```", "", text, flags=re.S)
+        return set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", prose))
+
+    assert figures(ENGLISH) == figures(CHINESE) and "97.09" in figures(ENGLISH)
+
+
+def test_no_passage_of_six_lines_stands_twice():
+    lines = [line for line in ENGLISH.splitlines() if line.strip()]
+    passages = ["\n".join(lines[at : at + 6]) for at in range(len(lines) - 5)]
+    assert len(set(passages)) == len(passages)
+
+
 def test_same_pictures_and_links():
     pattern = re.compile(r"!\[.*?\]\((.*?)\)")
     assert pattern.findall(ENGLISH) == pattern.findall(CHINESE)
@@ -73,6 +90,26 @@ def test_options_exist(script):
     assert done.returncode == 0
     for flag in options()[script]:
         assert re.search(rf"{flag}\b", done.stdout), f"{script} has no {flag}"
+
+
+def test_every_option_of_the_text_is_one_of_some_script():
+    helps = [call_script(script, "--help").stdout for script in [*options(), "export.py"]]
+    known = set(re.findall(r"--[a-z][\w-]+", "\n".join(helps)))
+    text = re.sub(r"^(torchrun|pip|ruff).*?(?=train.py|$)", "", ENGLISH, flags=re.M)
+    unknown = set(re.findall(r"(?<!-)--[a-z][\w-]+", text)) - known
+    assert unknown <= {"--logdir"}  # of tensorboard
+
+
+def test_modules_exist():
+    for name in set(re.findall(r"python -m ([\w.]+)", ENGLISH)) - {"pytest", "venv"}:
+        path = ROOT / name.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
+
+
+def test_card_names_the_very_file():
+    card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    digest = hashlib.sha256((ROOT / DEFAULT_CHECKPOINT).read_bytes()).hexdigest()
+    assert digest in card
 
 
 def test_model_card_is_of_the_shipped_weights():

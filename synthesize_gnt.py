@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
 from hwdb.record import write_record
+from synthesis.papers import PAPERS, paper, remains
 from synthesis.templates import Fonts
 from synthesis.writer import HARD, Writer, drawable, render
 
@@ -47,6 +48,8 @@ class Job:
     seed: int
     hard: tuple[float, float]
     small: float
+    coarse: float
+    paper: float
     fonts: Fonts | None
     font_share: float
 
@@ -57,12 +60,14 @@ def write_writer(job: Job, number: int) -> Path:
     if path.exists():
         return path
     rng = np.random.default_rng((job.seed, number))
-    writer = Writer.draw(rng, rng.uniform(*job.hard), job.small)
+    writer = Writer.draw(rng, rng.uniform(*job.hard), job.small, job.coarse)
     temporary = path.with_name(path.name + ".tmp")  # one a killed run left is written over
     try:
         with temporary.open("wb") as stream:
             for character in job.characters:
                 bitmap = render(character, writer, rng, job.fonts, job.font_share)
+                if job.paper and rng.random() < job.paper:
+                    bitmap = remains(bitmap, rng)
                 write_record(stream, character, bitmap)
         os.replace(temporary, path)
     finally:
@@ -113,6 +118,8 @@ def keep_settings(job: Job, fonts: Path | None) -> None:
         "seed": job.seed,
         "hard": list(job.hard),
         "small": job.small,
+        "coarse": job.coarse,
+        "paper": job.paper,
         "fonts": [] if fonts is None else [Path(name).name for name in job.fonts.files],
         "font_share": job.font_share if fonts else 0,
     }
@@ -141,15 +148,18 @@ def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> N
     sheet = np.full((len(numbers) * CELL, columns * CELL), 255, np.uint8)
     for row, number in enumerate(numbers):
         rng = np.random.default_rng((job.seed, number))
-        writer = Writer.draw(rng, rng.uniform(*job.hard), job.small)
+        writer = Writer.draw(rng, rng.uniform(*job.hard), job.small, job.coarse)
         for column, index in enumerate(chosen):
             bitmap = render(job.characters[index], writer, rng, job.fonts, job.font_share)
             scale = min(1, (CELL - 4) / max(bitmap.shape))
             if scale < 1:
                 bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             h, w = bitmap.shape
-            y, x = row * CELL + (CELL - h) // 2, column * CELL + (CELL - w) // 2
-            sheet[y : y + h, x : x + w] = bitmap
+            cell = sheet[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+            if job.paper and rng.random() < job.paper:
+                cell[:] = paper(PAPERS[rng.integers(len(PAPERS))], CELL, rng)
+            y, x = (CELL - h) // 2, (CELL - w) // 2
+            cell[y : y + h, x : x + w] = np.minimum(cell[y : y + h, x : x + w], bitmap)
     data = cv2.imencode(".png", sheet)[1]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data.tobytes())
@@ -172,6 +182,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="range of the writers' unsteadiness: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
     add("--small", type=float, default=0.0, metavar="SHARE",
         help="share of the writers who write 16 to 50 pixels small with a thin pen")  # fmt: skip
+    add("--coarse", type=float, default=0.0, metavar="SHARE",
+        help="share of the writers who draw 26 to 50 px, black or white")  # fmt: skip
+    add("--paper", type=float, default=0.0, metavar="SHARE",
+        help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
         help="draw a page with a row for each training writer instead of .gnt files")  # fmt: skip
     add = parser.add_argument_group("fonts").add_argument
@@ -204,7 +218,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed is at least 0, got {args.seed}")
     if not 0 <= args.hard[0] <= args.hard[1] <= 3:
         raise ValueError(f"--hard is 0 <= FROM <= TO <= 3, got {args.hard[0]} {args.hard[1]}")
-    for name in ("small", "font_share"):
+    for name in ("small", "coarse", "paper", "font_share"):
         if not 0 <= getattr(args, name) <= 1:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} is 0 to 1, got {getattr(args, name)}")
@@ -217,7 +231,8 @@ def run(args: argparse.Namespace) -> None:
     drawable(characters, fonts)
     cv2.setNumThreads(1)
     hard = tuple(args.hard)
-    job = Job(args.out, characters, args.seed, hard, args.small, fonts, args.font_share)
+    job = Job(args.out, characters, args.seed, hard, args.small, args.coarse, args.paper, fonts,
+              args.font_share)  # fmt: skip
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
         draw_sheet(job, numbers, args.sheet)

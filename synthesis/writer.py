@@ -94,10 +94,17 @@ class Writer:
     cut: float  # grey value from which on the scan counts as paper
 
     @classmethod
-    def draw(cls, seed: int | np.random.Generator, hard: float = 1.0, small: float = 0.0) -> Writer:
+    def draw(
+        cls,
+        seed: int | np.random.Generator,
+        hard: float = 1.0,
+        small: float = 0.0,
+        coarse: float = 0.0,
+    ) -> Writer:
         """Draw a style; `hard` scales every spread, 0.6 is a careful hand and 1.5 a wild one.
 
-        `small` is the chance of a hand of a few pixels and a thin pen, as in coarse pictures.
+        `small` is the chance of a hand of a few pixels and a thin pen; `coarse` that of a drawing
+        by mouse or on a pad: 26 to 50 px, black or white, with a pen of 1 to 16 % of the height.
         """
         rng = np.random.default_rng(seed)
         normal, uniform = rng.normal, rng.uniform
@@ -110,7 +117,13 @@ class Writer:
         edge = max(1.3, pen * uniform(0.4, 0.9))
         if small and rng.random() < small:
             em, pen, edge = uniform(16, 52), uniform(1.1, 2.2), uniform(1.0, 1.7)
-        return cls(
+        ink, grain = uniform(0, 90), uniform(4, 22)
+        drawn = bool(coarse) and rng.random() < coarse
+        if drawn:
+            em = uniform(28, 54)
+            pen = max(1.6, em * np.exp(uniform(np.log(0.015), np.log(0.16))))
+            edge, ink, grain = 1e-9, 0.0, 0.0
+        hand = cls(
             em=float(em),
             unsteady_size=hard * uniform(0.03, 0.09),
             aspect=spread(0.84, 0.1 * hard),
@@ -143,10 +156,12 @@ class Writer:
             end=uniform(0.3, 1.0),
             brush=uniform(0, 0.9),
             edge=float(edge),
-            ink=uniform(0, 90),
-            grain=uniform(4, 22),
+            ink=float(ink),
+            grain=float(grain),
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),
         )
+        even = {"lightness": 1.0, "pressure": 0.0, "start": 1.0, "end": 1.0}
+        return replace(hand, **even) if drawn else hand
 
 
 def render(
@@ -173,7 +188,7 @@ def render(
         template = stroke_template(character, forms(character, writer, rng), swaps)
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * em
-    pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), max(0.075 * em, 1.1))
+    pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), max(0.17 * em, 1.1))
     if template.radius is None:
         points, width = trace(template, points, em, writer, rng)
         radius = width * (pen / 2)

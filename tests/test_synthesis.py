@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import pytest
 from hwdb.characters import LEVEL1, SYMBOLS
 from hwdb.record import Sample, read_gnt
 from hwdb.sets import writer_and_split
+from synthesis.papers import NO_CHARACTERS, no_character, remains
 from synthesis.stream import Source
 from synthesis.templates import (
     Fonts,
@@ -28,7 +30,7 @@ from synthesis.templates import (
     symbols,
     thin,
 )
-from synthesis.writer import Writer, drawable, field, render, smooth, trace
+from synthesis.writer import Writer, bend, drawable, drawn_share, field, render, smooth, trace
 
 ROOT = Path(__file__).resolve().parents[1]
 STROKES = ROOT / "synthesis" / "strokes"
@@ -200,6 +202,57 @@ def test_some_write_small():
     }
     assert min(sizes[0]) > 35 and max(sizes[1]) < 75 and np.median(sizes[1]) < 40
     assert 10 < sum(size < 40 for size in sizes[0.5]) < 45
+
+
+def test_coarse_drawings_are_black_or_white():
+    shares = []
+    for seed in range(40):
+        bitmap = render("永", Writer.draw(seed, coarse=1.0), np.random.default_rng(seed))
+        assert set(np.unique(bitmap)) <= {0, 255} and 18 < max(bitmap.shape) < 70
+        assert cv2.connectedComponents((bitmap == 0).astype(np.uint8))[0] < 10  # nothing crumbles
+        shares.append((bitmap == 0).mean())
+    assert min(shares) < 0.2 and max(shares) > 0.45  # thin pens and thick ones
+
+
+def test_hasty_hands_join_more():
+    joined = []
+    for joining in (-3.0, 0.0, 3.0):
+        way, chance = np.full(2000, -0.2 - 0.2j), np.random.default_rng(0).random((2, 2000))
+        hand = replace(Writer.draw(0), joining=joining)
+        joined.append((drawn_share(way, np.zeros(2000), chance, hand) == 1).mean())
+    assert joined[0] < 0.15 and 0.3 < joined[1] < 0.6 and joined[2] > 0.85
+    across = drawn_share(way, np.ones(2000), chance, hand) == 1
+    assert across.mean() < joined[2]  # over the border of a radical
+
+
+def test_bent_strokes_keep_their_parts_together():
+    template = stroke_template("口")
+    rng = np.random.default_rng(0)
+    local = bend(template, replace(Writer.draw(0), turn=0.5, stretch=0.3), 1.0, rng)
+    for first, last in zip(template.first, template.last, strict=True):
+        stroke = local[first : last + 1]
+        assert abs(stroke.mean()) < 1e-9 and np.abs(np.diff(stroke)).max() < 0.15
+    assert sorted(np.unique(template.piece[template.owner == 1])) == [1, 2]  # 横 and 竖 of 横折
+
+
+def test_remains_keep_most_of_a_character():
+    changed = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        bitmap = render("永", Writer.draw(seed, 0.5), rng)
+        spoiled = remains(bitmap, rng)
+        assert spoiled.dtype == np.uint8 and spoiled.min() < 255
+        assert 0.6 < (spoiled < 255).sum() / (bitmap < 255).sum() < 2.5
+        changed += spoiled.shape != bitmap.shape or bool((spoiled != bitmap).any())
+    assert changed >= 58
+
+
+@pytest.mark.parametrize("kind", NO_CHARACTERS)
+def test_pictures_of_no_character(kind):
+    drawn = [no_character(kind, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    for picture in drawn:
+        assert picture.dtype == np.uint8 and picture.min() < 255 == picture.max()
 
 
 def test_classes_differ_more_than_drawings_of_one_class():
@@ -420,6 +473,8 @@ def test_sheet(tmp_path):
         (["--workers", "0"], "--workers"),
         (["--seed", "-1"], "--seed"),
         (["--hard", "2", "1"], "--hard"),
+        (["--coarse", "-1"], "--coarse"),
+        (["--paper", "2"], "--paper"),
         (["--font-share", "2"], "--font-share"),
         (["--classes", "0"], "--classes"),
         (["--classes", "nowhere.txt"], "nowhere.txt"),

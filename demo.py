@@ -5,14 +5,17 @@
     python demo.py --host 0.0.0.0                         # for a phone in the same network
     python demo.py --port 0                               # any free port
 
-request       answer
-GET /         the page, demo.html
-GET /network  {"checkpoint", "classes", "size"}
-POST /read    body: a picture file of at most 8 MiB, as `predict.py` reads it ->
-              {"readings": [{"character", "probability"}, ...], "glyph": "data:image/png;...",
-              "milliseconds"}; glyph is what the network gets
-              {"error": "..."} with status 4xx or 5xx where that fails
+request            answer
+GET /              the page: index.html, page.css and page.js of page/
+GET /network.json  {"checkpoint", "count", "size", "choices", "reads"}: what the page has to know
+POST /read         body: a picture file of at most 8 MiB, as `predict.py` reads it ->
+                   {"readings": [{"character", "probability"}, ...], "glyph": "data:image/png;...",
+                   "milliseconds"}, glyph is what the network gets; "character_score" and
+                   "is_character" where the network gives them
+                   {"error": "..."} with status 4xx or 5xx where that fails
+POST /read?classes=symbols   the same among some classes, one of "choices"
 
+Pictures are opened in a process of its own, bounded in time and memory (jobs/bounded.py).
 One page served by the standard library, not Gradio or the like: those bring more than a hundred
 megabytes of packages and fetch fonts and scripts from the network, and their sketch pads send a
 drawing when it is finished; here it is read after every stroke and before, without a network.
@@ -27,34 +30,50 @@ import contextlib
 import ipaddress
 import json
 import re
-import secrets
 import socket
 import sys
 import threading
 import time
 import webbrowser
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import cv2
 import numpy as np
 
-from config import DEFAULT_CHECKPOINT, add_arguments, from_arguments
-from picture import decode_picture
+import page
+from config import add_arguments, default_checkpoint, from_arguments
+from jobs.bounded import Bounded, TooMuch
+from jobs.command import command
+from picture import decode_picture, to_glyph
 from recognizer import Recognizer
-from training.devices import pick_device
 
-PAGE = Path(__file__).with_name("demo.html")
 MAX_BODY = 8 << 20  # bytes of a picture
+MAX_HELD = 64 << 20  # bytes of all pictures that are on their way or waiting
+MAX_CONNECTIONS = 256
+BODY_SECONDS = 20  # for a body to arrive
+PICTURE_SECONDS = 10  # to open a picture
+PICTURE_MEMORY = 1 << 30  # bytes, to open a picture
 READINGS = 10
-METHODS = {"/": "GET, HEAD", "/network": "GET, HEAD", "/read": "POST"}
-# The page may load nothing and talk to nobody but this server.
-POLICY = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
+LOOK, SEND = "GET, HEAD", "POST"
+METHODS = {"/": LOOK, "/network.json": LOOK, "/read": SEND} | {f"/{n}": LOOK for n in page.FILES}
+
+
+def open_picture(data: bytes, size: int) -> np.ndarray:
+    """Return the glyph of a picture file.
+
+    Raises:
+        ValueError: not a picture, blank, too large, or of a kind that OpenCV cannot turn to grey.
+    """
+    try:
+        return to_glyph(decode_picture(data), size)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from None
+        raise ValueError("picture: of a kind that cannot be read; try PNG") from None
 
 
 class Refusal(Exception):
@@ -69,14 +88,50 @@ class Server(ThreadingHTTPServer):
     """One network, read by one request at a time, so that memory stays bounded."""
 
     daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS  # connections that wait to be accepted
 
-    def __init__(self, host: str, port: int, recognizer: Recognizer) -> None:
+    def __init__(self, host: str, port: int, recognizer: Recognizer, opener: Bounded) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.recognizer = recognizer
-        self.page = PAGE.read_text(encoding="utf-8")
-        self.lock = threading.Lock()
+        self.network = recognizer.network
+        names = page.choices(self.network.classes)
+        self.recognizers = {name: Recognizer(self.network, name) for name in names}
         self.names = {"localhost", socket.gethostname().lower(), host.lower()}
+        self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.reading = threading.Lock()
+        self.holding = threading.Lock()
+        self.held = 0
+        self.opener = opener
         super().__init__((host, port), Handler)
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:
+        """Start a thread for a connection, when there are not too many already."""
+        self.connections.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: socket.socket, client_address: object) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
+
+    @contextlib.contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Count the bytes of a body while it is there.
+
+        Raises:
+            Refusal: too many are there already.
+        """
+        with self.holding:
+            if self.held + count > MAX_HELD:
+                raise Refusal(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "too many pictures at once; try again"
+                )
+            self.held += count
+        try:
+            yield
+        finally:
+            with self.holding:
+                self.held -= count
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say in a line what broke a connection; nothing if the client has gone."""
@@ -91,33 +146,41 @@ class Server(ThreadingHTTPServer):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
-    def read(self, body: bytes) -> dict:
+    def read(self, body: bytes, query: str) -> dict:
         """Return the answer to a picture file.
 
         Raises:
             ValueError: not a picture, blank, or too large.
         """
-        with self.lock:
+        which = parse_qs(query).get("classes", ["all"])[-1]
+        if which not in self.recognizers:
+            raise ValueError(f"classes is {which[:80]!r}, expected {' or '.join(self.recognizers)}")
+        with self.reading:
             began = time.perf_counter()
             try:
-                glyph = self.recognizer.glyph(decode_picture(body))
-            except cv2.error:
-                raise ValueError("picture: of a kind that cannot be read; try PNG") from None
-            readings = self.recognizer.read(glyph[None], READINGS)[0]
+                glyph = self.opener.call(body, self.network.size)
+            except TooMuch as error:
+                raise ValueError(f"the picture {error}; crop it to the character") from None
+            readings = self.recognizers[which].read(glyph[None], READINGS)[0]
         png = base64.b64encode(cv2.imencode(".png", glyph)[1]).decode()
-        return {
+        answer = {
             "readings": [reading._asdict() for reading in readings],
             "glyph": f"data:image/png;base64,{png}",
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
         }
+        if readings.character_score is not None:
+            answer["character_score"] = readings.character_score
+            answer["is_character"] = readings.is_character
+        return answer
 
-    def network(self) -> dict:
+    def describe(self) -> dict:
         """Return what the page says of the network."""
-        network = self.recognizer.network
         return {
-            "checkpoint": Path(network.source).name,
-            "classes": len(network.classes),
-            "size": network.size,
+            "checkpoint": Path(self.network.source).name,
+            "count": len(self.network.classes),
+            "size": self.network.size,
+            "choices": list(self.recognizers),
+            "reads": "server",
         }
 
 
@@ -136,22 +199,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer a request of any method, whatever goes wrong with JSON."""
+        closing = self.close_connection
+        self.close_connection = True  # until it is known where the next request begins
         try:
-            body = self.body()
-            self.check_origin()
-            path = self.path.partition("?")[0]
-            if path not in METHODS:
-                raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at {path[:80]}")
-            if self.command not in METHODS[path]:
-                reason = f"{path} takes {METHODS[path]}, not {self.command}"
-                raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, reason)
-            if path == "/":
-                self.send_page()
-            else:
-                self.send_json(self.server.read(body) if path == "/read" else self.server.network())
+            length = self.length()
+            with self.server.hold(length):
+                body = self.body(length)
+                self.close_connection = closing
+                self.check_origin()
+                self.route(body)
         except Refusal as refusal:
             self.send_error(refusal.status, str(refusal))
-            if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            if self.close_connection:
                 self.discard()
         except ValueError as error:
             self.send_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
@@ -161,32 +220,69 @@ class Handler(BaseHTTPRequestHandler):
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"failed: {type(error).__name__}")
 
-    def body(self) -> bytes:
-        """Return the body of the request.
+    def route(self, body: bytes) -> None:
+        """Answer what is asked for.
 
         Raises:
-            Refusal: its length is not said, or too large.
+            Refusal, ValueError: nothing of the kind; see `Server.read`.
+        """
+        path, _, query = self.path.partition("?")
+        if path not in METHODS:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at {path[:80]}")
+        if self.command not in METHODS[path].split(", "):
+            reason = f"{path} takes {METHODS[path]}, not {self.command}"
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, reason)
+        if path == "/read":
+            self.send_json(self.server.read(body, query))
+        elif path == "/network.json":
+            self.send_json(self.server.describe())
+        else:
+            name = path[1:] or "index.html"
+            self.send(HTTPStatus.OK, page.FILES[name], (page.HERE / name).read_bytes(), {})
+
+    def length(self) -> int:
+        """Return how many bytes the body has.
+
+        Raises:
+            Refusal: it is not said, or too many.
         """
         length = self.headers.get("Content-Length", "0" if self.command != "POST" else "")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
-            self.close_connection = True  # where the next request begins is unknown
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
-        if int(length) > MAX_BODY:
-            self.close_connection = True
-            limit = f"the picture has {int(length):,} bytes, at most {MAX_BODY:,} are read"
+        if len(length.lstrip("0")) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+            limit = f"the picture is too large: at most {MAX_BODY:,} bytes are read"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
-        data = self.rfile.read(int(length))
-        if len(data) < int(length):
-            self.close_connection = True
+        return int(length)
+
+    def body(self, length: int) -> bytes:
+        """Return the body of the request.
+
+        Raises:
+            Refusal: it ends early, or takes too long.
+        """
+        data = bytearray()
+        for part in self.parts(length):
+            data += part
+        if len(data) < length:
             raise Refusal(HTTPStatus.BAD_REQUEST, "the request ended before its Content-Length")
-        return data
+        return bytes(data)
+
+    def parts(self, length: float) -> Iterator[bytes]:
+        """Yield what arrives of a body, as long as it may take."""
+        end = time.monotonic() + BODY_SECONDS
+        while length > 0 and time.monotonic() < end:
+            part = self.rfile.read1(min(length, 1 << 16))
+            if not part:
+                return
+            length -= len(part)
+            yield part
 
     def discard(self) -> None:
         """Read away what is left of a body: a client sends all before it looks for an answer."""
-        left = min(int(self.headers["Content-Length"]), 4 * MAX_BODY)
         with contextlib.suppress(OSError):
-            while left > 0 and (data := self.rfile.read(min(left, 1 << 16))):
-                left -= len(data)
+            self.connection.shutdown(socket.SHUT_WR)
+            for _ in self.parts(float("inf")):
+                pass
 
     def check_origin(self) -> None:
         """Refuse what a foreign page sends: one whose name was bound to this address, or a form.
@@ -204,13 +300,6 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
             raise Refusal(HTTPStatus.FORBIDDEN, "the request comes from another page")
-
-    def send_page(self) -> None:
-        """Send demo.html; its script and style run by a nonce that no other page knows."""
-        nonce = secrets.token_urlsafe(16)
-        page = self.server.page.replace("{nonce}", nonce).encode()
-        policy = {"Content-Security-Policy": POLICY.format(nonce=nonce)}
-        self.send(HTTPStatus.OK, "text/html; charset=utf-8", page, policy)
 
     def send_json(self, content: dict, status: int = HTTPStatus.OK, **headers: str) -> None:
         data = json.dumps(content, ensure_ascii=False).encode()
@@ -237,6 +326,7 @@ class Handler(BaseHTTPRequestHandler):
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
+            "Content-Security-Policy": "frame-ancestors 'none'",  # the rest stands in the page
             "Cross-Origin-Resource-Policy": "same-origin",
         }
         if self.close_connection:
@@ -260,7 +350,7 @@ def is_address(name: str) -> bool:
     return True
 
 
-def start(host: str, port: int, recognizer: Recognizer) -> Server:
+def start(host: str, port: int, recognizer: Recognizer, opener: Bounded) -> Server:
     """Open the port, and read once, so that the first stroke does not wait.
 
     Raises:
@@ -269,7 +359,7 @@ def start(host: str, port: int, recognizer: Recognizer) -> Server:
     size = recognizer.network.size
     recognizer.read(np.zeros((1, size, size), np.uint8))
     try:
-        return Server(host, port, recognizer)
+        return Server(host, port, recognizer, opener)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
@@ -277,6 +367,7 @@ def start(host: str, port: int, recognizer: Recognizer) -> Server:
         ) from None
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Serve the page as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -284,9 +375,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: %(default)s)",
+        help="checkpoint (.pt) or exported network (.onnx) (default: runs/train/best.pt if there "
+        "is one, else the shipped weights)",
     )
     server = parser.add_argument_group("server")
     server.add_argument(
@@ -301,20 +392,17 @@ def main(argv: list[str] | None = None) -> int:
     server.add_argument("--open", action="store_true", help="open the page in the browser")
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
-    try:
-        device = pick_device(from_arguments(given).device)
-        recognizer = Recognizer.from_checkpoint(given.checkpoint, device)
-        with start(given.host, given.port, recognizer) as page:
-            print(page.url, flush=True)
+    checkpoint = given.checkpoint or default_checkpoint()
+    device = from_arguments(given).device
+    with Bounded(open_picture, PICTURE_SECONDS, PICTURE_MEMORY) as opener:
+        recognizer = Recognizer.from_checkpoint(checkpoint, device)
+        with start(given.host, given.port, recognizer, opener) as server:
+            print(server.url, flush=True)
+            if given.checkpoint is None:
+                print(f"reads with {checkpoint}", file=sys.stderr)
             if given.open:
-                webbrowser.open(page.url)
-            page.serve_forever()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+                webbrowser.open(server.url)
+            server.serve_forever()
     return 0
 
 

@@ -3,11 +3,23 @@
     python export.py                                         # checkpoints/small80.onnx
     python export.py --precision int8 --out small80-int8.onnx
     python export.py --checkpoint runs/train/best.pt --precision int8 --calibration data/train
+    python export.py --precision int8 --input picture        # takes a drawing or scan as it is
+    python export.py --page site                             # a page that reads in the browser
     python test.py --checkpoint small80-int8.onnx            # measured by the same code
 
-Input `glyphs` (N,1,S,S) float32 in 0...1, output `logits` (N,K) float32, whatever the precision;
+    --input   takes                                  returns
+    glyph     `glyphs` (N,1,S,S) float32 in 0...1,   `logits` (N,K) float32
+              prepared by picture.py
+    picture   `picture` (N,1,H,W) uint8, grey, of    `logits`; `glyph` (N,S,S) uint8, all 0 for a
+              any size, dark on light or not         blank picture; `labels` (N,10) int64 and
+                                                     `probabilities` (N,10) float32, best first;
+                                                     `character_score` (N,) if the weights have one
+
 N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),
-`config` (JSON: settings of the training) and `precision`. BatchNorm is folded into convolutions.
+`config` (JSON: settings of the training), `precision`, `input`, and `reject` (JSON, see
+recognizer.character_score). BatchNorm is folded into convolutions. A file that takes pictures
+prepares them as picture.py does drawings, scans and even photos (onnx_graph/preparation.py);
+rough paper, lines and neighbours need picture.py itself.
 
     precision   weights in the file                      computed in
     fp32        float32                                  float32
@@ -26,7 +38,7 @@ third of them in the shipped weights; int8 leaves those out that none of the cal
 fires, if there are enough of these, down to a multiple of 16. The file is checked against PyTorch
 before it takes its name.
 
-Left out: preprocessing (picture.py), other runtimes than onnxruntime.
+Left out: other runtimes than onnxruntime.
 """
 
 from __future__ import annotations
@@ -34,27 +46,32 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import checkpoint
-from config import DEFAULT_CHECKPOINT
+import page
+from config import default_checkpoint
 from dataset import scan, stream_glyphs
-from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExcite, to_input
-from picture import to_glyph
-from recognizer import load_network
+from jobs.command import command
+from jobs.files import replacing
+from model import MobileNetV3, to_input
+from picture import is_clean, to_glyph
+from recognizer import open_session
 
 try:
     import onnx
     import onnxruntime  # noqa: F401  (runs the check)
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
+
+    from onnx_graph.graph import Value
+    from onnx_graph.network import Calibration, NetworkGraph, calibrate
+    from onnx_graph.preparation import prepare
 except ImportError as error:
     missing: str | None = error.name
 else:
@@ -62,225 +79,49 @@ else:
 
 # HardSwish came with opset 14; a file of opset 17 and IR version 8 loads in onnxruntime >= 1.12.
 OPSET, IR_VERSION = 17, 8
-GATE = {"alpha": 1 / 6, "beta": 0.5}  # the paper's h-sigmoid
-SMALLEST_INT8 = 10_000  # kernels with fewer weights are kept in float16: few bytes, half the error
-BLOCK = 16  # channels in a block of onnxruntime's layout with AVX-512; 8 with AVX2
-ENOUGH_TO_DROP = 256  # calibration glyphs that tell which hidden units of gates never fire
+READINGS = 10
 LARGEST_DIFFERENCE = 1e-3  # of an fp32 export's logits
 LEAST_AGREEMENT = 0.98  # of the readings, without a warning
 TRAINING_DATA = Path("data/train")
 SOME_FILES = 8  # .gnt files that calibration glyphs come from, thousands in each
 
 
-def fold_batch_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Return kernel and bias of the convolution that equals convolution and BatchNorm."""
-    convolution, norm = block[0], block[1]
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-
-
-def quantise_rows(weight: np.ndarray, least: float | np.ndarray = 0.0) -> tuple[np.ndarray, ...]:
-    """Return int8 values in -127...127 and the float32 scale, `least` or more, of each row (O,)."""
-    scale = np.maximum(np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12) / 127, least)
-    each = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.round(weight / each).astype(np.int8), scale.astype(np.float32)
-
-
-class Range(NamedTuple):
-    """What the input of a layer spans, zero included."""
-
-    low: float
-    high: float
-
-    def quantisation(self) -> tuple[np.float32, np.uint8]:
-        """Return scale and zero point of uint8, with the range at 0...127 of 0...255.
-
-        Sums of two products then fit into 16 bits, as processors without VNNI need it, and values
-        beyond those of the calibration still have room.
-        """
-        scale = max(self.high - self.low, 1e-6) / 127
-        return np.float32(scale), np.uint8(round(-self.low / scale))
-
-
-class Calibration(NamedTuple):
-    """What int8 needs to know of a network's activations.
-
-    Attributes:
-        ranges: of the input of every linear layer.
-        firing: (n,) int64 of every squeeze-and-excitation: the hidden units worth keeping.
-    """
-
-    ranges: Mapping[nn.Module, Range]
-    firing: Mapping[nn.Module, Tensor]
-
-
-def firing_units(highest: Tensor) -> Tensor:
-    """Return the indices of the hidden units that ever fire, from the highest value of each (H,).
-
-    Silent ones fill up a multiple of `BLOCK`, without which onnxruntime leaves its blocked layout.
-    """
-    count = -(-int((highest > 0).sum()) // BLOCK) * BLOCK
-    return highest.topk(min(max(count, BLOCK), len(highest))).indices.sort().values
-
-
-class Graph:
-    """The ONNX graph of a network, built layer by layer.
-
-    Args:
-        model: in eval mode; its module names become the names in the file.
-        precision: see the module's table.
-        calibration: for int8.
-        side: of a glyph, px; then of the map under way.
-    """
-
-    def __init__(
-        self, model: nn.Module, precision: str, calibration: Calibration | None, side: int
-    ) -> None:
-        self.names = {module: name for name, module in model.named_modules()}
-        self.precision, self.calibration, self.side = precision, calibration, side
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.shapes: list[onnx.ValueInfoProto] = []
-
-    def node(self, kind: str, *inputs: str, **attributes: object) -> str:
-        """Append a node and return the name of its output."""
-        output = f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
-        return output
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def kernel(self, name: str, weight: np.ndarray) -> str:
-        """Store a kernel as the precision says; onnxruntime widens it once, on loading."""
-        if self.precision == "fp32":
-            return self.constant(name, weight)
-        if self.precision == "fp16" or weight.size < SMALLEST_INT8:
-            half = self.constant(name, weight.astype(np.float16))
-            return self.node("Cast", half, to=TensorProto.FLOAT)
-        # Not DequantizeLinear: onnxruntime would keep that one and run it for every glyph.
-        values, scale = quantise_rows(weight)
-        wide = self.node("Cast", self.constant(name, values), to=TensorProto.FLOAT)
-        return self.node("Mul", wide, self.constant(f"{name}.scale", scale.reshape(-1, 1, 1, 1)))
-
-    def convolution(self, x: str, layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> str:
-        name = self.names[layer]
-        self.side = -(-self.side // layer.stride[0])  # padding keeps the side but for the stride
-        return self.node(
-            "Conv",
-            x,
-            self.kernel(f"{name}.weight", weight.numpy()),
-            self.constant(f"{name}.bias", bias.numpy()),
-            kernel_shape=layer.kernel_size,
-            strides=layer.stride,
-            pads=layer.padding * 2,
-            group=layer.groups,
-        )
-
-    def linear(self, x: str, layer: nn.Linear) -> str:
-        """Add a linear layer; in int8, onnxruntime fuses these nodes to one integer product."""
-        name, weight, bias = self.names[layer], layer.weight.numpy(), layer.bias.numpy()
-        if self.precision != "int8":
-            kernel = self.kernel(f"{name}.weight", weight)
-            return self.node("Gemm", x, kernel, self.constant(f"{name}.bias", bias), transB=1)
-        step, zero = self.calibration.ranges[layer].quantisation()
-        inputs = (self.constant(f"{name}.step", step), self.constant(f"{name}.zero", zero))
-        x = self.node("DequantizeLinear", self.node("QuantizeLinear", x, *inputs), *inputs)
-        # The bias is an int32 in units of both scales: a row of zeros must not make it overflow.
-        values, scale = quantise_rows(weight, np.abs(bias) / (2**30 * step))
-        kernel = self.node(
-            "DequantizeLinear",
-            self.constant(f"{name}.weight", values),
-            self.constant(f"{name}.scale", scale),
-            self.constant(f"{name}.weight_zero", np.zeros(len(scale), np.int8)),
-            axis=0,
-        )
-        added = self.node(
-            "DequantizeLinear",
-            self.constant(f"{name}.bias", np.round(bias / (step * scale)).astype(np.int32)),
-            self.constant(f"{name}.bias_scale", step * scale),
-            self.constant(f"{name}.bias_zero", np.zeros(len(scale), np.int32)),
-            axis=0,
-        )
-        return self.node("Gemm", x, kernel, added, transB=1)
-
-    def squeeze_excite(self, x: str, module: SqueezeExcite) -> str:
-        """Add the block so that onnxruntime keeps its blocked layout (NCHWc) all through.
-
-        It multiplies in that layout only where it sees equal shapes, so the gate is repeated over
-        the map and both shapes are written down; GlobalAveragePool, since it has no ReduceMean.
-        """
-        kept = slice(None) if self.calibration is None else self.calibration.firing[module]
-        gate = self.node("GlobalAveragePool", x)
-        gate = self.convolution(gate, module.fc1, module.fc1.weight[kept], module.fc1.bias[kept])
-        gate = self.node("Relu", gate)
-        gate = self.convolution(gate, module.fc2, module.fc2.weight[:, kept], module.fc2.bias)
-        gate = self.node("HardSigmoid", gate, **GATE)
-        times = np.array([1, 1, self.side, self.side], np.float32)
-        gate = self.node(
-            "Resize",
-            gate,
-            "",
-            self.constant(f"{gate}.times", times),
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
-        shape = ["N", module.fc2.out_channels, self.side, self.side]
-        for name in (x, gate):
-            info = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            self.shapes.append(info)
-        return self.node("Mul", x, gate)
-
-    def add(self, x: str, module: nn.Module) -> str:
-        """Add a module that reads x and return the name of its output."""
-        if isinstance(module, MobileNetV3):
-            x = self.node("GlobalAveragePool", self.add(x, module.features))
-            return self.add(self.node("Flatten", x), module.classifier)
-        if isinstance(module, ConvNormAct):
-            x = self.convolution(x, module[0], *fold_batch_norm(module))
-            return self.add(x, module[2]) if len(module) > 2 else x
-        if isinstance(module, InvertedResidual):
-            y = self.add(x, module.block)
-            return self.node("Add", x, y) if module.residual else y
-        if isinstance(module, nn.Sequential):
-            for layer in module:
-                x = self.add(x, layer)
-            return x
-        if isinstance(module, SqueezeExcite):
-            return self.squeeze_excite(x, module)
-        if isinstance(module, nn.Linear):
-            return self.linear(x, module)
-        if isinstance(module, nn.Dropout):
-            return x
-        return self.node({HSwish: "HardSwish", nn.ReLU: "Relu"}[type(module)], x)
-
-
 @torch.no_grad()
 def to_onnx(
-    model: MobileNetV3, loaded: Mapping, precision: str, calibration: Calibration | None = None
+    model: MobileNetV3,
+    loaded: Mapping,
+    precision: str,
+    calibration: Calibration | None = None,
+    takes: str = "glyph",
 ) -> onnx.ModelProto:
     """Return the ONNX model of a network in eval mode, with the metadata of its checkpoint.
 
-    `calibration` is for int8 alone, which needs it.
+    `calibration` is for int8 alone, which needs it; `takes` is glyph or picture.
     """
     size, classes = loaded["config"]["size"], loaded["classes"]
-    graph = Graph(model, precision, calibration, size)
-    last = graph.add("glyphs", model)
-    graph.nodes[-1].output[0] = "logits"
-    assert graph.nodes[-1].name == last
-    shapes = {"glyphs": ["N", 1, size, size], "logits": ["N", len(classes)]}
-    glyphs, logits = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
-    )
+    reject = loaded.get("metrics", {}).get("reject")
+    graph = NetworkGraph(model, precision, calibration, size)
+    outputs = {"logits": (TensorProto.FLOAT, ["N", len(classes)])}
+    if takes == "glyph":
+        entry = helper.make_tensor_value_info("glyphs", TensorProto.FLOAT, ["N", 1, size, size])
+        graph.rename(graph.add("glyphs", model), "logits")
+    else:
+        entry = helper.make_tensor_value_info("picture", TensorProto.UINT8, ["N", 1, "H", "W"])
+        glyph = prepare(Value(graph, "picture"), size)
+        graph.rename(glyph.node("Cast", to=TensorProto.UINT8).name, "glyph")
+        x = (glyph / 255).node("Unsqueeze", np.array([1]))
+        graph.shapes.append(
+            helper.make_tensor_value_info(x.name, TensorProto.FLOAT, ["N", 1, size, size])
+        )
+        graph.rename(graph.add(x.name, model), "logits")
+        outputs["glyph"] = (TensorProto.UINT8, ["N", size, size])
+        outputs |= add_readings(graph, min(READINGS, len(classes)), reject)
     proto = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "mobilenet_v3",
-            [glyphs],
-            [logits],
+            [entry],
+            [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
             graph.constants,
             value_info=graph.shapes,
         ),
@@ -292,47 +133,32 @@ def to_onnx(
         "classes": json.dumps(checkpoint.join_classes(classes), ensure_ascii=False),
         "config": json.dumps(loaded["config"]),
         "precision": precision,
+        "input": takes,
+        "reject": json.dumps(reject),
     }
     helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
-@torch.no_grad()
-def calibrate(model: nn.Module, glyphs: np.ndarray) -> Calibration:
-    """Return what a network in eval mode does over glyphs (N,S,S) uint8.
-
-    The upper end of a range leaves out the largest of 10,000 values: few, but they would coarsen
-    all others. Fewer than `ENOUGH_TO_DROP` glyphs say nothing of what never fires.
-    """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    gates = [module for module in model.modules() if isinstance(module, SqueezeExcite)]
-    seen: dict[nn.Module, list[np.ndarray]] = {layer: [] for layer in layers}
-    highest = {gate: gate.fc1.bias.new_full((len(gate.fc1.bias),), -torch.inf) for gate in gates}
-
-    def watch(gate: SqueezeExcite, hidden: Tensor) -> None:
-        highest[gate] = highest[gate].maximum(hidden.amax((0, 2, 3)))
-
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, x: seen[layer].append(x[0].numpy()))
-        for layer in layers
-    ]
-    handles += [
-        gate.fc1.register_forward_hook(lambda _layer, _x, hidden, gate=gate: watch(gate, hidden))
-        for gate in gates
-    ]
-    for start in range(0, len(glyphs), 64):
-        model(to_input(glyphs[start : start + 64]))
-    for handle in handles:
-        handle.remove()
-    values = {layer: np.concatenate(parts) for layer, parts in seen.items()}
-    ranges = {
-        layer: Range(min(0.0, float(v.min())), max(0.0, float(np.quantile(v, 0.9999))))
-        for layer, v in values.items()
+def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dict[str, tuple]:
+    """Add what programs would compute from the logits; return the outputs, as in `to_onnx`."""
+    logits = Value(graph, "logits")
+    best = graph.node(
+        "TopK", logits.node("Softmax", axis=1).name, logits.lift(np.array([count])).name, outputs=2
+    )
+    graph.rename(best, "labels")
+    graph.rename(best.removesuffix("_"), "probabilities")
+    outputs = {
+        "labels": (TensorProto.INT64, ["N", count]),
+        "probabilities": (TensorProto.FLOAT, ["N", count]),
     }
-    if len(glyphs) < ENOUGH_TO_DROP:
-        return Calibration(ranges, {gate: torch.arange(len(top)) for gate, top in highest.items()})
-    return Calibration(ranges, {gate: firing_units(top) for gate, top in highest.items()})
+    if reject is not None:
+        energy = logits.node("ReduceLogSumExp", axes=[1], keepdims=0)
+        score = (energy * reject["scale"] + reject["offset"]).node("Sigmoid")
+        graph.rename(score.name, "character_score")
+        outputs["character_score"] = (TensorProto.FLOAT, ["N"])
+    return outputs
 
 
 def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple[np.ndarray, str]:
@@ -368,31 +194,28 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
 
 
 @torch.inference_mode()
-def compare(path: Path, model: nn.Module, glyphs: np.ndarray) -> tuple[float, float]:
-    """Return the largest difference of logits and the share of equal top-1, file and PyTorch."""
-    network = load_network(path)
+def compare(path: Path, model: nn.Module, glyphs: np.ndarray) -> tuple[float, float, int]:
+    """Return the largest difference of logits, the share of equal top-1, and of how many glyphs.
+
+    A file that takes pictures gets the glyphs as dark ink on light paper, clean scans alone.
+    """
+    session = open_session(path)
+    entry = session.get_inputs()[0].name
+    if entry == "picture":
+        pictures = np.stack([255 - glyph for glyph in glyphs if is_clean(255 - glyph)])
+        glyphs = np.stack([to_glyph(picture, picture.shape[0]) for picture in pictures])
     largest, equal = torch.zeros(()), 0
     for start in range(0, len(glyphs), 64):
         x = to_input(glyphs[start : start + 64])
-        ours, theirs = network.logits(x), model(x)
+        given = pictures[start : start + 64, None] if entry == "picture" else x.numpy()
+        ours, theirs = torch.from_numpy(session.run(["logits"], {entry: given})[0]), model(x)
         largest = torch.maximum(largest, (ours - theirs).abs().max())  # NaN stays NaN
         equal += int((ours.argmax(1) == theirs.argmax(1)).sum())
-    return float(largest), equal / len(glyphs)
+    return float(largest), equal / len(glyphs), len(glyphs)
 
 
-def export(given: argparse.Namespace) -> None:
-    """Write the file, check it and say the figures."""
-    if missing:
-        raise ValueError(
-            f"exporting needs the package {missing}: pip install -r requirements-optional.txt"
-        )
-    source = Path(given.checkpoint)
-    suffix = ".onnx" if given.precision == "fp32" else f"-{given.precision}.onnx"
-    out = Path(given.out or source.with_name(source.stem + suffix))
-    if out.suffix != ".onnx":
-        raise ValueError(f"--out is {out}, expected a name that ends in .onnx")
-    if given.samples < 64:
-        raise ValueError(f"--samples is {given.samples}, expected 64 or more")
+def export(given: argparse.Namespace, source: Path, out: Path) -> dict:
+    """Write the file, check it and say the figures; return the checkpoint's contents."""
     loaded = checkpoint.load(source)
     if not all(tensor.isfinite().all() for tensor in loaded["model"].values()):
         raise ValueError(f"{source}: some weights are not finite numbers; nothing was written")
@@ -403,22 +226,21 @@ def export(given: argparse.Namespace) -> None:
     half = len(glyphs) // 2
     calibration = calibrate(model, glyphs[:half]) if given.precision == "int8" else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.stem}.{os.getpid()}.part.onnx")
-    try:
-        onnx.save(to_onnx(model, loaded, given.precision, calibration), temporary)
-        difference, agreement = compare(temporary, model, glyphs[half:])
-        exact = given.precision != "fp32" or difference <= LARGEST_DIFFERENCE
-        if not (exact and math.isfinite(difference)):
+    with replacing(out) as temporary:
+        onnx.save(to_onnx(model, loaded, given.precision, calibration, given.input), temporary)
+        difference, agreement, count = compare(temporary, model, glyphs[half:])
+        exact = given.precision == "fp32" and given.input == "glyph"
+        if not math.isfinite(difference) or (exact and difference > LARGEST_DIFFERENCE):
             raise ValueError(
                 f"logits of {out} differ from PyTorch's by {difference:.2g}, more than rounding "
                 "explains; nothing was written"
             )
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(f"{out}: {given.precision}, {len(classes)} classes, {out.stat().st_size / 1e6:.2f} MB")
     print(
-        f"against PyTorch on {len(glyphs) - half} of {origin}: largest difference of a logit "
+        f"{out}: {given.precision}, {len(classes)} classes, takes a {given.input}, "
+        f"{out.stat().st_size / 1e6:.2f} MB"
+    )
+    print(
+        f"against PyTorch on {count} of {origin}: largest difference of a logit "
         f"{difference:.2g}, top-1 equal {agreement:.2%}"
     )
     if agreement < LEAST_AGREEMENT:
@@ -428,8 +250,30 @@ def export(given: argparse.Namespace) -> None:
             "or take another --precision",
             file=sys.stderr,
         )
+    return loaded
 
 
+def publish(given: argparse.Namespace, source: Path) -> None:
+    """Make a folder with the network and a page that reads with it."""
+    page.check_runtime()
+    folder = Path(given.page)
+    loaded = export(given, source, folder / "network.onnx")
+    if any(len(label) != 1 for label in loaded["classes"]):
+        raise ValueError(f"{source}: some labels are not one character; the page reads characters")
+    reject = loaded.get("metrics", {}).get("reject") or {}
+    page.publish(
+        folder,
+        {
+            "checkpoint": source.name,
+            "classes": loaded["classes"],
+            "size": loaded["config"]["size"],
+            "threshold": reject.get("threshold"),
+        },
+    )
+    print(f"{folder}: a page for any static host; try it: python -m http.server -d {folder}")
+
+
+@command
 def main(argv: list[str] | None = None) -> int:
     """Export as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -439,20 +283,30 @@ def main(argv: list[str] | None = None) -> int:
     group = parser.add_argument_group("what to write")
     group.add_argument(
         "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="checkpoint to export (default: the shipped weights)",
+        help="checkpoint to export (default: runs/train/best.pt if there is one, else the shipped "
+        "weights)",
     )
     group.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
-        default="fp32",
-        help="of the weights in the file (default: fp32)",
+        help="of the weights in the file (default: fp32; int8 with --page)",
+    )
+    group.add_argument(
+        "--input",
+        choices=("glyph", "picture"),
+        help="what the file takes (default: glyph; picture with --page)",
     )
     group.add_argument(
         "--out",
         metavar="FILE.onnx",
-        help="file to write (default: the checkpoint's name with .onnx, -fp16.onnx or -int8.onnx)",
+        help="file to write (default: the checkpoint's name with -picture, -fp16 or -int8)",
+    )
+    group.add_argument(
+        "--page",
+        metavar="DIR",
+        help="make a folder for a static host instead: a page that reads in the browser (once "
+        "before: npm ci --prefix page)",
     )
     group = parser.add_argument_group("calibration and check")
     group.add_argument(
@@ -470,14 +324,28 @@ def main(argv: list[str] | None = None) -> int:
         help="glyphs, half to calibrate and half to check (default: %(default)s)",
     )
     given = parser.parse_args(argv)
-    try:
-        export(given)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    if missing:
+        raise ValueError(
+            f"exporting needs the package {missing}: pip install -r requirements-optional.txt"
+        )
+    if given.samples < 64:
+        raise ValueError(f"--samples is {given.samples}, expected 64 or more")
+    source = Path(given.checkpoint or default_checkpoint())
+    given.precision = given.precision or ("int8" if given.page else "fp32")
+    given.input = given.input or ("picture" if given.page else "glyph")
+    if given.page:
+        if given.out or given.input != "picture":
+            raise ValueError("--page writes network.onnx, which takes pictures; leave --out and "
+                             "--input away")  # fmt: skip
+        publish(given, source)
+        return 0
+    parts = ["picture"] * (given.input == "picture") + [given.precision] * (
+        given.precision != "fp32"
+    )
+    out = Path(given.out or source.with_name("-".join([source.stem, *parts]) + ".onnx"))
+    if out.suffix != ".onnx":
+        raise ValueError(f"--out is {out}, expected a name that ends in .onnx")
+    export(given, source, out)
     return 0
 
 

@@ -71,7 +71,7 @@ def serve(checkpoint: Path) -> Iterator[int]:
 
 def settle(page) -> str:
     """Wait until all that was drawn is read, and return the first reading."""
-    wait(page, "flight === null && !due && pointer === null")
+    wait(page, "network !== null && flight === null && !due && pointer === null")
     return page.locator("#readings .han").first.text_content()
 
 

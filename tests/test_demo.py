@@ -6,8 +6,11 @@ import base64
 import http.client
 import json
 import re
+import select
 import socket
 import struct
+import sys
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +23,7 @@ from conftest import CHARACTERS, ROOT, bitmap
 
 import demo
 from config import DEFAULT_CHECKPOINT
+from jobs.bounded import Bounded, TooMuch
 from picture import to_glyph
 from recognizer import Recognizer
 
@@ -69,14 +73,18 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def test_page_loads_nothing_from_elsewhere(port):
-    status, headers, body = ask(port, "GET", "/")
-    page = body.decode()
-    assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"
-    assert headers["Cache-Control"] == "no-store"
-    nonce = re.search(r"script-src 'nonce-([\w-]+)'", headers["Content-Security-Policy"])[1]
-    assert page.count(f'nonce="{nonce}"') == 2 and "{nonce}" not in page
-    assert nonce not in ask(port, "GET", "/")[2].decode()
-    assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\(|@import", page)
+    for name, kind in (("", "html"), ("page.css", "css"), ("page.js", "javascript")):
+        status, headers, body = ask(port, "GET", f"/{name}")
+        page = body.decode()
+        assert status == 200 and headers["Content-Type"] == f"text/{kind}; charset=utf-8"
+        assert headers["Cache-Control"] == "no-store"
+        assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\(|@import", page)
+        assert not name or f'"{name}"' in ask(port, "GET", "/")[2].decode()
+    page = ask(port, "GET", "/")[2].decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert policy.startswith("default-src 'none'; script-src 'self' 'wasm-unsafe-eval';")
+    assert "connect-src 'self'" in policy and "unsafe-inline" not in policy
+    assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
     assert ask(port, "HEAD", "/")[2] == b""
 
 
@@ -99,8 +107,9 @@ def test_reads_as_the_recognizer_does(port, trained):
 
 
 def test_describes_the_network(port):
-    answer = json.loads(ask(port, "GET", "/network?x=1")[2])
-    assert answer == {"checkpoint": "best.pt", "classes": len(CHARACTERS), "size": 32}
+    answer = json.loads(ask(port, "GET", "/network.json?x=1")[2])
+    expected = {"checkpoint": "best.pt", "count": len(CHARACTERS), "size": 32}
+    assert answer == expected | {"choices": ["all"], "reads": "server"}
 
 
 def huge_png() -> bytes:
@@ -130,6 +139,11 @@ def test_refuses_what_cannot_be_read(port, body, said):
 def test_refuses_large_requests(port):
     status, sentence = error_of(ask(port, "POST", "/read", bytes(demo.MAX_BODY + 1)))
     assert status == 413 and "8,388,608" in sentence
+    # All of it is sent before the answer is looked at.
+    assert ask(port, "POST", "/read", bytes(100_000_000))[0] == 413
+    head = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: %b\r\n\r\n"
+    assert talk(port, head % (b"9" * 5000)).startswith(b"HTTP/1.1 413 ")
+    assert talk(port, head % (b"0" * 5000)).startswith(b"HTTP/1.1 422 ")
     # Nothing is sent of the announced terabyte: the answer must not wait for it.
     head = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1099511627776\r\n\r\n"
     assert talk(port, head).startswith(b"HTTP/1.1 413 ")
@@ -159,7 +173,7 @@ def test_survives_malformed_requests(port):
         assert not answer or b'{"error": ' in answer
     cut = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\nabc"
     assert talk(port, cut).startswith(b"HTTP/1.1 400 ")
-    assert ask(port, "GET", "/network")[0] == 200
+    assert ask(port, "GET", "/network.json")[0] == 200
 
 
 def test_knows_foreign_pages(port):
@@ -179,6 +193,70 @@ def test_answers_many_at_once(port):
         answers = list(pool.map(lambda picture: ask(port, "POST", "/read", picture), pictures))
     bodies = [json.loads(body)["readings"] for status, _, body in answers if status == 200]
     assert bodies == bodies[: len(CHARACTERS)] * 4
+
+
+def test_answers_two_hundred_connections(port):
+    waiting = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(200)]
+    for connection in waiting:
+        connection.sendall(b"GET /network.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert all(connection.recv(12) == b"HTTP/1.1 200" for connection in waiting)
+    for connection in waiting:
+        connection.close()
+
+
+def test_bounds_the_bodies_that_are_held(port):
+    head = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % demo.MAX_BODY
+    held = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(9)]
+    for connection in held:
+        connection.sendall(head)
+    time.sleep(0.5)
+    answers = [connection for connection in held if readable(connection)]
+    assert [connection.recv(12) for connection in answers] == [b"HTTP/1.1 503"]
+    for connection in held:
+        connection.close()
+    time.sleep(0.5)
+    assert ask(port, "POST", "/read", png(bitmap("大", 1300)))[0] == 200
+
+
+def readable(connection: socket.socket) -> bool:
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+def test_a_connection_serves_many_requests_and_an_old_one_is_closed(port):
+    request = b"GET /network.json HTTP/1.%d\r\nHost: localhost\r\n\r\n"
+    assert talk(port, request % 1 * 3).count(b"HTTP/1.1 200") == 3
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(request % 0)
+        assert b"".join(iter(lambda: connection.recv(65536), b"")).count(b"200 OK") == 1
+
+
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def greedy(count: int) -> int:
+    return len(bytearray(count))
+
+
+def test_work_is_bounded_in_time_and_memory():
+    with Bounded(slow, seconds=0.5, memory=1 << 28) as bounded:
+        assert bounded.call(0.01) == 0.01
+        with pytest.raises(TooMuch, match=r"0\.5 s"):
+            bounded.call(60)
+        assert bounded.call(0.01) == 0.01
+    with Bounded(greedy, seconds=20, memory=1 << 28) as bounded:
+        assert bounded.call(1 << 20) == 1 << 20
+        if sys.platform == "linux":
+            with pytest.raises(TooMuch, match="memory"):
+                bounded.call(1 << 30)
+        assert bounded.call(1 << 20) == 1 << 20
+        with pytest.raises(ValueError):
+            bounded.call(-1)
+        bounded.process.kill()
+        with pytest.raises(TooMuch):
+            bounded.call(1)
+        assert bounded.call(1) == 1
 
 
 def test_says_what_is_wrong_and_exits(port, trained, tmp_path, capsys):
@@ -401,7 +479,7 @@ def test_a_late_answer_is_not_shown(visit):
 @needs_browser
 def test_says_when_the_server_is_gone(visit):
     page = visit(tolerate="status of 502")
-    page.route("**/read", lambda route: route.fulfill(status=502, body="<html>"))
+    page.route("**/read?*", lambda route: route.fulfill(status=502, body="<html>"))
     chromium.draw(page, "一")
     page.wait_for_selector("#status.error")
     assert "does not answer" in page.locator("#status").text_content()

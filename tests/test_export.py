@@ -7,16 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, call_script, load_script, run_script, write_gnt
+from conftest import CHARACTERS, bitmap, call_script, load_script, run_script, write_gnt
 
 import checkpoint
 import export
 from config import DEFAULT_CHECKPOINT
 from model import to_input
-from recognizer import load_network
+from picture import is_clean, to_glyph
+from recognizer import character_score, load_network, softmax
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Largest difference of a logit, as a share of the logits' own spread.
@@ -24,6 +26,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 0.01, "int8": 0.08}
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnx", reason="onnx is not installed")
+from onnx_graph.network import BLOCK, ENOUGH_TO_DROP, calibrate  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,89 @@ def exported(trained, data, tmp_path_factory) -> Path:
         assert "largest difference of a logit" in done.stdout and "top-1 equal" in done.stdout
     assert not list(folder.glob("*.part*"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def picture_file(exported) -> Path:
+    """The fp32 network that takes pictures."""
+    out = exported / "best-picture.onnx"
+    arguments = ["--checkpoint", exported / "best.pt", "--input", "picture", "--samples", 64]
+    done = call_script("export.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{out}: fp32") and "takes a picture" in done.stdout
+    return out
+
+
+def drawing(seed: int) -> np.ndarray:
+    """Return a scan, clean or not, dark on light or not, on a page, or in uneven light."""
+    picture = bitmap(CHARACTERS[seed % 6], 1300 + seed)
+    rng = np.random.default_rng(seed)
+    wide = np.full(np.array(picture.shape) + rng.integers(2, 150, 2), 255, np.uint8)
+    y, x = (rng.integers(0, a - b) for a, b in zip(wide.shape, picture.shape, strict=True))
+    wide[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    grey = wide // 2 + 100
+    half = cv2.resize(wide, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    light = wide * np.linspace(0.5, 1, wide.shape[1]) * np.linspace(1, 0.8, len(wide))[:, None]
+    kinds = (picture, 255 - picture, wide, grey, half, light.astype(np.uint8))
+    return kinds[seed // 6 % 6]
+
+
+def test_pictures_become_the_glyphs_of_picture_py(picture_file):
+    session = onnxruntime.InferenceSession(picture_file)
+    network = load_network(picture_file.with_name("best.pt"))
+    same = []
+    for seed in range(72):
+        picture = drawing(seed)
+        names = ["glyph", "logits", "labels", "probabilities"]
+        results = session.run(names, {"picture": picture[None, None]})
+        glyph, logits, labels, probabilities = (result[0] for result in results)
+        expected = to_glyph(picture, 32)
+        assert glyph.dtype == np.uint8
+        assert np.abs(glyph.astype(int) - expected).mean() < (1 if is_clean(picture) else 8), seed
+        np.testing.assert_allclose(
+            logits, network.logits(glyph[None, None].astype(np.float32) / 255)[0], atol=1e-3
+        )
+        order = np.argsort(-logits)
+        assert np.array_equal(labels, order)
+        np.testing.assert_allclose(probabilities, softmax(logits[None])[0][order], atol=1e-5)
+        theirs = network.logits(expected[None, None].astype(np.float32) / 255)[0]
+        same.append(theirs.argmax() == logits.argmax())
+    assert np.mean(same) >= 0.98
+
+
+def test_pictures_of_one_size_are_a_batch(picture_file):
+    session = onnxruntime.InferenceSession(picture_file)
+    scan = cv2.resize(bitmap("大", 1300), (90, 70), interpolation=cv2.INTER_AREA)
+    batch = np.stack(
+        [scan, 255 - scan, np.full_like(scan, 255), scan.T[:70, :70].repeat(2, 1)[:, :90]]
+    )
+    logits, glyphs = session.run(["logits", "glyph"], {"picture": batch[:, None]})
+    for picture, alone, glyph in zip(batch, logits, glyphs, strict=True):
+        expected = session.run(["logits", "glyph"], {"picture": picture[None, None]})
+        np.testing.assert_allclose(alone, expected[0][0], atol=1e-4)
+        assert np.array_equal(glyph, expected[1][0])
+    assert not glyphs[2].any() and glyphs[0].any()
+
+
+def test_the_score_is_in_the_file(exported, tmp_path):
+    loaded = checkpoint.load(exported / "best.pt")
+    reject = {"scale": 0.7, "offset": -2.0, "threshold": 0.5}
+    loaded["metrics"]["reject"] = reject
+    rest = (loaded[key] for key in ("config", "classes", "metrics", "epoch"))
+    checkpoint.save(tmp_path / "scored.pt", loaded["model"], *rest)
+    arguments = ["--checkpoint", tmp_path / "scored.pt", "--samples", 64]
+    for takes in ("glyph", "picture"):
+        assert call_script("export.py", *arguments, "--input", takes).returncode == 0
+    assert load_network(tmp_path / "scored.onnx").reject == reject
+    session = onnxruntime.InferenceSession(tmp_path / "scored-picture.onnx")
+    feed = {"picture": bitmap("大", 1300)[None, None]}
+    score, logits = session.run(["character_score", "logits"], feed)
+    np.testing.assert_allclose(score, character_score(logits, reject), rtol=1e-4)
+
+
+def test_a_file_for_pictures_is_no_recognizer(picture_file):
+    with pytest.raises(ValueError, match="--input glyph"):
+        load_network(picture_file)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -71,7 +157,7 @@ def test_feature_maps_stay_in_one_layout(tmp_path, precision):
     calibration = None
     if precision == "int8":
         glyphs, _ = export.some_glyphs("", loaded["config"]["size"], loaded["classes"], 256)
-        calibration = export.calibrate(model, glyphs)
+        calibration = calibrate(model, glyphs)
         hidden = sum(len(kept) for kept in calibration.firing.values())
         assert hidden < sum(len(gate.fc1.bias) for gate in calibration.firing)  # some were dropped
     proto = export.to_onnx(model, loaded, precision, calibration)
@@ -89,18 +175,18 @@ def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
     loaded = checkpoint.load(exported / "best.pt")
     model = checkpoint.build_model(loaded).eval()
     glyphs, _ = export.some_glyphs(str(data / "train"), 32, loaded["classes"], 64)
-    glyphs = np.resize(glyphs, (export.ENOUGH_TO_DROP, 32, 32))
+    glyphs = np.resize(glyphs, (ENOUGH_TO_DROP, 32, 32))
     gate = model.features[11].block[2]
     firing = range(0, len(gate.fc1.bias), 9)
     with torch.no_grad():
         gate.fc1.bias.fill_(-100.0)[firing] = 100.0
         expected = model(to_input(glyphs)).numpy()
-    calibration = export.calibrate(model, glyphs)
+    calibration = calibrate(model, glyphs)
     kept = calibration.firing[gate].tolist()
-    assert set(firing) < set(kept) and len(kept) == export.BLOCK
+    assert set(firing) < set(kept) and len(kept) == BLOCK
     proto = export.to_onnx(model, loaded, "int8", calibration)
     shapes = {item.name: list(item.dims) for item in proto.graph.initializer}
-    assert shapes["features.11.block.2.fc1.weight"][0] == export.BLOCK
+    assert shapes["features.11.block.2.fc1.weight"][0] == BLOCK
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
     assert np.abs(logits - expected).max() < TOLERANCE["int8"] * np.ptp(expected)
@@ -109,8 +195,8 @@ def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
 def test_few_glyphs_say_nothing_of_what_never_fires(exported):
     loaded = checkpoint.load(exported / "best.pt")
     model = checkpoint.build_model(loaded).eval()
-    few, _ = export.some_glyphs("", 32, loaded["classes"], export.ENOUGH_TO_DROP - 1)
-    calibration = export.calibrate(model, few)
+    few, _ = export.some_glyphs("", 32, loaded["classes"], ENOUGH_TO_DROP - 1)
+    calibration = calibrate(model, few)
     assert all(len(kept) == len(gate.fc1.bias) for gate, kept in calibration.firing.items())
 
 
@@ -120,7 +206,7 @@ def test_a_row_of_zeros_keeps_its_bias(exported):
     loaded["model"]["classifier.3.bias"][2] = 10
     model = checkpoint.build_model(loaded).eval()
     glyphs, _ = export.some_glyphs("", 32, loaded["classes"], 64)
-    proto = export.to_onnx(model, loaded, "int8", export.calibrate(model, glyphs))
+    proto = export.to_onnx(model, loaded, "int8", calibrate(model, glyphs))
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
     np.testing.assert_allclose(logits[:, 2], 10, atol=0.01)
@@ -139,7 +225,7 @@ def test_a_network_that_is_broken_is_not_written(exported, tmp_path, capsys, pre
 
 
 def test_readings_that_differ_are_said(exported, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "compare", lambda *_: (0.5, 0.9))
+    monkeypatch.setattr(export, "compare", lambda *_: (0.5, 0.9, 100))
     out = tmp_path / "poor.onnx"
     arguments = ["--checkpoint", str(exported / "best.pt"), "--precision", "int8"]
     assert export.main([*arguments, "--samples", "64", "--out", str(out)]) == 0
@@ -215,6 +301,7 @@ def test_labels_that_are_words(tmp_path, exported, capsys):
         (["--out", "model.bin"], "expected a name that ends in .onnx"),
         (["--calibration", "absent"], "absent: no such folder"),
         (["--samples", "1"], "--samples is 1"),
+        (["--page", "site", "--out", "a.onnx"], "--page writes network.onnx"),
     ],
 )
 def test_one_sentence_for_bad_input(exported, tmp_path, monkeypatch, capsys, arguments, said):

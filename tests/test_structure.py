@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["config", "model", "scene", "hwdb", "jobs"],
     ["picture"],
-    ["synthesis", "checkpoint"],
+    ["synthesis", "checkpoint", "onnx_graph", "page"],
     ["dataset"],
     ["training"],
     ["recognizer"],

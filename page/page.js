@@ -1,145 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
-<meta name="color-scheme" content="light dark">
-<title>Draw a character</title>
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%23b3261e'/%3E%3Cpath d='M8 2.5v11M3 6h10M7.5 6 3 12M8.5 6l4.5 6' stroke='%23fff' stroke-width='1.4' fill='none'/%3E%3C/svg%3E">
-<style nonce="{nonce}">
-:root {
-  color-scheme: light dark;
-  --page: #f6f5f2; --card: #fff; --text: #1d1c1a; --soft: #66625c; --line: #dcd8d0;
-  --accent: #b3261e; --bar: #f3d6d2; --guide: #e8c9c4;
-  --han: "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC",
-    "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Droid Sans Fallback", sans-serif;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #171615; --card: #211f1e; --text: #f0ece6; --soft: #aca69d; --line: #3b3835;
-    --accent: #ff8a7d; --bar: #57302c; --guide: #5c3f3b;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--page); color: var(--text);
-  font: 1rem/1.45 system-ui, -apple-system, "Segoe UI", sans-serif;
-}
-main {
-  display: grid; gap: .75rem 1.5rem; margin: 0 auto; padding: .75rem max(1rem, env(safe-area-inset-left));
-  max-width: 66rem;
-}
-h1 { font-size: 1.25rem; margin: 0; }
-h2 { font-size: .875rem; font-weight: 600; margin: 0 0 .4rem; color: var(--soft); }
-p { margin: 0; }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-
-#frame {
-  position: relative; aspect-ratio: 1; width: 100%; border: 1px solid var(--line);
-  border-radius: .75rem; overflow: hidden; background: var(--card);
-}
-#frame.over { border: 3px dashed var(--accent); }
-#frame svg, #pad { position: absolute; inset: 0; width: 100%; height: 100%; }
-#frame svg { stroke: var(--guide); stroke-dasharray: 5 5; }
-#pad { touch-action: none; cursor: crosshair; color: var(--text); user-select: none; -webkit-user-select: none; }
-#hint {
-  position: absolute; inset: auto 0 1rem; text-align: center; color: var(--soft); pointer-events: none;
-}
-.tools { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-top: .6rem; }
-button, .tools label {
-  font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
-  border-radius: .6rem; min-height: 2.75rem; padding: 0 .9rem; cursor: pointer;
-}
-button:disabled { opacity: .45; cursor: default; }
-button:enabled:hover { border-color: var(--accent); }
-.tools label { display: flex; align-items: center; gap: .5rem; flex: 1 1 8rem; cursor: default; }
-input[type=range] { flex: 1; min-width: 3rem; accent-color: var(--accent); }
-
-#readings { list-style: none; margin: 0; padding: 0; display: grid; gap: .35rem; }
-#readings button {
-  position: relative; overflow: hidden; width: 100%; display: grid; align-items: center; padding: .15rem;
-}
-#readings i { position: absolute; inset: 0 auto 0 0; background: var(--bar); transition: width .12s; }
-#readings span { position: relative; }
-.han { font-family: var(--han); }
-.share { font-variant-numeric: tabular-nums; }
-.code { color: var(--soft); font-size: .8rem; font-variant-numeric: tabular-nums; }
-#status { min-height: 1.45em; margin-top: .4rem; color: var(--soft); font-size: .875rem; }
-#status.error { color: var(--accent); font-weight: 600; }
-
-.glyph { display: flex; gap: 1rem; align-items: center; color: var(--soft); font-size: .875rem; }
-#glyph {
-  width: 8rem; height: 8rem; flex: none; background: #000; border: 1px solid var(--line);
-  border-radius: .5rem; image-rendering: pixelated;
-}
-footer { color: var(--soft); font-size: .8rem; }
-kbd { font: inherit; font-size: .8em; border: 1px solid var(--line); border-radius: .25rem; padding: 0 .3em; }
-
-@media (max-width: 47.99rem) {
-  #readings { grid-template-columns: repeat(5, minmax(0, 1fr)); }
-  #readings button { text-align: center; min-height: 4.25rem; }
-  #readings .han { font-size: 1.75rem; line-height: 1.2; }
-  #readings .share { font-size: .8rem; }
-  #readings .code, .keys { display: none; }
-  .tools button { padding: 0 .65rem; }
-  .tools label { padding: 0 .6rem; flex-basis: 6rem; }
-}
-@media (min-width: 48rem) {
-  main { grid-template: auto auto 1fr auto / minmax(0, min(36rem, 100svh - 9.5rem)) minmax(17rem, 24rem);
-    justify-content: center; padding-top: 1.25rem; }
-  h1, footer { grid-column: 1 / -1; }
-  .draw { grid-row: 2 / 4; }
-  #readings button { grid-template-columns: 3rem 1fr auto; text-align: left; padding: 0 .8rem 0 .3rem;
-    min-height: 2.3rem; }
-  #readings .han { font-size: 1.45rem; line-height: 1.3; text-align: center; }
-}
-@media (prefers-reduced-motion: reduce) { #readings i { transition: none; } }
-</style>
-</head>
-<body>
-<main>
-  <h1>Draw a character</h1>
-
-  <section class="draw" aria-label="Drawing">
-    <div id="frame">
-      <svg viewBox="0 0 200 200" aria-hidden="true" preserveAspectRatio="none">
-        <path d="M100 0v200M0 100h200M0 0l200 200M200 0 0 200" fill="none" vector-effect="non-scaling-stroke"/>
-      </svg>
-      <canvas id="pad" role="img" aria-label="Drawing area: draw with mouse, pen or finger"></canvas>
-      <p id="hint">Draw here, or drop or paste a picture</p>
-    </div>
-    <div class="tools">
-      <button id="undo" aria-keyshortcuts="Control+Z" disabled>Undo</button>
-      <button id="clear" aria-keyshortcuts="Escape" disabled>Clear</button>
-      <button id="choose">Picture…</button>
-      <input id="file" hidden type="file" accept="image/*,.tif,.tiff,.bmp">
-      <label>Pen <input id="pen" type="range" min="1" max="10" step="0.5" value="4"></label>
-    </div>
-  </section>
-
-  <section aria-label="Readings">
-    <h2>Readings, a click copies</h2>
-    <ol id="readings"></ol>
-    <p id="status" role="status"></p>
-    <p id="spoken" class="hidden" role="status"></p>
-  </section>
-
-  <section aria-labelledby="seen">
-    <h2 id="seen">What the network gets</h2>
-    <div class="glyph">
-      <img id="glyph" alt="Nothing yet" src="data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==">
-      <p>Cropped to the ink, <span id="side"></span>. If the character is hard to make out here, it is hard for the network too.</p>
-    </div>
-  </section>
-
-  <footer>
-    <span id="network"></span>
-    <span class="keys"><kbd>Ctrl</kbd>+<kbd>Z</kbd> undo, <kbd>Esc</kbd> clear, <kbd>1</kbd>…<kbd>9</kbd> <kbd>0</kbd> copy a reading</span>
-  </footer>
-</main>
-
-<script nonce="{nonce}">
 "use strict";
 const $ = id => document.getElementById(id);
 const SENT = 320;        // side of a drawing as it is sent, px
@@ -191,15 +49,48 @@ function toBlob(canvas) {
   return new Promise(resolve => canvas.toBlob(resolve, "image/png"));
 }
 
-function sent() {
-  if (state.picture) return state.picture.blob;
+function drawing() {
   const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
   canvas.width = canvas.height = SENT;
   context.fillStyle = "#fff";
   context.fillRect(0, 0, SENT, SENT);
   context.strokeStyle = "#000";
   paint(context, SENT);
-  return toBlob(canvas);
+  return canvas;
+}
+
+// --- who reads: the server, or this browser where the page stands alone
+
+let network = null, readHere = null;
+
+async function ask(signal) {
+  const which = $("classes").value, {picture} = state;
+  if (readHere) {
+    if (picture && !picture.canvas) throw new Error("This browser cannot open the picture");
+    return readHere(picture?.canvas ?? drawing(), which);
+  }
+  const body = picture?.blob ?? await toBlob(drawing());
+  const response = await fetch(`read?classes=${which}`, {method: "POST", body, signal}).catch(() => {
+    throw new Error("The server does not answer; is demo.py still running?");
+  });
+  return response.json().catch(() => {
+    throw new Error("The server does not answer as demo.py would");
+  });
+}
+
+async function connect() {
+  network = await (await fetch("network.json")).json();
+  if (network.reads === "here") {
+    say("Loading the network…");
+    readHere = await (await import("./reader.js")).open(network);
+    navigator.serviceWorker?.register("service-worker.js");
+  }
+  $("network").textContent =
+    `${network.checkpoint}, ${network.count.toLocaleString("en")} characters.`;
+  $("side").textContent = `${network.size} × ${network.size} pixels`;
+  $("choice").hidden = network.choices.length < 2;
+  for (const option of $("classes").options) option.hidden = !network.choices.includes(option.value);
+  changed(true);
 }
 
 // --- reading: one request at a time, then one for all that has happened meanwhile
@@ -212,21 +103,14 @@ function changed(other) {
   $("clear").disabled = blank();
   $("hint").hidden = !blank();
   redraw();
-  if (blank()) show({readings: [], glyph: null}); else read();
+  if (blank() || !network) show({readings: [], glyph: null}); else read();
 }
 
 async function read() {
   if (flight) { due = true; return; }
   const mine = flight = new AbortController();
   due = false;
-  let answer;
-  try {
-    const body = await sent();
-    const response = await fetch("/read", {method: "POST", body, signal: mine.signal});
-    answer = await response.json();
-  } catch {
-    answer = {error: "The server does not answer; is demo.py still running?"};
-  }
+  const answer = await ask(mine.signal).catch(error => ({error: error.message}));
   if (mine !== flight) return;
   flight = null;
   show(answer);
@@ -260,7 +144,7 @@ function code(text) {
     ? "U+" + text.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") : "";
 }
 
-function show({readings = [], glyph = null, milliseconds, error}) {
+function show({readings = [], glyph = null, milliseconds, error, notices = [], is_character}) {
   rows.forEach(({button, bar, han, code: place, share}, i) => {
     const reading = readings[i];
     button.disabled = !reading;
@@ -274,7 +158,9 @@ function show({readings = [], glyph = null, milliseconds, error}) {
   });
   $("glyph").src = glyph ?? EMPTY;
   $("glyph").alt = glyph ? "The character as the network gets it" : "Nothing yet";
-  say(error ?? (milliseconds === undefined ? "" : `Read in ${milliseconds.toFixed(0)} ms`), error);
+  const doubt = is_character === false ? "Hardly a character. " : "";
+  const time = milliseconds === undefined ? "" : `Read in ${milliseconds.toFixed(0)} ms`;
+  say(error ?? doubt + notices.map(notice => notice + ". ").join("") + time, error);
 }
 
 function say(text, error) {
@@ -391,6 +277,7 @@ addEventListener("drop", event => {
 
 $("undo").addEventListener("click", undo);
 $("clear").addEventListener("click", clear);
+$("classes").addEventListener("change", () => changed(true));
 $("pen").addEventListener("input", () => { if (state.strokes.length) changed(false); });
 addEventListener("keydown", event => {
   if (event.altKey || pointer !== null) return;
@@ -403,10 +290,4 @@ new ResizeObserver(redraw).observe(pad);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
 changed(true);
-fetch("/network").then(response => response.json()).then(({checkpoint, classes, size}) => {
-  $("network").textContent = `${checkpoint}, ${classes.toLocaleString("en")} characters.`;
-  $("side").textContent = `${size} × ${size} pixels`;
-}).catch(() => say("The server does not answer; is demo.py still running?", true));
-</script>
-</body>
-</html>
+connect().catch(error => say(`The page could not be loaded: ${error.message}`, true));

@@ -1,0 +1,142 @@
+"""An ONNX graph under construction, and arithmetic that appends its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Graph:
+    """Nodes, constants and known shapes of a graph; names stand for values."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.shapes: list[onnx.ValueInfoProto] = []
+
+    def node(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
+        """Append a node and return the name of its (last) output."""
+        self.count += 1
+        names = [f"{kind}_{self.count}" + "_" * i for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, names[0], **attributes))
+        return names[-1]
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def rename(self, old: str, new: str) -> str:
+        """Give a value the name under which a file returns it."""
+        self.nodes.append(helper.make_node("Identity", [old], [new], new))
+        return new
+
+
+class Value:
+    """A tensor of a graph. Arithmetic with others and with numbers is float32, as numpy's."""
+
+    __array_ufunc__ = None  # array - value is ours, not numpy's
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self.graph, self.name = graph, name
+
+    def node(self, kind: str, *others: Value | np.ndarray | float, **attributes: object) -> Value:
+        """Append a node whose first input is this value."""
+        names = [self.lift(other).name for other in others]
+        return Value(self.graph, self.graph.node(kind, self.name, *names, **attributes))
+
+    def lift(self, other: Value | np.ndarray | float) -> Value:
+        """Return a value; numbers and arrays become constants."""
+        if isinstance(other, Value):
+            return other
+        array = np.asarray(other, np.float32) if np.isscalar(other) else other
+        return Value(
+            self.graph, self.graph.constant(f"constant_{len(self.graph.constants)}", array)
+        )
+
+    def __add__(self, other: Value | float) -> Value:
+        return self.node("Add", other)
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self.node("Sub", other)
+
+    def __rsub__(self, other: float) -> Value:
+        return self.lift(other) - self
+
+    def __mul__(self, other: Value | float) -> Value:
+        return self.node("Mul", other)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self.node("Div", other)
+
+    def __rtruediv__(self, other: float) -> Value:
+        return self.lift(other) / self
+
+    def __matmul__(self, other: Value | np.ndarray) -> Value:
+        return self.node("MatMul", other)
+
+    def __lt__(self, other: Value | float) -> Value:
+        return self.node("Less", other)
+
+    def __gt__(self, other: Value | float) -> Value:
+        return self.node("Greater", other)
+
+    def __ge__(self, other: Value | float) -> Value:
+        return self.node("GreaterOrEqual", other)
+
+    def __le__(self, other: Value | float) -> Value:
+        return self.node("LessOrEqual", other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __and__(self, other: Value) -> Value:
+        return self.node("And", other)
+
+    def unless(self, yes: Value, no: Callable[[], Value]) -> Value:
+        """Return `yes` if this (one bool) is true, else what `no` adds, which runs only then."""
+        outside, branches = self.graph.nodes, []
+        for branch in (lambda: yes.node("Identity"), no):
+            self.graph.nodes = []
+            result = helper.make_tensor_value_info(branch().name, TensorProto.FLOAT, None)
+            branches.append(helper.make_graph(self.graph.nodes, result.name, [], [result]))
+        self.graph.nodes = outside
+        return self.node("If", then_branch=branches[0], else_branch=branches[1])
+
+    def where(self, yes: Value | float, no: Value | float) -> Value:
+        """Return `yes` where this value is true, else `no`."""
+        return self.node("Where", yes, no)
+
+    def at_least(self, other: Value | float) -> Value:
+        return self.node("Max", other)
+
+    def at_most(self, other: Value | float) -> Value:
+        return self.node("Min", other)
+
+    def clip(self, low: float, high: float) -> Value:
+        return self.node("Clip", low, high)
+
+    def float(self) -> Value:
+        return self.node("Cast", to=TensorProto.FLOAT)
+
+    def all(self) -> Value:
+        """Return whether all are true, one bool."""
+        least = self.node("Cast", to=TensorProto.INT32).node("ReduceMin", keepdims=0)
+        return least.node("Cast", to=TensorProto.BOOL)
+
+    def range(self) -> Value:
+        """Return 0, 1... below this one number, float32 (L,)."""
+        return self.lift(0.0).node("Range", self.node("Squeeze"), 1.0)
+
+    def transpose(self, *axes: int) -> Value:
+        return self.node("Transpose", perm=axes)
+
+    def sum(self) -> Value:
+        """Sum over the last axis, which stays with length 1."""
+        return self.node("ReduceSum", np.array([-1]), keepdims=1)
+
+    def max(self, axis: int = -1) -> Value:
+        """Return the largest along an axis, which stays with length 1."""
+        return self.node("ReduceMax", axes=[axis], keepdims=1)

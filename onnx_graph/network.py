@@ -1,0 +1,233 @@
+"""The network as ONNX nodes, in fp32, fp16 or int8, and what int8 has to know of activations.
+
+    logits = NetworkGraph(model, "int8", calibrate(model, glyphs), side=80).add("glyphs", model)
+
+See export.py for the precisions and why they are as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExcite, to_input
+from onnx_graph.graph import Graph
+
+GATE = {"alpha": 1 / 6, "beta": 0.5}  # the paper's h-sigmoid
+SMALLEST_INT8 = 10_000  # kernels with fewer weights are kept in float16: few bytes, half the error
+BLOCK = 16  # channels in a block of onnxruntime's layout with AVX-512; 8 with AVX2
+ENOUGH_TO_DROP = 256  # calibration glyphs that tell which hidden units of gates never fire
+
+
+def fold_batch_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
+    """Return kernel and bias of the convolution that equals convolution and BatchNorm."""
+    convolution, norm = block[0], block[1]
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+def quantise_rows(weight: np.ndarray, least: float | np.ndarray = 0.0) -> tuple[np.ndarray, ...]:
+    """Return int8 values in -127...127 and the float32 scale, `least` or more, of each row (O,)."""
+    scale = np.maximum(np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12) / 127, least)
+    each = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.round(weight / each).astype(np.int8), scale.astype(np.float32)
+
+
+class Range(NamedTuple):
+    """What the input of a layer spans, zero included."""
+
+    low: float
+    high: float
+
+    def quantisation(self) -> tuple[np.float32, np.uint8]:
+        """Return scale and zero point of uint8, with the range at 0...127 of 0...255.
+
+        Sums of two products then fit into 16 bits, as processors without VNNI need it, and values
+        beyond those of the calibration still have room.
+        """
+        scale = max(self.high - self.low, 1e-6) / 127
+        return np.float32(scale), np.uint8(round(-self.low / scale))
+
+
+class Calibration(NamedTuple):
+    """What int8 needs to know of a network's activations.
+
+    Attributes:
+        ranges: of the input of every linear layer.
+        firing: (n,) int64 of every squeeze-and-excitation: the hidden units worth keeping.
+    """
+
+    ranges: Mapping[nn.Module, Range]
+    firing: Mapping[nn.Module, Tensor]
+
+
+def firing_units(highest: Tensor) -> Tensor:
+    """Return the indices of the hidden units that ever fire, from the highest value of each (H,).
+
+    Silent ones fill up a multiple of `BLOCK`, without which onnxruntime leaves its blocked layout.
+    """
+    count = -(-int((highest > 0).sum()) // BLOCK) * BLOCK
+    return highest.topk(min(max(count, BLOCK), len(highest))).indices.sort().values
+
+
+class NetworkGraph(Graph):
+    """The ONNX graph of a network, built layer by layer.
+
+    Args:
+        model: in eval mode; its module names become the names in the file.
+        precision: see the module's table.
+        calibration: for int8.
+        side: of a glyph, px; then of the map under way.
+    """
+
+    def __init__(
+        self, model: nn.Module, precision: str, calibration: Calibration | None, side: int
+    ) -> None:
+        super().__init__()
+        self.names = {module: name for name, module in model.named_modules()}
+        self.precision, self.calibration, self.side = precision, calibration, side
+
+    def kernel(self, name: str, weight: np.ndarray) -> str:
+        """Store a kernel as the precision says; onnxruntime widens it once, on loading."""
+        if self.precision == "fp32":
+            return self.constant(name, weight)
+        if self.precision == "fp16" or weight.size < SMALLEST_INT8:
+            half = self.constant(name, weight.astype(np.float16))
+            return self.node("Cast", half, to=TensorProto.FLOAT)
+        # Not DequantizeLinear: onnxruntime would keep that one and run it for every glyph.
+        values, scale = quantise_rows(weight)
+        wide = self.node("Cast", self.constant(name, values), to=TensorProto.FLOAT)
+        return self.node("Mul", wide, self.constant(f"{name}.scale", scale.reshape(-1, 1, 1, 1)))
+
+    def convolution(self, x: str, layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> str:
+        name = self.names[layer]
+        self.side = -(-self.side // layer.stride[0])  # padding keeps the side but for the stride
+        return self.node(
+            "Conv",
+            x,
+            self.kernel(f"{name}.weight", weight.numpy()),
+            self.constant(f"{name}.bias", bias.numpy()),
+            kernel_shape=layer.kernel_size,
+            strides=layer.stride,
+            pads=layer.padding * 2,
+            group=layer.groups,
+        )
+
+    def linear(self, x: str, layer: nn.Linear) -> str:
+        """Add a linear layer; in int8, onnxruntime fuses these nodes to one integer product."""
+        name, weight, bias = self.names[layer], layer.weight.numpy(), layer.bias.numpy()
+        if self.precision != "int8":
+            kernel = self.kernel(f"{name}.weight", weight)
+            return self.node("Gemm", x, kernel, self.constant(f"{name}.bias", bias), transB=1)
+        step, zero = self.calibration.ranges[layer].quantisation()
+        inputs = (self.constant(f"{name}.step", step), self.constant(f"{name}.zero", zero))
+        x = self.node("DequantizeLinear", self.node("QuantizeLinear", x, *inputs), *inputs)
+        # The bias is an int32 in units of both scales: a row of zeros must not make it overflow.
+        values, scale = quantise_rows(weight, np.abs(bias) / (2**30 * step))
+        kernel = self.node(
+            "DequantizeLinear",
+            self.constant(f"{name}.weight", values),
+            self.constant(f"{name}.scale", scale),
+            self.constant(f"{name}.weight_zero", np.zeros(len(scale), np.int8)),
+            axis=0,
+        )
+        added = self.node(
+            "DequantizeLinear",
+            self.constant(f"{name}.bias", np.round(bias / (step * scale)).astype(np.int32)),
+            self.constant(f"{name}.bias_scale", step * scale),
+            self.constant(f"{name}.bias_zero", np.zeros(len(scale), np.int32)),
+            axis=0,
+        )
+        return self.node("Gemm", x, kernel, added, transB=1)
+
+    def squeeze_excite(self, x: str, module: SqueezeExcite) -> str:
+        """Add the block so that onnxruntime keeps its blocked layout (NCHWc) all through.
+
+        It multiplies in that layout only where it sees equal shapes, so the gate is repeated over
+        the map and both shapes are written down; GlobalAveragePool, since it has no ReduceMean.
+        """
+        kept = slice(None) if self.calibration is None else self.calibration.firing[module]
+        gate = self.node("GlobalAveragePool", x)
+        gate = self.convolution(gate, module.fc1, module.fc1.weight[kept], module.fc1.bias[kept])
+        gate = self.node("Relu", gate)
+        gate = self.convolution(gate, module.fc2, module.fc2.weight[:, kept], module.fc2.bias)
+        gate = self.node("HardSigmoid", gate, **GATE)
+        times = np.array([1, 1, self.side, self.side], np.float32)
+        gate = self.node(
+            "Resize",
+            gate,
+            "",
+            self.constant(f"{gate}.times", times),
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )
+        shape = ["N", module.fc2.out_channels, self.side, self.side]
+        for name in (x, gate):
+            self.shapes.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return self.node("Mul", x, gate)
+
+    def add(self, x: str, module: nn.Module) -> str:
+        """Add a module that reads x and return the name of its output."""
+        if isinstance(module, MobileNetV3):
+            x = self.node("GlobalAveragePool", self.add(x, module.features))
+            return self.add(self.node("Flatten", x), module.classifier)
+        if isinstance(module, ConvNormAct):
+            x = self.convolution(x, module[0], *fold_batch_norm(module))
+            return self.add(x, module[2]) if len(module) > 2 else x
+        if isinstance(module, InvertedResidual):
+            y = self.add(x, module.block)
+            return self.node("Add", x, y) if module.residual else y
+        if isinstance(module, nn.Sequential):
+            for layer in module:
+                x = self.add(x, layer)
+            return x
+        if isinstance(module, SqueezeExcite):
+            return self.squeeze_excite(x, module)
+        if isinstance(module, nn.Linear):
+            return self.linear(x, module)
+        if isinstance(module, nn.Dropout):
+            return x
+        return self.node({HSwish: "HardSwish", nn.ReLU: "Relu"}[type(module)], x)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, glyphs: np.ndarray) -> Calibration:
+    """Return what a network in eval mode does over glyphs (N,S,S) uint8.
+
+    The upper end of a range leaves out the largest of 10,000 values: few, but they would coarsen
+    all others. Fewer than `ENOUGH_TO_DROP` glyphs say nothing of what never fires.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    gates = [module for module in model.modules() if isinstance(module, SqueezeExcite)]
+    seen: dict[nn.Module, list[np.ndarray]] = {layer: [] for layer in layers}
+    highest = {gate: gate.fc1.bias.new_full((len(gate.fc1.bias),), -torch.inf) for gate in gates}
+
+    def watch(gate: SqueezeExcite, hidden: Tensor) -> None:
+        highest[gate] = highest[gate].maximum(hidden.amax((0, 2, 3)))
+
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, x: seen[layer].append(x[0].numpy()))
+        for layer in layers
+    ]
+    handles += [
+        gate.fc1.register_forward_hook(lambda _layer, _x, hidden, gate=gate: watch(gate, hidden))
+        for gate in gates
+    ]
+    for start in range(0, len(glyphs), 64):
+        model(to_input(glyphs[start : start + 64]))
+    for handle in handles:
+        handle.remove()
+    values = {layer: np.concatenate(parts) for layer, parts in seen.items()}
+    ranges = {
+        layer: Range(min(0.0, float(v.min())), max(0.0, float(np.quantile(v, 0.9999))))
+        for layer, v in values.items()
+    }
+    if len(glyphs) < ENOUGH_TO_DROP:
+        return Calibration(ranges, {gate: torch.arange(len(top)) for gate, top in highest.items()})
+    return Calibration(ranges, {gate: firing_units(top) for gate, top in highest.items()})

@@ -1,0 +1,217 @@
+"""From a picture to the glyph as ONNX nodes: picture.to_glyph for drawings and clean scans.
+
+    glyph = prepare(Value(graph, "picture"), size=80)
+
+There are no loops and no slices: what is cropped and resampled is a product with two matrices whose
+weights come from the box of the ink, and what is asked of brightness is asked of its histogram.
+The same as in picture.py: polarity, what counts as a clean scan, box, area or linear resampling,
+levelling. For what is no clean scan, light and paper are estimated on a coarse map, and specks are
+what stands alone. Left out: rough paper, lines and neighbours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from onnx_graph.graph import Value
+from picture import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, STRIP_PAPER
+
+BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
+ONE = np.ones(1, np.float32)
+LAST = np.array([2])  # a third axis
+THUMB, PAPER = 24, 32  # sides of the maps on which light and paper are estimated
+SPECK = 24  # of 255, mean of 5 x 5 pixels
+WINDOW = 9  # of the paper's map, a quarter of the side as in picture._lift
+
+
+def _plane() -> np.ndarray:
+    """Return planes of light from left to right and from top to bottom, (2,24*24), orthonormal."""
+    slope = np.arange(THUMB, dtype=np.float32) - (THUMB - 1) / 2
+    both = np.stack(np.broadcast_arrays(slope, slope[:, None])).reshape(2, -1)
+    return both / np.linalg.norm(both[0])
+
+
+def _blur() -> np.ndarray:
+    """Return weights (32,32) that smooth a side of the paper's map, which goes on as it ends."""
+    places = np.arange(-PAPER, 2 * PAPER)
+    weights = np.exp(-(((np.arange(PAPER)[:, None] - places) / (WINDOW / 6)) ** 2) / 2)
+    weights /= weights.sum(1, keepdims=True)
+    into = np.clip(places, 0, PAPER - 1)[:, None] == np.arange(PAPER)
+    return (weights @ into).astype(np.float32)
+
+
+PLANE, BLUR = _plane(), _blur()
+
+
+def prepare(picture: Value, size: int) -> Value:
+    """Return the glyph (N,S,S) float32 in 0...255, 0 = paper; all 0 if the picture is blank.
+
+    Args:
+        picture: (N,1,H,W) uint8, grey, N pictures of one size.
+        size: S.
+    """
+    height, width = (picture.node("Shape", start=i, end=i + 1).float() for i in (2, 3))  # (1,)
+    ink = to_ink(picture.node("Squeeze", np.array([1])).float(), height, width)  # (N,H,W)
+    darkest = ink.max(1).max(2)  # (N,1,1)
+    edge = ink * 20 > darkest * 3  # picture.INK_EDGE, exactly
+    marked = edge.float()
+    top, bottom = span(marked.max(2).node("Squeeze", np.array([2])))  # (N,1,1)
+    left, right = span(marked.max(1).node("Squeeze", np.array([1])))
+    scale = (size - 2 * (size // 32)) / (bottom - top).at_least(right - left)
+    rows = resampling(top, bottom, scale, height, size)  # (N,S,H)
+    columns = resampling(left, right, scale, width, size)  # (N,S,W)
+    small = (rows @ ink @ columns.transpose(0, 2, 1)).node("Round")  # (N,S,S)
+    return level(small * (darkest >= 10).float())
+
+
+def histogram(values: Value) -> Value:
+    """Return how often each of 0...255 occurs, (N,256), in maps (N,H,W) of whole numbers."""
+    where = values.node("Flatten", axis=1).node("Cast", to=TensorProto.INT32)
+    count = where.node("Shape", end=1).node("Concat", np.array([256]), axis=0)
+    zeros = count.node("ConstantOfShape")
+    ones = where.node("Shape").node("ConstantOfShape", value=numpy_helper.from_array(ONE))
+    return zeros.node("ScatterElements", where, ones, axis=1, reduction="add")
+
+
+def running(counts: Value) -> Value:
+    """Return sums of counts (N,256) up to and with each bin."""
+    return counts.node("CumSum", np.array(1))
+
+
+def quantile(counts: Value, thousandths: int) -> Value:
+    """Return the first bin (N,1) at which counts (N,256) reach a share of their sum."""
+    return (running(counts) * 1000 < counts.sum() * thousandths).float().sum()
+
+
+def to_ink(grey: Value, height: Value, width: Value) -> Value:
+    """Return ink (N,H,W), 0 = paper, whole numbers in 0...255, of grey (N,H,W) in any polarity.
+
+    height and width are (1,) float32.
+    """
+    counts = histogram(grey)
+    clean = is_clean(counts / counts.sum(), height, width)  # (N,1)
+    scan = 255 - grey
+    lifted = clean.all().unless(scan, lambda: lift(grey, height, width))
+    return clean.node("Unsqueeze", LAST).where(scan, lifted)
+
+
+def is_clean(share: Value, height: Value, width: Value) -> Value:
+    """Return whether pictures with histograms (N,256) are clean scans, (N,1): picture.is_clean."""
+
+    def within(first: int, end: int) -> Value:
+        chosen = np.isin(BINS, range(first, end))
+        return share @ chosen.astype(np.float32).T
+
+    strip = height.at_least(width) > height.at_most(width) * 2.5
+    needed = strip.where(STRIP_PAPER, DENSE_PAPER)
+    needed = (within(0, 24) >= 0.5).where(CLEAN_PAPER, needed)
+    return (within(236, 255) <= CLEAN_NEAR_PAPER) & (within(255, 256) >= needed)
+
+
+def lift(grey: Value, height: Value, width: Value) -> Value:
+    """Return ink (N,H,W) of pictures that are no clean scans: picture._lift, without specks."""
+    rows, columns = (coarse(side, THUMB) for side in (height, width))  # (24,H), (24,W)
+    thumb = (rows @ grey @ columns.transpose(1, 0)).node("Flatten", axis=1)  # (N,24*24)
+    light = (thumb @ PLANE.T @ PLANE).node("Reshape", np.array([-1, THUMB, THUMB]))
+    light = enlarge(light, THUMB, height, width)
+    counts = histogram(((grey - light) * 0.5 + 64).clip(0, 255).node("Floor"))
+    low, middle, high = (quantile(counts, share) for share in (5, 500, 995))
+    inverted = (high - middle > middle - low).node("Unsqueeze", LAST)
+    strength = inverted.where(grey, 255 - grey)  # grows from paper to ink
+    # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.
+    rows, columns = (coarse(side, PAPER) for side in (height, width))
+    paper = (rows @ strength @ columns.transpose(1, 0)).node("Unsqueeze", np.array([1]))
+    window = {"kernel_shape": [WINDOW] * 2, "pads": [WINDOW // 2] * 4}
+    paper = (0.0 - (0.0 - paper).node("MaxPool", **window)).node("MaxPool", **window)
+    paper = paper.lift(BLUR) @ paper.node("Squeeze", np.array([1])) @ BLUR.T
+    ink = (strength - enlarge(paper, PAPER, height, width)).at_least(0)
+    gain, offset = contrast(histogram(ink.node("Floor")))
+    ink = ink * gain.node("Unsqueeze", LAST) + offset.node("Unsqueeze", LAST)
+    ink = ink.clip(0, 255).node("Ceil")
+    # Specks are pixels that stand alone: kept is what is near to much ink.
+    near = ink.node("Unsqueeze", np.array([1])).node(
+        "AveragePool", kernel_shape=[5, 5], pads=[2] * 4
+    )
+    kept = (near > SPECK).float().node("MaxPool", kernel_shape=[7, 7], pads=[3] * 4)
+    return ink * kept.node("Squeeze", np.array([1]))
+
+
+def contrast(counts: Value) -> tuple[Value, Value]:
+    """Return gain and offset (N,1) that bring ink, of which (N,256) are the counts, to 0...255."""
+    count, total = running(counts), counts.sum()
+    mass = running(counts * BINS)
+    # Otsu's threshold: of the splits into floor and ink, that of the largest variance between them.
+    between = mass * total - count * (counts * BINS).sum()
+    between = between * between / (count * (total - count)).at_least(1)
+    split = between.node("ArgMax", axis=1).float()
+    floor = counts * (split >= BINS).float()
+    pixels = floor.sum().at_least(1)
+    level = (floor * BINS).sum() / pixels
+    variance = (floor * (BINS * BINS)).sum() / pixels - level * level
+    noise = variance.at_least(0).node("Sqrt")
+    ink = counts - floor
+    blank = quantile(ink, 500) - level < (noise * 4).at_least(10)
+    low = level + noise * 2
+    gain = blank.where(0.0, 255 / (quantile(ink, 950) - low).at_least(1))
+    return gain, 0.0 - low * gain
+
+
+def coarse(side: Value, count: int) -> Value:
+    """Return weights (count,L) that bring a side of L pixels, (1,) float32, to a few pixels."""
+    step = side / count
+    pixel, place = side.range(), np.arange(count, dtype=np.float32)[:, None]
+    low = place * step
+    return ((pixel + 1).at_most(low + step) - pixel.at_least(low)).node("Relu") / step
+
+
+def enlarge(few: Value, count: int, height: Value, width: Value) -> Value:
+    """Return maps (N,count,count) at the size of the picture (N,H,W), linear between centres."""
+
+    def weights(side: Value) -> Value:  # (L,count)
+        centre = ((side.range() + 0.5) * (count / side) - 0.5).clip(0, count - 1)
+        apart = centre.node("Unsqueeze", np.array([1])) - np.arange(count, dtype=np.float32)
+        return (1 - apart.node("Abs")).node("Relu")
+
+    return weights(height) @ few @ weights(width).transpose(1, 0)
+
+
+def span(marked: Value) -> tuple[Value, Value]:
+    """Return begin and end (N,1,1) of what is 1 in (N,L), 0 elsewhere."""
+    first, last = (marked.node("ArgMax", axis=1, select_last_index=i).float() for i in (0, 1))
+    return first.node("Unsqueeze", LAST), last.node("Unsqueeze", LAST) + 1
+
+
+def resampling(begin: Value, end: Value, scale: Value, side: Value, size: int) -> Value:
+    """Return weights (N,S,L) that bring pixels begin...end of a side to its place in the glyph.
+
+    As cv2.resize: the area that two pixels share where the picture gets smaller, and else a linear
+    course between centres.
+
+    Args:
+        begin, end, scale: (N,1,1); glyph pixels a pixel.
+        side: L, of the picture, (1,) float32.
+    """
+    pixel = side.range()  # (L,)
+    place = np.arange(size, dtype=np.float32)[:, None]  # (S,1)
+    count = ((end - begin) * scale).node("Round").at_least(1)
+    first = ((size - count) * 0.5).node("Floor")
+    step = (end - begin) / count  # pixels of the picture in one of the glyph
+    low = (place - first) * step + begin  # (N,S,1)
+    high = low + step
+    shared = (pixel + 1).at_most(high.at_most(end)) - pixel.at_least(low.at_least(begin))
+    area = shared.node("Relu") / step
+    centre = ((low + high) * 0.5 - 0.5).at_least(begin).at_most(end - 1)
+    inside = (place >= first) & (place < first + count)
+    linear = (1 - (pixel - inside.where(centre, -9.0)).node("Abs")).node("Relu")
+    return (scale < 1).where(area, linear)
+
+
+def level(ink: Value) -> Value:
+    """Return ink (N,S,S) so that its 95th percentile is 255: picture.level."""
+    counts = histogram(ink)
+    highest = ink.node("Flatten", axis=1).max()
+    edge = (highest * 0.25).node("Floor")  # edges and noise say nothing of the ink's strength
+    counts = counts * (edge < BINS).float()
+    gain = 255 / quantile(counts, 950).at_least(1)
+    return (ink * gain.node("Unsqueeze", LAST)).node("Round").at_most(255)

@@ -1,0 +1,75 @@
+// Reads in the browser: onnxruntime-web and a network that takes pictures (export.py --page).
+import * as ort from "./ort.wasm.bundle.min.mjs";
+
+const TOP = 10;
+ort.env.wasm.numThreads = 1; // more threads need headers that not every host can send
+ort.env.wasm.wasmPaths = {wasm: new URL("ort-wasm-simd-threaded.wasm", import.meta.url).href};
+
+// Return a function (canvas, which classes) -> answer, as the server's to POST /read.
+export async function open(network) {
+  const bytes = await (await fetch("network.onnx")).arrayBuffer();
+  const session = await ort.InferenceSession.create(bytes, {executionProviders: ["wasm"]});
+  const classes = [...network.classes];
+  const symbols = new Set(network.symbols);
+  const chosen = {
+    all: classes.map((_, i) => i),
+    symbols: classes.map((_, i) => i).filter(i => symbols.has(classes[i])),
+    level1: classes.map((_, i) => i).filter(i => !symbols.has(classes[i])),
+  };
+  const read = async (canvas, which) => {
+    const began = performance.now();
+    const picture = new ort.Tensor("uint8", grey(canvas), [1, 1, canvas.height, canvas.width]);
+    const {logits, glyph, character_score: score} = await session.run({picture});
+    if (!glyph.data.some(value => value)) return {error: "No ink was found on the picture"};
+    const character_score = score?.data[0];
+    return {
+      readings: best(logits.data, chosen[which]).map(([label, probability]) =>
+        ({character: classes[label], probability})),
+      glyph: toPng(glyph.data, network.size),
+      character_score,
+      is_character: score && character_score >= network.threshold,
+      milliseconds: performance.now() - began,
+    };
+  };
+  const blank = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
+  await read(blank, "all"); // so that the first stroke does not wait
+  return read;
+}
+
+// Return (h,w) grey levels of a canvas, as picture.to_grey: transparency becomes paper.
+function grey(canvas) {
+  const {width, height} = canvas;
+  const {data} = canvas.getContext("2d", {willReadFrequently: true}).getImageData(0, 0, width, height);
+  const levels = new Uint8Array(width * height);
+  let ink = 0, inked = 0, clear = false;
+  for (let i = 0; i < levels.length; i++) {
+    const at = 4 * i; // OpenCV's weights
+    levels[i] = (4899 * data[at] + 9617 * data[at + 1] + 1868 * data[at + 2] + 8192) >> 14;
+    if (data[at + 3] > 127) { ink += levels[i]; inked++; }
+    if (data[at + 3] < 255) clear = true;
+  }
+  if (!clear) return levels;
+  const paper = inked && ink / inked > 127 ? 0 : 255;
+  for (let i = 0; i < levels.length; i++) {
+    const opacity = data[4 * i + 3] / 255;
+    levels[i] = levels[i] * opacity + paper * (1 - opacity) + 0.5;
+  }
+  return levels;
+}
+
+// Return [label, probability] of the best, with probabilities among the labels.
+function best(logits, labels) {
+  const highest = labels.reduce((most, label) => Math.max(most, logits[label]), -Infinity);
+  let sum = 0;
+  for (const label of labels) sum += Math.exp(logits[label] - highest);
+  return labels.slice().sort((a, b) => logits[b] - logits[a]).slice(0, TOP)
+    .map(label => [label, Math.exp(logits[label] - highest) / sum]);
+}
+
+function toPng(glyph, size) {
+  const canvas = Object.assign(document.createElement("canvas"), {width: size, height: size});
+  const context = canvas.getContext("2d"), image = context.createImageData(size, size);
+  glyph.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  context.putImageData(image, 0, 0);
+  return canvas.toDataURL();
+}

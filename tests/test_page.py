@@ -1,0 +1,165 @@
+"""The page without a server: a folder of files in a real browser, with and without a network."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import browser as chromium
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, call_script
+
+import page as published
+from config import DEFAULT_CHECKPOINT
+from hwdb.characters import LEVEL1
+from picture import decode_picture
+from recognizer import Recognizer
+
+MISSING = chromium.missing()
+if not MISSING and not (published.RUNTIME / published.RUNTIME_FILES[0]).is_file():
+    MISSING = "onnxruntime-web is not there: npm ci --prefix page"
+needs_page = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+CHARACTERS = np.random.default_rng(7).permutation(list(LEVEL1))[:200].tolist()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder that export.py makes of the shipped weights."""
+    folder = tmp_path_factory.mktemp("site")
+    done = call_script(
+        "export.py", "--checkpoint", DEFAULT_CHECKPOINT, "--page", folder, "--samples", 512
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def host(site) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A static host, at an address under which nothing else was kept."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def visit(host) -> Iterator:
+    """Open the page; whatever it complains of or asks of other hosts fails the test."""
+    complaints, asked = [], []
+    url = f"http://127.0.0.1:{host.server_port}/"
+    with chromium.launch() as browser:
+        context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+
+        def open_page():
+            page = context.new_page()
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: complaints.append(message.text))
+            page.goto(url)
+            chromium.wait(page, "network !== null && readHere !== null", 60)
+            return page
+
+        context.on("request", lambda request: asked.append(request.url))
+        yield open_page, asked
+    assert [a for a in asked if not a.startswith((url, "data:", "blob:"))] == []
+    assert complaints == []
+
+
+def write(page, character: str) -> str:
+    """Put a character's strokes on the pad, as if drawn, and return the first reading."""
+    strokes = [[[x, y, 1] for x, y in line.tolist()] for line in chromium.layout(character)]
+    page.evaluate("strokes => enter({strokes, picture: null})", strokes)
+    return chromium.settle(page)
+
+
+def pixels(page) -> np.ndarray:
+    """Return the drawing as it is read."""
+    data = page.evaluate("drawing().toDataURL()").partition(",")[2]
+    return decode_picture(base64.b64decode(data))
+
+
+@needs_page
+def test_reads_drawings_as_predict_does(visit):
+    page = visit[0]()
+    recognizer = Recognizer.from_checkpoint(DEFAULT_CHECKPOINT)
+    drawn = [(write(page, c), pixels(page)) for c in CHARACTERS]
+    expected = recognizer.recognize([picture for _, picture in drawn], top_k=1)
+    same = [r[0].character == here for (here, _), r in zip(drawn, expected, strict=True)]
+    right = [c == here for c, (here, _) in zip(CHARACTERS, drawn, strict=True)]
+    assert np.mean(same) >= 0.99 and np.mean(right) >= 0.9
+    times = []
+    for character in CHARACTERS[:20]:
+        write(page, character)
+        times.append(int(page.locator("#status").text_content().split()[2]))
+    assert min(times) <= 25  # ms; the others wait for whatever else the machine does
+
+
+@needs_page
+def test_works_without_a_network_after_the_first_visit(visit, host):
+    open_page, asked = visit
+    page = open_page()
+    chromium.wait(page, "navigator.serviceWorker.controller !== null", 60)
+    first = write(page, "永")
+    page.close()
+    host.shutdown()
+    host.server_close()
+    page = open_page()
+    assert write(page, "永") == first == "永"
+
+
+@needs_page
+def test_asks_for_its_files_and_for_nothing_while_one_draws(visit):
+    open_page, asked = visit
+    page = open_page()
+    chromium.wait(page, "navigator.serviceWorker.controller !== null", 60)
+    count = len(asked)
+    assert count <= 2 * 9  # each file, and once more for the time without a network
+    write(page, "大")
+    page.locator("#pen").press("End")
+    chromium.settle(page)
+    assert len(asked) == count
+
+
+@needs_page
+def test_reads_the_samples_as_predict_does(visit):
+    page = visit[0]()
+    files = sorted((ROOT / "samples").iterdir())
+    done = call_script("predict.py", *files, "--checkpoint", DEFAULT_CHECKPOINT, "--json")
+    for element in json.loads(done.stdout):
+        page.locator("#file").set_input_files(element["path"])
+        chromium.wait(page, "state.picture !== null")
+        assert chromium.settle(page) == element["predictions"][0]["character"], element["path"]
+        page.get_by_role("button", name="Clear").click()
+
+
+@needs_page
+def test_a_blank_picture_is_said(visit, tmp_path):
+    page = visit[0]()
+    cv2.imwrite(str(tmp_path / "blank.png"), np.full((50, 70), 200, np.uint8))
+    page.locator("#file").set_input_files(tmp_path / "blank.png")
+    page.wait_for_selector("#status.error")
+    assert "No ink" in page.locator("#status").text_content()
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(published, "RUNTIME", tmp_path / "node_modules")
+    done = call_script("export.py", "--page", tmp_path / "site")
+    assert done.returncode == 2 and "npm ci --prefix page" in done.stderr
+    assert not (tmp_path / "site").exists()
+
+
+def test_choices_are_what_the_classes_leave():
+    assert published.choices("天地") == ["all"] == published.choices(["one", "two"])
+    assert published.choices("天地12") == ["all", "level1", "symbols"]

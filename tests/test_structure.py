@@ -18,7 +18,7 @@ LAYERS = [
     ["training"],
     ["recognizer"],
     ["evaluation"],
-    ["process_gnt", "synthesize_gnt", "train", "test", "predict", "export", "demo"],
+    ["process_gnt", "synthesize_gnt", "train", "test", "predict", "export", "demo", "hubconf"],
 ]
 SCRIPTS = LAYERS[-1]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
@@ -44,7 +44,7 @@ def imports(path: Path) -> set[str]:
 def test_every_file_has_its_place():
     names = {path.stem for path in ROOT.glob("*.py")}
     assert names | set(ROOMS) == set(LEVEL)
-    assert len(names) <= 14
+    assert len(names - {"hubconf"}) <= 14  # that one is there because torch.hub wants it there
 
 
 @pytest.mark.parametrize("name", sorted(LEVEL))

@@ -146,3 +146,32 @@ def test_everything_together_repeats_and_stays_in_range():
     assert one.shape == x.shape and one.dtype == x.dtype
     assert one.min() >= 0 and one.max() <= 1 + 1e-5
     assert torch.equal(augment(x, Augmentation(), generator()).round(decimals=4), x)
+
+
+def test_blur_keeps_the_ink_of_each_sample_and_is_smooth():
+    before = stroke()
+    before[::2] *= 0.5
+    y = blur(before.clone(), 1.0, generator())
+    torch.testing.assert_close(y.amax((1, 2, 3)), before.amax((1, 2, 3)))
+    across = y[:, 0, 32]  # (B,S): rises to the stroke and falls, without steps
+    steps = (across.diff(dim=1).abs() > 0.01).sum(1)
+    assert steps.float().mean() > 10
+    thin = stroke(wide=2)
+    assert blur(thin, 1.0, generator())[:, 0, 32, 31:33].min() > 0.9  # no pixel is passed over
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_stay_what_they_are(dtype):
+    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 1.0)
+    x = stroke(8).to(dtype)
+    y = augment(x, strength, generator())
+    assert y.dtype == dtype
+    expected = augment(x.float(), strength, generator())
+    assert (y.float() - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.1)
+
+
+def test_all_steps_are_on_the_device_of_the_batch():
+    """A device that computes shapes alone refuses tensors of another, as a GPU does."""
+    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 1.0)
+    y = augment(torch.empty(8, 1, 64, 64, device="meta"), strength, generator())
+    assert y.shape == (8, 1, 64, 64) and y.device.type == "meta"

@@ -37,7 +37,6 @@ import numpy as np
 
 from hwdb.archives import GntFile, find_files, open_files, other_archives
 from hwdb.characters import LEVEL1, folder_name, select_classes
-from hwdb.download import download_set
 from hwdb.record import Damage, Record, read_records
 from hwdb.sets import EDITIONS, PAGE, TOTALS, published, set_of, writer_and_split
 from jobs.command import command, printable, progress
@@ -487,6 +486,8 @@ def convert(options: argparse.Namespace) -> int:
     classes = select_classes(options.classes)
     paths = list(options.paths)
     if options.download:
+        from hwdb.download import download_set  # takes as long to load as all else
+
         with only_one(Path(options.out), "process_gnt.py --download"):
             paths += download_set(options.set, Path(options.out), options.mirror)
     if not paths:

@@ -47,6 +47,7 @@ class Workers:
             context = multiprocessing.get_context(method)
             if method == "forkserver":
                 context.set_forkserver_preload([preload])
+                _start_server()
             self.pool = ProcessPoolExecutor(self.count, context, _start)
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
@@ -82,6 +83,21 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _start_server() -> None:
+    """Start the server now, while this process goes on, and with this process's module path,
+    which Python before 3.13 forgets: it would load nothing, and every worker all."""
+    from multiprocessing import forkserver  # not on Windows
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _start() -> None:

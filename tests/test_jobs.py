@@ -187,6 +187,22 @@ def test_errors_of_workers_come_through():
         list(workers.map(end, range(9)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+def test_modules_are_loaded_once_for_all_workers(tmp_path):
+    """Also where the script is started from another folder than its own."""
+    loads = "import os, time\nprint(os.getpid(), flush=True)\ndef work(n): time.sleep(0.2)\n"
+    (tmp_path / "heavy.py").write_text(loads)
+    (tmp_path / "script.py").write_text(
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
+        "from jobs.pool import Workers\nfrom heavy import work\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(3, 'heavy') as workers: list(workers.map(work, range(9)))\n"
+    )
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True)
+    assert len(done.stdout.splitlines()) == 2, "not in this process and in the server alone"
+
+
 PARENT = """
 import os, time
 from jobs.pool import Workers

@@ -18,22 +18,26 @@ Left out: reading several characters. Of a picture that holds more, the one in t
 
 from __future__ import annotations
 
-import os
+import re
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-# OpenCV reads this once, when it is loaded: larger pictures are refused before they are decoded.
-MAX_PIXELS = 1 << 26
-TOO_LARGE = "{}: the picture has more than 67 million pixels; crop it to the character"
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+import cv2
+import numpy as np
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from scene import find_character  # noqa: E402
+from scene import Scene, find_character
 
 PICTURE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
+    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pbm", ".pgm", ".ppm")
 )
+KINDS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PBM, PGM or PPM"
+# A photo has at most so many pixels, and decoded at most so many bytes.
+MAX_PIXELS = 1 << 26
+MAX_BYTES = 1 << 28
+# White paper takes a byte for some hundred pixels; what promises far more than that is a bomb.
+PIXELS_A_BYTE = 2048
 
 # A clean scan, as HWDB's: much paper at exactly 255, next to nothing just below it.
 CLEAN_PAPER = 0.35
@@ -42,8 +46,9 @@ DENSE_PAPER = 0.15
 STRIP_PAPER = 0.02
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
-# Longest side at which paper, light and noise of an unclean picture are estimated.
-ANALYSIS_SIDE = 768
+# Longest side at which the character of an unclean picture is sought, and then looked at.
+ANALYSIS_SIDE = 512
+FINE_SIDE = 320
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -51,34 +56,183 @@ def read_picture(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, damaged, or larger than `MAX_PIXELS`.
+        ValueError: no regular file, not a picture, damaged, or too large.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a picture (PNG, JPEG, BMP, TIFF)")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected a picture ({KINDS})")
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise ValueError(f"{path}: not a regular file; expected a picture ({KINDS})")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MB; crop it to the character")
     # cv2.imread cannot open non-ASCII names on Windows; decoding from memory can.
     return decode_picture(np.fromfile(path, np.uint8), str(path))
 
 
 def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarray:
-    """Decode the bytes of a picture file; see `read_picture`."""
-    data = np.frombuffer(data, np.uint8)
-    if data.size == 0:
-        raise ValueError(f"{name}: the file is empty, expected a picture (PNG, JPEG, BMP, TIFF)")
-    # Unchanged keeps transparency, but also a photo as the camera held it: turn JPEGs upright.
-    photo = data[:2].tobytes() == b"\xff\xd8"
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if photo else cv2.IMREAD_UNCHANGED
+    """Decode the bytes of a picture file; see `read_picture`.
+
+    The size that the file's header states is checked before anything is decoded.
+    """
+    data = bytes(data)
+    if not data:
+        raise ValueError(f"{name}: the file is empty; expected a picture ({KINDS})")
+    unreadable = f"{name}: not a picture that can be decoded; expected {KINDS}"
     try:
-        picture = cv2.imdecode(data, flags)
-    except cv2.error as error:
-        if "pixels" in str(error).lower():
-            raise ValueError(TOO_LARGE.format(name)) from None
+        width, height, depth = _stated_size(data)
+    except (struct.error, LookupError, ValueError, StopIteration):
+        raise ValueError(unreadable) from None
+    pixels = width * height
+    if pixels > MAX_PIXELS or pixels * depth > MAX_BYTES:
+        raise ValueError(
+            f"{name}: {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} million pixels "
+            f"or {MAX_BYTES >> 20} MB; crop it to the character"
+        )
+    if pixels > PIXELS_A_BYTE * (len(data) + 64):
+        raise ValueError(f"{name}: {width} x {height} pixels cannot be in {len(data):,} bytes")
+    orientation = _orientation(data)
+    try:
+        if data[:4] == b"\x89PNG":
+            data = _plain_png(data)
+        # Unchanged keeps transparency, but also a photo as the camera held it.
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, struct.error):
         picture = None
     if picture is None:
-        raise ValueError(f"{name}: not a picture that can be decoded (PNG, JPEG, BMP, TIFF)")
-    if picture.shape[0] * picture.shape[1] > MAX_PIXELS:  # OpenCV was there before this module
-        raise ValueError(TOO_LARGE.format(name))
-    return picture
+        raise ValueError(unreadable)
+    return _upright(picture, orientation)
+
+
+def _stated_size(data: bytes) -> tuple[int, int, int]:
+    """Return width, height and bytes a pixel that the header of a picture file states.
+
+    Raises:
+        ValueError, LookupError, struct.error, StopIteration: none of the formats, or damaged.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+        return width, height, 4 * max(1, bits // 8) if colour else max(1, bits // 8)
+    if data[:2] == b"\xff\xd8":
+        height, width = next(
+            struct.unpack(">HH", body[1:5])
+            for kind, body in _jpeg_segments(data)
+            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
+        )
+        return width, height, 3
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return *_webp_size(data), 4
+    if data[:2] == b"BM":
+        if data[14] == 12:
+            return *struct.unpack("<HH", data[18:22]), 4
+        width, height = struct.unpack("<ii", data[18:26])
+        return abs(width), abs(height), 4
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return *struct.unpack("<HH", data[6:10]), 4
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        tags = _tiff_tags(data)
+        return tags[256], tags[257], tags.get(277, 1) * max(1, tags.get(258, 1) // 8)
+    if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace():
+        words = re.sub(rb"#[^\n\r]*", b" ", data[2:4096]).split(maxsplit=2)
+        width, height = int(words[0]), int(words[1])
+        return width, height, {b"1": 1, b"4": 1, b"2": 2, b"5": 2}.get(data[1:2], 6)
+    raise ValueError("none of the formats")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of a WebP file."""
+    if data[12:16] == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        return width, height
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack("<HH", data[26:30])
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and body of the segments of a JPEG file up to the first scan."""
+    at = 2
+    while at + 4 <= len(data):
+        marker, kind, length = struct.unpack(">BBH", data[at : at + 4])
+        if marker != 0xFF or kind == 0xDA:
+            return
+        if kind == 0xFF:  # padding
+            at += 1
+            continue
+        yield kind, data[at + 4 : at + 2 + length]
+        at += 2 + max(length, 2)
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """Return the first number of each tag in the first directory of TIFF or Exif data."""
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack(order + "I", data[4:8])
+    (count,) = struct.unpack(order + "H", data[at : at + 2])
+    tags = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, number, value = struct.unpack(order + "HHII", data[entry : entry + 12])
+        size = {1: "B", 3: "H", 4: "I"}.get(kind)
+        if size:
+            length = struct.calcsize(size)
+            place = entry + 8 if number * length <= 4 else value
+            (tags[tag],) = struct.unpack(order + size, data[place : place + length])
+    return tags
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and stop of the chunks of a PNG file.
+
+    Raises:
+        struct.error: a chunk is cut, or promises more than there is.
+    """
+    at, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        if at + 12 + size > len(data):
+            raise struct.error
+        yield kind, at, at + 12 + size
+        at += 12 + size
+
+
+def _plain_png(data: bytes) -> bytes:
+    """Return a PNG file without what is not needed: OpenCV trusts the sizes of other chunks."""
+    needed = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+    parts = [data[a:b] for kind, a, b in _png_chunks(data) if kind in needed]
+    return data[:8] + b"".join(parts)
+
+
+def _orientation(data: bytes) -> int:
+    """Return how a camera was held, 1 to 8 as in Exif; 1 (upright) where nothing is said."""
+    exif = b""
+    try:
+        if data[:2] == b"\xff\xd8":
+            bodies = (body for kind, body in _jpeg_segments(data) if kind == 0xE1)
+            exif = next((body[6:] for body in bodies if body[:6] == b"Exif\0\0"), b"")
+        elif data[:4] == b"\x89PNG":
+            chunks = (data[a + 8 : b - 4] for kind, a, b in _png_chunks(data) if kind == b"eXIf")
+            exif = next(chunks, b"")
+        elif data[:4] == b"RIFF":
+            at = 12
+            while at + 8 <= len(data) and not exif:
+                kind, size = struct.unpack("<4sI", data[at : at + 8])
+                if kind == b"EXIF":
+                    exif = data[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0")
+                at += 8 + size + size % 2
+        return _tiff_tags(exif).get(274, 1) if exif[:2] in (b"II", b"MM") else 1
+    except struct.error:
+        return 1
+
+
+def _upright(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror a picture as its Exif orientation says."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
 
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
@@ -86,7 +240,7 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
 
     Args:
         picture: (h,w), (h,w,1), (h,w,3) or (h,w,4); bool, uint8, uint16 in their full range, or
-            float in 0...1. Three channels are taken as BGR, a fourth one as opacity.
+            float in 0...1, 0...255 or 0...65535. Three channels are BGR, a fourth one is opacity.
 
     Raises:
         ValueError: another shape or type, or no pixels.
@@ -99,7 +253,9 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
     elif picture.dtype == bool or np.issubdtype(picture.dtype, np.floating):
-        picture = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        values = np.nan_to_num(picture.astype(np.float32), nan=0, posinf=0, neginf=0)
+        highest = next((top for top in (1, 255, 65535) if values.max() <= top), 1)
+        picture = (np.clip(values / highest, 0, 1) * 255).astype(np.uint8)
     elif picture.dtype != np.uint8:
         raise ValueError(f"picture of type {picture.dtype}, expected uint8, uint16, bool or float")
     if channels == 1:
@@ -111,8 +267,15 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     if opacity.min() == 255:
         return grey
     # Ink drawn on nothing: put paper of the other end under it, so that white ink stays visible.
-    ink = float(grey[opacity > 127].mean()) if (opacity > 127).any() else 0.0
-    paper = 0.0 if ink > 127 else 255.0
+    # A sheet that brings its own paper goes on as it is.
+    solid = opacity > 127
+    shades = grey[solid] if solid.any() else np.zeros(1, np.uint8)
+    low, middle, high = np.percentile(shades, (2, 50, 98))
+    _, _, width, height = cv2.boundingRect(solid.view(np.uint8))
+    if high - low > 40 and solid.sum() > 0.6 * width * height:
+        paper = float(middle)
+    else:
+        paper = 0.0 if shades.mean() > 127 else 255.0
     alpha = opacity / np.float32(255)
     return (grey * alpha + paper * (1 - alpha) + 0.5).astype(np.uint8)
 
@@ -123,7 +286,7 @@ def is_clean(grey: np.ndarray) -> bool:
     In a tight box, dense writing leaves less paper, and a level stroke next to none. The picture
     must not be mostly black then, which would be the paper of a light pen.
     """
-    histogram = np.bincount(grey.ravel(), minlength=256) / grey.size
+    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
     if histogram[236:255].sum() > CLEAN_NEAR_PAPER:
         return False
     if histogram[:24].sum() >= 0.5:
@@ -133,10 +296,11 @@ def is_clean(grey: np.ndarray) -> bool:
 
 
 def clean(grey: np.ndarray) -> np.ndarray:
-    """Bring a picture to the form of a clean scan: dark ink on paper of exactly 255.
+    """Bring a picture to the form of a clean scan: a character in dark ink on paper of exactly 255.
 
     A clean scan is returned as it is. Otherwise the polarity is decided, the paper's brightness is
-    estimated everywhere and taken away, what is no darker than its noise becomes 255, specks go.
+    estimated everywhere and taken away, what is no darker than its noise becomes 255, specks go,
+    and what is no part of the character in the middle (scene.py).
 
     Args:
         grey: (h,w) uint8, any polarity.
@@ -147,17 +311,25 @@ def clean(grey: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: nothing but paper.
     """
+    return _find(grey)[1]
+
+
+def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None]:
+    """Return what is read (h',w') before and after `clean`, and what was left out of it."""
     if is_clean(grey):
-        return grey
-    scale = ANALYSIS_SIDE / max(grey.shape)
-    if scale < 1:
-        small = _reduce(grey, scale)
-        top, bottom, left, right = (round(v / scale) for v in _ink_box(_lift(small), 0.1))
+        return grey, grey, None
+    if max(grey.shape) > FINE_SIDE:
+        scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
+        small = _reduce(grey, scale) if scale < 1 else grey
+        ink = find_character(255 - _lift(small)).ink
+        top, bottom, left, right = (round(v / scale) for v in _ink_box(255 - ink, 0.3))
         grey = grey[top:bottom, left:right]
-        scale = ANALYSIS_SIDE / max(grey.shape)
+        scale = FINE_SIDE / max(grey.shape)
         if scale < 1:
             grey = _reduce(grey, scale)
-    return 255 - find_character(255 - _lift(grey)).ink
+    bitmap = _lift(grey)
+    scene = find_character(255 - bitmap)
+    return bitmap, 255 - scene.ink, scene
 
 
 def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
@@ -168,34 +340,47 @@ def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
 
 def _lift(grey: np.ndarray) -> np.ndarray:
     """Return ink on 255 from a picture of at most `ANALYSIS_SIDE`; see `clean`."""
-    values = grey.astype(np.float32)
-    if _is_inverted(values):
-        values = 255 - values
-    # Closing fills what is dark and narrower than the kernel, so it leaves the paper alone.
-    side = max(3, max(grey.shape) // 4) | 1
-    padded = cv2.copyMakeBorder(values, *([side] * 4), cv2.BORDER_REPLICATE)
-    paper = cv2.morphologyEx(
-        cv2.GaussianBlur(padded, (3, 3), 0), cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)
+    if _is_inverted(grey):
+        grey = 255 - grey
+    ink = cv2.subtract(_paper(grey), grey)
+    threshold, _ = cv2.threshold(ink, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    histogram = cv2.calcHist([ink], [0], None, [256], [0, 256]).ravel()
+    shades = np.arange(256)
+    floor, dark = histogram * (shades <= threshold), histogram * (shades > threshold)
+    level = float(floor @ shades / max(floor.sum(), 1))
+    noise = float(np.sqrt(floor @ (shades - level) ** 2 / max(floor.sum(), 1)))
+    strength, full = (
+        float(np.searchsorted(dark.cumsum(), share * dark.sum())) for share in (0.5, 0.95)
     )
-    paper = cv2.GaussianBlur(paper, (0, 0), side / 6)[side:-side, side:-side]
-    ink = np.clip(paper - values, 0, 255)
-    quantised = ink.astype(np.uint8)
-    threshold, _ = cv2.threshold(quantised, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    floor = ink[ink <= threshold]
-    noise = float(floor.std()) if floor.size else 0.0
-    level = float(floor.mean()) if floor.size else 0.0
-    dark = ink[ink > threshold]
-    strength = float(np.median(dark)) if dark.size else 0.0
     if strength - level < max(10.0, 4 * noise):
         raise ValueError("blank picture: nothing darker or lighter than the paper was found")
     low = level + 2 * noise  # below: paper; from there ink grows to full strength
-    full = float(np.percentile(dark, 95))
-    bitmap = 255 - np.clip((ink - low) / max(full - low, 1.0), 0, 1) * 255
-    return _drop_specks(bitmap.astype(np.uint8), quantised > (threshold + low) / 2)
+    table = 255 - np.clip((shades - low) / max(full - low, 1.0), 0, 1) * 255
+    bitmap = cv2.LUT(ink, table.astype(np.uint8))
+    return _drop_specks(bitmap, (ink > (threshold + low) / 2).view(np.uint8))
 
 
-def _is_inverted(values: np.ndarray) -> bool:
+def _paper(grey: np.ndarray) -> np.ndarray:
+    """Return the brightness that the paper has or would have at every pixel, (h,w) uint8.
+
+    Closing fills what is dark and narrower than the kernel, and keeps the edges of shadows.
+    """
+    step = max(1, max(grey.shape) // 64)
+    smooth = cv2.GaussianBlur(grey, (3, 3), 0)
+    small = cv2.dilate(smooth, np.ones((step, step), np.uint8))[
+        step // 2 :: step, step // 2 :: step
+    ]
+    side = max(3, max(small.shape) // 4)
+    small = cv2.dilate(small, np.ones((side, side), np.uint8))
+    small = cv2.erode(small, np.ones((side + 1, side + 1), np.uint8))
+    small = cv2.GaussianBlur(small, (0, 0), 1.5)
+    return cv2.resize(small, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _is_inverted(grey: np.ndarray) -> bool:
     """Tell whether ink is lighter than paper, after a plane of light is taken away."""
+    step = max(1, max(grey.shape) // 96)
+    values = grey[::step, ::step].astype(np.float32)
     thumb = cv2.resize(values, (24, 24), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[0:24, 0:24].reshape(2, -1) / 23.0 - 0.5
     basis = np.stack([x, y, np.ones_like(x)], 1)
@@ -209,12 +394,12 @@ def _is_inverted(values: np.ndarray) -> bool:
 
 def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Make paper of all ink that hangs on no piece of at least 0.5 % of the ink."""
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-    _, pieces = cv2.connectedComponents(grown, connectivity=8)
-    ink = np.bincount(pieces[mask], minlength=pieces.max() + 1)
+    grown = cv2.dilate(mask, np.ones((3, 3), np.uint8))
+    count, pieces = cv2.connectedComponents(grown, connectivity=8, ltype=cv2.CV_16U)
+    ink = np.bincount(pieces.ravel(), mask.ravel(), count)
     keep = ink >= 0.005 * ink.sum()
     keep[0] = False  # paper
-    return np.where(keep[pieces], bitmap, 255).astype(np.uint8)
+    return bitmap | np.where(keep, 0, 255).astype(np.uint8)[pieces]
 
 
 def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> tuple[int, int, int, int]:
@@ -238,6 +423,33 @@ def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> tuple[int, int, int, in
     )
 
 
+class Found(NamedTuple):
+    """A glyph, and how it was found."""
+
+    glyph: np.ndarray  # (S,S) uint8, 0 = paper
+    picture: np.ndarray  # (h,w) uint8, 255 = paper: where it was found
+    scene: Scene | None  # what was left out there; None for a clean scan
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences for the user."""
+        more = "the picture holds more characters; the one in the middle is read"
+        return [more] if self.scene and self.scene.more else []
+
+    def view(self) -> np.ndarray:
+        """Return the picture (h,w,3) BGR with boxes: green is read, red and orange left out."""
+        view = cv2.cvtColor(self.picture, cv2.COLOR_GRAY2BGR)
+        if self.scene:
+            for mark in self.scene.marks:
+                top, bottom, left, right = mark.box
+                colour = (0, 0, 255) if mark.kind in ("line", "circle") else (0, 140, 255)
+                cv2.rectangle(view, (left, top), (right - 1, bottom - 1), colour, 1)
+        read = self.picture if self.scene is None else 255 - self.scene.ink
+        top, bottom, left, right = _ink_box(read)
+        cv2.rectangle(view, (left, top), (right - 1, bottom - 1), (0, 160, 0), 1)
+        return view
+
+
 def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
     """Bring one picture of one character to the form the network reads.
 
@@ -253,8 +465,13 @@ def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> 
     Raises:
         ValueError: blank, or not a picture (see `to_grey`).
     """
+    return find_glyph(picture, size, margin).glyph
+
+
+def find_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> Found:
+    """Return the glyph of a picture as `to_glyph` does, and what was left out of the picture."""
     margin = size // 32 if margin is None else margin
-    bitmap = clean(to_grey(picture))
+    before, bitmap, scene = _find(to_grey(picture))
     top, bottom, left, right = _ink_box(bitmap)
     ink = 255 - bitmap[top:bottom, left:right]
     h, w = ink.shape
@@ -265,7 +482,7 @@ def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> 
     glyph = np.zeros((size, size), np.uint8)
     y, x = (size - height) // 2, (size - width) // 2
     glyph[y : y + height, x : x + width] = level(ink)
-    return glyph
+    return Found(glyph, before, scene)
 
 
 def level(ink: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Scene(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A thin run of ink, a step a pixel."""
+    """A thin run of ink, a step every one or two pixels."""
 
     x: np.ndarray  # (T,) float
     y: np.ndarray
@@ -55,8 +55,12 @@ class Line(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """The usual length of a gap between dashes, 0 if there are none."""
-        return _usual(~self.present)
+        """The usual length of a gap between dashes in pixels, 0 if there are none."""
+        return self.length * _usual(~self.present) / len(self.x)
+
+    @property
+    def length(self) -> float:
+        return float(np.hypot(self.x[-1] - self.x[0], self.y[-1] - self.y[0]))
 
 
 def _stretches(marked: np.ndarray) -> np.ndarray:
@@ -76,6 +80,8 @@ def find_character(ink: np.ndarray) -> Scene:
     Args:
         ink: (h,w) uint8, 0 = paper, at most some hundred pixels a side.
     """
+    if _is_tight(ink):
+        return Scene(ink, [], False)
     mask = (ink > INK).view(np.uint8)
     lines = find_lines(mask)
     erased = erase(mask, lines) if lines else np.zeros_like(mask)
@@ -91,6 +97,20 @@ def find_character(ink: np.ndarray) -> Scene:
         box = _box(line.x.min(), line.y.min(), line.x.max(), line.y.max())
         marks.append(Mark("circle" if line.closed else "line", box))
     return Scene(ink * keep, marks, more)
+
+
+def _is_tight(ink: np.ndarray) -> bool:
+    """Tell whether a picture was cropped to its ink: strokes only just reach two or more sides.
+
+    What goes on beyond the border is as strong there as three pixels further inside.
+    """
+    if min(ink.shape) < 8:
+        return True
+    grazed = 0
+    for rows in (ink[:4], ink[:-5:-1], ink[:, :4].T, ink[:, :-5:-1].T):
+        touches = max(int(rows[0].max()), int(rows[1].max())) > INK
+        grazed += touches and 2 * int(rows[0].sum()) < int(rows[3].sum())
+    return grazed >= 2
 
 
 def _plausible(keep: np.ndarray, mask: np.ndarray, lines: list[Line], ink: np.ndarray) -> bool:
@@ -124,7 +144,7 @@ def _foreign(lines: list[Line], keep: np.ndarray, ink: np.ndarray, box) -> bool:
     """Tell whether lines are others than a frame which the character's pen has drawn."""
     h, w = keep.shape
     held = any(
-        min(x, y, w - 1 - x, h - 1 - y) < 2
+        min(x, y, w - 1 - x, h - 1 - y) < 1.5
         for line in lines
         for x, y in ((line.x[0], line.y[0]), (line.x[-1], line.y[-1]))
     )
@@ -151,7 +171,7 @@ def _foreign(lines: list[Line], keep: np.ndarray, ink: np.ndarray, box) -> bool:
     line = lines[0]
     grey = np.median(ink[np.rint(line.y).astype(int), np.rint(line.x).astype(int)])
     alike = 0.7 < width / pen < 1.4 and 0.75 < grey / dark < 1.33
-    return not alike or max(bottom - top, right - left) > 0.7 * max(len(line.x) for line in lines)
+    return not alike or max(bottom - top, right - left) > 0.7 * max(line.length for line in lines)
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int]:
@@ -164,9 +184,9 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int
 def find_lines(mask: np.ndarray) -> list[Line]:
     """Return the lines of a mask (h,w) uint8 whose ends are held by the border or by each other."""
     side = max(mask.shape)
-    half = cv2.resize(mask, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    half = cv2.dilate(mask, np.ones((2, 2), np.uint8))[::2, ::2]
-    found = cv2.HoughLines(np.ascontiguousarray(half), 1, np.pi / 120, max(12, int(0.17 * side)))
+    even = cv2.copyMakeBorder(mask, 0, mask.shape[0] % 2, 0, mask.shape[1] % 2, cv2.BORDER_CONSTANT)
+    half = even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
+    found = cv2.HoughLines(half, 1, np.pi / 120, max(12, int(0.17 * side)))
     if found is None:
         return []
     rho, theta = _apart(found[:400, 0], side / 2)
@@ -176,21 +196,16 @@ def find_lines(mask: np.ndarray) -> list[Line]:
 def _apart(found: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
     """Choose lines (rho, theta), strongest first, that differ by some pixels or degrees."""
     rho, theta = found.T.astype(float)
-    c, s = np.cos(theta), np.sin(theta)
-    away = rho - (c + s) * side / 2  # from the middle of the picture
-    points = np.stack([away * c - s * side / 2, away * s + c * side / 2,
-                       away * c + s * side / 2, away * s - c * side / 2], 1)  # fmt: skip
-    one = np.abs(points[:, None] - points).max(2)
-    two = np.abs(points[:, None] - np.roll(points, 2, 1)).max(2)
-    same = np.minimum(one, two) < 0.04 * side + 2
+    away = rho - (np.cos(theta) + np.sin(theta)) * side / 2  # from the middle of the picture
+    turn = np.abs(theta[:, None] - theta)
+    near = 0.03 * side + 2
+    same = (turn < 0.09) & (np.abs(away[:, None] - away) < near)
+    same |= (turn > np.pi - 0.09) & (np.abs(away[:, None] + away) < near)
     free = np.ones(len(found), bool)
     chosen = []
-    for i in range(len(found)):
-        if free[i]:
-            chosen.append(i)
-            free &= ~same[i]
-            if len(chosen) == CANDIDATES:
-                break
+    while len(chosen) < CANDIDATES and free.any():
+        chosen.append(int(free.argmax()))
+        free &= ~same[chosen[-1]]
     return rho[chosen], theta[chosen]
 
 
@@ -223,94 +238,97 @@ def _trace_level(image, rho, c, s, upright) -> list[Line]:
     """Trace lines y = (rho - c x) / s of at most 45 degrees."""
     h, w = image.shape
     side = max(h, w)
-    first, last = _extents(image)
-    x = np.arange(w)
+    extents = _extents(image)
+    x = np.arange(0, w, 2 if side >= 128 else 1)
     y = (rho[:, None] - c[:, None] * x) / s[:, None]  # (L,T)
-    t = x / w - 0.5
-    powers = t ** np.arange(5)[:, None]
     level = np.abs(s)[:, None]  # cosine of the slope: from heights to widths
-    for _ in range(2):
-        width, middle = _across(image, first, last, y)
-        width = width * level
-        thin = width > 0
-        typical = _low(width, thin)
-        solo = thin & (width <= 1.4 * typical + 1)
-        off = middle - y
-        # A parabola through the middles of the thin runs, for all lines at once.
-        bend = np.zeros_like(off)
-        for near in (np.inf, 1.5):
-            chosen = solo & (np.abs(off - bend) <= near)
-            moments = chosen @ powers.T
-            system = moments[:, np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4]])]
-            system[:, [0, 1, 2], [0, 1, 2]] += np.array([0.01, 0.1, 1.0])
-            right = (chosen * off) @ powers[:3].T
-            factors = np.linalg.solve(system, right[..., None])[..., 0]
-            bend = factors @ powers[:3]
-        bent = np.abs(factors[:, 2]) / 4
-        y = y + bend
-    width, middle = _across(image, first, last, y)
-    width = width * level
-    thin = width > 0
-    solo = thin & (width <= 1.4 * typical + 1) & (np.abs(middle - y) <= 1.6)
-    present = solo | (thin & (np.abs(middle - y) * level <= width / 2))
-    inside = (y > -0.5) & (y < h - 0.5)
-    fine = (typical[:, 0] <= max(3, THICK * side)) & (bent <= 0.04 * side)
-    fine &= (solo & inside).sum(1) >= 0.1 * side
-    lines, seen = [], []
-    for i in np.flatnonzero(fine):
-        line = _stretch(
-            x, y[i], present[i] & inside[i], solo[i] & inside[i], middle[i] - y[i], side
-        )
-        if line is not None:
-            a, b, rough = line
-            xs, ys = x[a:b].astype(float), y[i, a:b]
-            typical_width = float(np.median(width[i, a:b][solo[i, a:b]]))
-            if upright:
-                xs, ys = ys, xs
-            ends = np.array([xs[0], ys[0], xs[-1], ys[-1]])
-            if any(np.abs(ends - known).max() < 0.03 * side for known in seen):
-                continue
-            seen.append(ends)
-            lines.append(Line(xs, ys, typical_width, present[i, a:b], solo[i, a:b], rough))
+    width, middle = _across(image, *extents, x, y)
+    width *= level
+    typical = _low(width)
+    solo = (width > 0) & (width <= 1.4 * typical + 1)
+    good = (typical[:, 0] <= max(3, THICK * side)) & (solo.sum(1) >= 0.1 * len(x))
+    if not good.any():
+        return []
+    y, typical, level = y[good], typical[good], level[good]
+    bend, bent = _bend(x / w - 0.5, middle[good] - y, solo[good])
+    y += bend
+    width, middle = _across(image, *extents, x, y)
+    width *= level
+    off = np.abs(middle - y) * level
+    inside = (width > 0) & (y > -1.5) & (y < h + 0.5)
+    solo = inside & (width <= 1.4 * typical + 1) & (off <= 1.6)
+    present = solo | (inside & (off <= width / 2))
+    lines = []
+    for i in np.flatnonzero((bent <= 0.04 * side) & (solo.sum(1) >= 0.1 * len(x))):
+        stretch = _stretch(x, y[i], present[i], solo[i], off[i], side)
+        if stretch is not None:
+            part = slice(*stretch)
+            here = solo[i, part]
+            path = (x[part].astype(float), y[i, part])
+            rough = float(np.sqrt(np.mean(off[i, part][here] ** 2)))
+            wide = float(np.median(width[i, part][here]))
+            lines.append(
+                Line(*(path[::-1] if upright else path), wide, present[i, part], here, rough)
+            )
     return lines
 
 
-def _across(image, first, last, y) -> tuple[np.ndarray, np.ndarray]:
+def _bend(t: np.ndarray, off: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit parabolas over t (T,) to the chosen of `off` (L,T): values, and how bent."""
+    powers = t ** np.arange(5)[:, None]
+    bend = np.zeros_like(off)
+    for near in (np.inf, 1.5):
+        weight = chosen & (np.abs(off - bend) <= near)
+        moments = weight @ powers.T
+        system = moments[:, np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4]])]
+        system[:, [0, 1, 2], [0, 1, 2]] += np.array([0.01, 0.1, 1.0])
+        right = (weight * off) @ powers[:3].T
+        factors = np.linalg.solve(system, right[..., None])[..., 0]
+        bend = factors @ powers[:3]
+    return bend, np.abs(factors[:, 2]) / 4
+
+
+def _across(image, first, last, x, y) -> tuple[np.ndarray, np.ndarray]:
     """Return height and middle of the run of ink at or next to y (L,T); height 0 for none."""
     h, w = image.shape
-    at = np.rint(y).astype(np.int32)[..., None] + np.array([0, -1, 1, -2, 2])
-    flat = at.clip(0, h - 1) * w + np.arange(w)[:, None]
-    ink = image.ravel()[flat] * ((at >= 0) & (at < h))
-    nearest = np.take_along_axis(flat, ink.argmax(2)[..., None], 2)[..., 0]
-    top, bottom = first.ravel()[nearest], last.ravel()[nearest]
-    some = image.ravel()[nearest] & ink.any(2)
-    return np.where(some, bottom - top + 1.0, 0.0), (top + bottom) * 0.5
+    at = np.rint(y).astype(np.int32) * w + x
+    flat = at
+    found = np.zeros(y.shape, bool)
+    for o in (0, -1, 1, -2, 2):
+        here = at + o * w
+        # Outside of the picture: any pixel; only lines along the border are not sure of theirs.
+        ink = image.ravel().take(here, mode="clip").view(bool)
+        flat = np.where(ink & ~found, here, flat)
+        found |= ink
+    top, bottom = first.ravel().take(flat, mode="clip"), last.ravel().take(flat, mode="clip")
+    return np.where(found, bottom - top + 1.0, 0.0), (top + bottom) * 0.5
 
 
-def _low(width: np.ndarray, thin: np.ndarray) -> np.ndarray:
+def _low(width: np.ndarray) -> np.ndarray:
     """Return the third decile (L,1) of the widths that are not 0."""
-    ordered = np.sort(np.where(thin, width, np.inf), 1)
-    at = (0.3 * thin.sum(1)).astype(int)
-    return np.take_along_axis(ordered, at[:, None], 1)
+    ordered = np.sort(width, 1)
+    empty = (width == 0).sum(1)
+    at = empty + (0.3 * (width.shape[1] - empty)).astype(int)
+    return np.take_along_axis(ordered, at.clip(0, width.shape[1] - 1)[:, None], 1)
 
 
-def _stretch(x, y, present, solo, off, side) -> tuple[int, int, float] | None:
-    """Return the longest stretch that may be a line; None if there is none."""
+def _stretch(x, y, present, solo, off, side) -> tuple[int, int] | None:
+    """Return the longest stretch of steps that may be a line; None if there is none."""
     at = np.flatnonzero(present)
-    parts = np.split(at, np.flatnonzero(np.diff(at) > max(4, 0.1 * side)) + 1)
+    step = x[1] - x[0]
+    parts = np.split(at, np.flatnonzero(np.diff(at) * step > max(4, 0.1 * side)) + 1)
     part = max(parts, key=len)
     part = part[solo[part]]
     if len(part) < 4:
         return None
     a, b = int(part[0]), int(part[-1]) + 1
-    if np.hypot(b - a, y[b - 1] - y[a]) < 0.4 * side or solo[a:b].mean() < 0.25:
+    if np.hypot(x[b - 1] - x[a], y[b - 1] - y[a]) < 0.4 * side or solo[a:b].mean() < 0.25:
         return None
-    rough = float(np.sqrt(np.mean(off[a:b][solo[a:b]] ** 2)))
-    if rough > 0.9:
+    if np.sqrt(np.mean(off[a:b][solo[a:b]] ** 2)) > 0.9:
         return None
     if present[a:b].mean() < 0.9 and len(_stretches(present[a:b])) < 4:
         return None
-    return a, b, rough
+    return a, b
 
 
 def _held(lines: list[Line], shape: tuple[int, int]) -> list[Line]:
@@ -327,7 +345,7 @@ def _held(lines: list[Line], shape: tuple[int, int]) -> list[Line]:
         more = [
             a
             for a in lines
-            if len(a.x) > 0.4 * side
+            if a.length > 0.4 * side
             and not any(a is b for b in accepted)
             and any(_regular(a, b) for b in accepted)
             and _spans(a, accepted, shape, False)
@@ -393,9 +411,9 @@ def find_circle(mask: np.ndarray) -> Line | None:
         return None
     some = (x + 1j * y)[:: max(1, len(x) // 200)]
     off = np.abs(np.abs(some - centre[fine][:, None]) - radius[fine][:, None])
-    best = int((off < 2).sum(1).argmax())
+    best = int((off < 2.5).sum(1).argmax())
     centre, radius = centre[fine][best], radius[fine][best]
-    for near in (3.0, 2.0):
+    for near in (4.0, 3.0):
         on = np.abs(np.abs(x + 1j * y - centre) - radius) < near
         if on.sum() < side / 3:
             return None
@@ -424,7 +442,7 @@ def _trace_circle(mask: np.ndarray, centre: complex, radius: float) -> Line | No
     ink = mask[
         np.rint(at.imag).astype(int).clip(0, h - 1), np.rint(at.real).astype(int).clip(0, w - 1)
     ]
-    present = ink[:, 2:7].any(1)
+    present = ink[:, 1:8].any(1)
     if present.mean() < 0.5:
         return None
     amount = ink.sum(1)
@@ -457,7 +475,7 @@ def _along(line: Line) -> np.ndarray:
     along = np.zeros(len(line.x), bool)
     if line.present.mean() < 0.9 and not line.closed:
         stretches = _stretches(line.present)
-        long = np.diff(stretches, axis=1)[:, 0] > 1.7 * _usual(line.present) + 3
+        long = np.diff(stretches, axis=1)[:, 0] > 1.7 * _usual(line.present) + 2
         for a, b in stretches[long]:
             along[a:b] = True
     return along
@@ -474,7 +492,8 @@ def _crossed(strokes: np.ndarray, line: Line) -> np.ndarray:
     py = np.rint(line.y - np.multiply.outer(o, dx / length)).astype(int)
     seen = strokes[py.clip(0, h - 1), px.clip(0, w - 1)]
     seen = seen & ((px >= 0) & (px < w) & (py >= 0) & (py < h))
-    grow = np.ones(2 * int(np.ceil(line.width / 2)) + 3)
+    step = max(1.0, line.length / len(line.x)) if not line.closed else 1.0
+    grow = np.ones(2 * round((line.width / 2 + 1) / step) + 1)
     both = [np.convolve(one, grow, "same") > 0.5 for one in (seen[0] | seen[1], seen[2] | seen[3])]
     return both[0] & both[1]
 
@@ -482,7 +501,7 @@ def _crossed(strokes: np.ndarray, line: Line) -> np.ndarray:
 def _draw(image: np.ndarray, line: Line, where: np.ndarray) -> None:
     """Draw the band of a line at the steps that are marked in `where`."""
     points = np.rint(np.stack([line.x, line.y], 1) * 16).astype(np.int32)
-    jump = np.flatnonzero(np.abs(np.diff(points, axis=0)).max(1) > 64)
+    jump = np.flatnonzero(np.abs(np.diff(points, axis=0)).max(1) > 80)
     if len(jump):  # a circle that leaves the picture
         where = where.copy()
         where[jump] = False
@@ -499,7 +518,7 @@ def _choose(
     """Return the pieces (h,w) uint8 of the character in the middle, the others, more of them."""
     h, w = mask.shape
     side = max(h, w)
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     if count < 3:
         return mask, [], False
     x0, y0, width, height, area = stats[1:].T.astype(float)
@@ -509,8 +528,8 @@ def _choose(
     pen = np.maximum(4 * np.bincount(pieces, depth.ravel(), count)[1:] / area - 2, 1)
     dark = np.bincount(pieces, ink.ravel(), count)[1:] / area
     touching, cut = _cut(labels, ink, count)
-    away = np.hypot(*(centres[1:] - [w / 2, h / 2]).T) / side
-    weight = area * np.exp(-((away / 0.35) ** 2)) * np.where(touching, 0.3, 1)
+    middle = np.outer(*(np.exp(-((np.linspace(-2, 2, n)) ** 2)) for n in (h, w)))
+    weight = np.bincount(pieces, middle.ravel(), count)[1:] * np.where(touching, 0.3, 1)
     seed = int(weight.argmax())
     dot = pen[seed] ** 2
     speck = area < 0.3 * dot
@@ -526,30 +545,39 @@ def _choose(
     )  # nothing says that there is more than one character
     group = np.zeros(count - 1, bool)
     group[seed] = True
-    while True:
-        a0, b0, a1, b1 = x0[group].min(), y0[group].min(), x1[group].max(), y1[group].max()
-        reach = side if alone else max(0.25 * max(a1 - a0, b1 - b0), 0.12 * side)
-        dx = np.maximum(0, np.maximum(x0 - a1, a0 - x1))
-        dy = np.maximum(0, np.maximum(y0 - b1, b0 - y1))
-        inside = np.maximum(0, np.minimum(x1, a1) - np.maximum(x0, a0)) * np.maximum(
-            0, np.minimum(y1, b1) - np.maximum(y0, b0)
-        )
-        gap = np.hypot(dx, dy)
-        near = np.where(
-            cut,
-            (inside > 0.5 * width * height) | (gap < 0.02 * side),
-            gap <= np.where(touching, 0.06 * side, reach),
-        )
-        grown = group | (near & ~speck)
-        if (grown == group).all():
-            break
-        group = grown
+    # On lined paper dashes must not lead from one to the next: small pieces join last.
+    rounds = [~speck & (area >= 4 * dot), ~speck] if bands is not None else [~speck]
+    for allowed in rounds:
+        reach = 0.12 if allowed is rounds[0] else 0.07
+        while True:
+            a0, b0, a1, b1 = x0[group].min(), y0[group].min(), x1[group].max(), y1[group].max()
+            dx = np.maximum(0, np.maximum(x0 - a1, a0 - x1))
+            dy = np.maximum(0, np.maximum(y0 - b1, b0 - y1))
+            shared = np.maximum(0, np.minimum(x1, a1) - np.maximum(x0, a0)) * np.maximum(
+                0, np.minimum(y1, b1) - np.maximum(y0, b0)
+            )
+            gap = np.hypot(dx, dy)
+            within = shared > 0.5 * width * height
+            if bands is not None:
+                near = np.where(touching, within, gap <= reach * side)
+            else:
+                far = side if alone else max(0.25 * max(a1 - a0, b1 - b0), 0.12 * side)
+                near = np.where(cut, within | (gap < 0.02 * side), gap <= far)
+                near &= ~touching | cut | (gap <= 0.06 * side)
+            grown = group | (near & allowed)
+            if len(rounds) == 2 and allowed is rounds[1]:
+                group = grown
+                break
+            if (grown == group).all():
+                break
+            group = grown
     keep = np.concatenate([[False], group])[labels].astype(np.uint8)
     marks = [
         Mark("speck" if speck[i] else "piece", _box(x0[i], y0[i], x1[i] - 1, y1[i] - 1))
         for i in np.flatnonzero(~group)
     ]
-    return keep, marks, False
+    others = ~group & ~speck & ~touching
+    return keep, marks, bool(area[others].sum() > 0.5 * area[group].sum())
 
 
 def _cut(labels: np.ndarray, ink: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,21 @@
 """Preprocessing: the same glyph from every kind of picture of the same character."""
 
 import io
+import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import bitmap
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from config import Config
 from model import to_input
-from picture import clean, decode_picture, read_picture, to_glyph
+from picture import clean, decode_picture, read_picture, to_glyph, to_grey
 from training.augment import Augmentation, augment
 
 INK = bitmap("永", 7)
@@ -133,29 +138,104 @@ def test_files(tmp_path):
             read_picture(tmp_path / name)
 
 
-def test_photos_are_turned_upright():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_photos_are_turned_upright(kind):
     pillow = pytest.importorskip("PIL.Image")
-    stream = io.BytesIO()
-    exif = pillow.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn a quarter clockwise to see it
-    pillow.fromarray(np.rot90(on_page(200))).save(stream, "JPEG", exif=exif, quality=95)
-    assert like(to_glyph(decode_picture(stream.getvalue())), to_glyph(INK)) > 0.85
+    page = on_page(200)
+    turned = {1: page, 2: page[:, ::-1], 3: page[::-1, ::-1], 4: page[::-1], 5: page.T}
+    turned |= {6: np.rot90(page), 7: page[::-1, ::-1].T, 8: np.rot90(page, -1)}
+    for orientation, held in turned.items():
+        stream = io.BytesIO()
+        exif = pillow.Exif()
+        exif[0x0112] = orientation
+        pillow.fromarray(np.ascontiguousarray(held)).save(stream, kind, exif=exif, quality=95)
+        assert like(to_glyph(decode_picture(stream.getvalue())), to_glyph(INK)) > 0.85, orientation
 
 
-def test_decompression_bomb_is_refused():
-    # A PNG header that promises 60000 x 60000 pixels.
-    import struct
-    import zlib
+def png(
+    width: int, height: int, bits: int = 8, colour: int = 0, body: bytes = b"\0" * 999
+) -> bytes:
+    """Return a PNG file whose header promises what need not be there."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
 
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999))
-    with pytest.raises(ValueError, match="million pixels"):
-        decode_picture(png + chunk(b"IEND", b""), "bomb.png")
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(body)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (png(60000, 60000), "million pixels"),
+        (png(8191, 8191, 16, 6), "256 MB"),
+        (png(8000, 8000), "cannot be in"),
+        (b"BM" + struct.pack("<IHHIIii", 0, 0, 0, 0, 40, 30000, -30000), "million pixels"),
+        (b"P5 99999 99999 255\n", "million pixels"),
+        (b"GIF89a" + struct.pack("<HH", 65535, 65535), "million pixels"),
+        (b"RIFF\0\0\0\0WEBPVP8X" + bytes(8) + b"\xff\xff\x3f" * 2, "million pixels"),
+        (png(80, 60)[:60], "not a picture"),
+    ],
+)
+def test_bombs_are_refused_before_they_are_decoded(data, said, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=said):
+        decode_picture(data, "bomb")
+
+
+def test_a_chunk_that_promises_too_much_takes_no_memory():
+    data = bytearray(cv2.imencode(".png", INK)[1].tobytes())
+    data[33:37] = b"\x7f\xff\xff\xff"  # the length of the first chunk after the header
+    with pytest.raises(ValueError, match="not a picture"):
+        decode_picture(bytes(data))
+
+
+def test_pipes_are_refused_at_once(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes with names here")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="regular file"):
+        read_picture(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_floats_in_any_usual_range(top):
+    picture = (INK / 255 * top).astype(np.float32)
+    picture[0, 0] = np.nan
+    assert np.abs(to_grey(picture)[1:].astype(int) - INK[1:]).max() <= 1
+    stored = decode_picture(cv2.imencode(".tif", picture)[1])
+    assert like(to_glyph(stored), to_glyph(INK)) > 0.85
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_a_transparent_margin_around_a_sheet_is_paper(dark):
+    sheet = INK if dark else 255 - INK
+    rgba = np.zeros((INK.shape[0] + 30, INK.shape[1] + 30, 4), np.uint8)
+    rgba[15:-15, 15:-15] = np.dstack([sheet, sheet, sheet, np.full_like(sheet, 255)])
+    assert like(to_glyph(rgba), to_glyph(INK)) > 0.85
+
+
+FILES = [cv2.imencode(kind, INK)[1].tobytes() for kind in (".png", ".jpg", ".bmp", ".tif", ".pgm")]
+CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(FILES), CHANGES, st.booleans(), st.floats(0, 1))
+def test_damaged_pictures_are_read_or_refused_in_a_sentence(data, changes, early, cut):
+    """Nothing but ValueError, whatever is damaged; most of it in the header."""
+    damaged = bytearray(data)
+    for place, value in changes:
+        damaged[int(place * (min(64, len(data)) - 1 if early else len(data) - 1))] = value
+    if cut < 0.3:
+        damaged = damaged[: int(cut * len(data))]
+    try:
+        glyph = to_glyph(decode_picture(bytes(damaged)))
+    except ValueError as error:
+        assert "\n" not in str(error)
+    else:
+        assert glyph.shape == (64, 64)
 
 
 def batch() -> torch.Tensor:

@@ -120,6 +120,7 @@ def test_gnt_files_are_a_source(tmp_path):
     assert len(pack.problems) == 1 and "1002-c.gnt: byte" in pack.problems[0]
     assert pack.refused == {"": 1}
     single = open_pack(tmp_path / "set" / "1001-c.gnt", 32)
+    assert GlyphSet([single], single.classes).name(0) == f"{tmp_path / 'set' / '1001-c.gnt'}#0"
     assert np.array_equal(single.glyphs, pack.glyphs[: len(CHARACTERS)])
 
 
@@ -269,7 +270,7 @@ def test_the_gpu_gets_the_glyphs_if_they_fill_less_than_half_of_it(tmp_path):
     for pack in packs:
         object.__setattr__(pack, "glyphs", None)  # not read any more
     for mine, other in zip(glyphs.fetch(indices), before, strict=True):
-        assert torch.equal(mine, other)
+        assert torch.equal(mine, other) and mine.dtype == other.dtype
 
 
 def test_wrong_sources(tmp_path):
@@ -384,3 +385,9 @@ def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
         glyphs, labels = map(np.concatenate, zip(*stream.batches(chosen), strict=True))
         assert np.array_equal(glyphs, expected)
         assert labels.tolist() == [label for _, label in drawn]
+
+
+def test_lists_are_shortened():
+    assert dataset.shorten(["a", "b\nc"]) == "a, b\\nc"
+    assert dataset.shorten(list("abcdef")) == "a, b, c, d, e, ..."
+    assert dataset.shorten(list("abcde")) == "a, b, c, d, e"

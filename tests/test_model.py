@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torchvision
-from conftest import call_script
 
-from model import count_macs, make_divisible, mobilenet_v3, to_input
+from model import count_macs, main, make_divisible, mobilenet_v3, to_input
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -67,10 +66,20 @@ def test_refuses(bad):
         mobilenet_v3(**bad)
 
 
-def test_prints_the_table():
-    done = call_script("model.py", "--head", "384")
-    assert done.returncode == 0
-    assert "2,593,963" in done.stdout and "4x4" in done.stdout
+def test_prints_the_table(capsys):
+    assert main(["--head", "384", "--num-classes", "3755", "--width", "1"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][:5] == ["variant", "stem", "last", "parameters", "32"] and len(lines) == 7
+    assert [line[:3] for line in lines[1:4]] == [
+        ["large", *"22"],
+        ["large", *"21"],
+        ["large", *"12"],
+    ]
+    small = lines[5]
+    assert small[:4] == ["small", "2", "1", "2,593,963"]
+    macs, side = count_macs(mobilenet_v3("small", head=384, last_stride=1), 64)
+    assert small[10:13] == [f"{macs / 1e6:.1f}", "M", f"{side}x{side}"]
+    assert main(["--width", "0"]) == 2 and "width=0.0" in capsys.readouterr().err
 
 
 def test_weights_begin_as_the_paper_says():

@@ -16,7 +16,7 @@ from hwdb.characters import LEVEL1
 from jobs.files import only_one
 from model import mobilenet_v3
 from picture import to_glyph
-from training.teacher import SoftLabels, expectations, label_pack, load_teacher
+from training.teacher import SoftLabels, expectations, label_pack, load_teacher, logit_basis
 
 CPU = torch.device("cpu")
 CLASSES = "一十口人"
@@ -210,6 +210,17 @@ def test_killed_labelling_loses_nothing(tmp_path):
         shutil.rmtree(folder)
 
     kill_at_random(label, KILLS, check)
+
+
+def test_basis_of_a_layer_without_a_bias():
+    layer = torch.nn.Linear(6, 4, bias=False)
+    basis, bias = logit_basis(torch.nn.Sequential(layer))
+    assert (bias == 0).all() and bias.shape == (4,) and basis.shape == (4, 4)
+    weight = layer.weight.detach().numpy()
+    weight = weight - weight.mean(0)
+    assert np.abs(basis @ basis.T @ weight - weight).max() < 1e-5  # nothing is lost
+    with pytest.raises(ValueError, match="no linear layer"):
+        logit_basis(torch.nn.ReLU())
 
 
 def test_several_packs_stand_behind_one_index(tmp_path):

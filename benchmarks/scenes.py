@@ -1,0 +1,136 @@
+"""Read characters as they stand on paper: grids, lines, cells, boxes, neighbours, specks.
+
+    python -m benchmarks.scenes data/test
+    python -m benchmarks.scenes competition.gnt --papers photos/ --limit 300
+
+Characters are drawn onto pictures of 160 px, the same ones in every kind; `--papers` are photos of
+empty cells and lines, over which the ink is laid. Left out: other readers beside ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.peers import pictures
+from config import DEFAULT_CHECKPOINT
+from picture import read_picture, to_grey
+from recognizer import Recognizer
+
+SIDE = 160
+KINDS = (
+    *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
+    *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),
+)
+
+
+def place(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a page (SIDE,SIDE) float, 1 = paper, with a character (h,w) uint8 near its middle."""
+    scale = rng.uniform(75, 105) / max(ink.shape)
+    small = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) / 255
+    page = np.ones((SIDE, SIDE))
+    y, x = ((SIDE - np.array(small.shape)) // 2 + rng.integers(-6, 7, 2)).tolist()
+    page[y : y + small.shape[0], x : x + small.shape[1]] = small
+    return page
+
+
+def rules(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Return the lines (SIDE,SIDE) float of a kind of paper, 1 = paper."""
+    lines = np.ones((SIDE, SIDE))
+    a, b = int(rng.integers(6, 18)), SIDE - int(rng.integers(6, 18))
+    shade, width = rng.uniform(0.1, 0.75), int(rng.integers(1, 5))
+    if "grid" in kind:
+        cv2.rectangle(lines, (a, a), (b, b), shade, width)
+        for t in np.arange(a, b - 4, 8):
+            lines[SIDE // 2, t : t + 4] = lines[t : t + 4, SIDE // 2] = shade
+            if "diagonal" in kind:
+                cv2.line(lines, (int(t), int(t)), (int(t) + 3, int(t) + 3), shade, 1)
+                cv2.line(
+                    lines, (int(a + b - t),) + (int(t),), (int(a + b - t) - 3, int(t) + 3), shade
+                )
+    elif kind == "ruled":
+        lines[a : a + width] = lines[b : b + width] = shade
+    elif kind == "through":
+        at = int(rng.integers(95, 115))
+        lines[at : at + width] = shade
+    elif kind == "cell":
+        lines[:width] = lines[:, :width] = lines[-width:] = lines[:, -width:] = shade / 2
+    elif kind == "box by hand":
+        corners = np.array([[a, a], [b, a], [b, b], [a, b]]) + rng.normal(0, 4, (4, 2))
+        for one, two in zip(corners, np.roll(corners, -1, 0), strict=True):
+            t = np.linspace(0, 1, 20)[:, None]
+            points = one + (two - one) * t + np.cumsum(rng.normal(0, 0.4, (20, 2)), 0)
+            cv2.polylines(lines, [np.rint(points).astype(np.int32)], False, shade / 2, width + 1)
+    return lines
+
+
+def scene(kind: str, ink, others, papers, rng: np.random.Generator) -> np.ndarray:
+    """Return a picture (SIDE,SIDE) uint8 of a character, 255 = white."""
+    page = place(ink, rng)
+    if "neighbour" in kind:
+        sides = rng.permutation(4)[: rng.integers(2, 5) if kind != "neighbour" else 1]
+        for side, other in zip(sides, others, strict=False):
+            deep = int(rng.integers(8, 24))
+            columns = place(other, rng)
+            first = int(np.flatnonzero((columns < 0.5).any(0))[-1]) - deep
+            view = np.rot90(page, side)
+            view[:, :deep] = np.minimum(view[:, :deep], columns[:, first : first + deep])
+    elif kind == "specks":
+        y, x = rng.integers(0, SIDE, (2, 250))
+        page[y, x] = rng.uniform(0.1, 0.7, 250)
+    page = np.minimum(page, rules(kind, rng))
+    if "tilted" in kind:
+        turn = cv2.getRotationMatrix2D((SIDE / 2,) * 2, rng.uniform(-8, 8), 0.95)
+        page = cv2.warpAffine(page, turn, (SIDE, SIDE), borderValue=1)
+    light = np.full((SIDE, SIDE), rng.uniform(0.88, 1.0))
+    if "photo" in kind:
+        light *= np.linspace(1, rng.uniform(0.5, 0.9), SIDE)[None]
+        light[:, : int(rng.integers(20, 140))] *= rng.uniform(0.65, 0.9)
+        light = cv2.GaussianBlur(light, (0, 0), 2)
+    if kind == "paper":
+        light = cv2.resize(papers[rng.integers(len(papers))], (SIDE, SIDE)) / 255
+    noise = rng.normal(0, 2, page.shape)
+    picture = (255 * light * (0.15 + 0.85 * page) + noise).clip(0, 255).astype(np.uint8)
+    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print top-1 for every kind of scene."""
+    parser = timing.parser(__doc__)
+    parser.add_argument("pictures", help="tree of class folders, .gnt file or folder of them")
+    parser.add_argument("--papers", type=Path, metavar="DIR", help="photos of empty paper")
+    parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
+    parser.add_argument("--limit", type=timing.at_least_one, default=200, metavar="N")
+    given = parser.parse_args(argv)
+    recognizer = Recognizer.from_checkpoint(given.checkpoint)
+    known = set(recognizer.classes)
+    data = [(c, to_grey(p)) for c, p in pictures(given.pictures) if c in known]
+    if not data:
+        raise ValueError(f"{given.pictures}: no picture of a class of {given.checkpoint}")
+    order = np.random.default_rng(0).permutation(len(data))
+    papers = (
+        [to_grey(read_picture(p)) for p in sorted(given.papers.iterdir())] if given.papers else []
+    )
+    rows = []
+    for kind in (*KINDS, "paper") if papers else KINDS:
+        right = refused = 0
+        for i in order[: given.limit]:
+            rng = np.random.default_rng([i, len(kind)])
+            others = [data[j][1] for j in rng.integers(0, len(data), 4)]
+            picture = scene(kind, data[i][1], others, papers, rng)
+            try:
+                reading = recognizer.read(recognizer.glyph(picture)[None], top_k=1)[0][0]
+                right += reading.character == data[i][0]
+            except ValueError:
+                refused += 1
+        count = min(given.limit, len(data))
+        rows.append(timing.Row(f"{kind}, refused {refused}", 100 * right / count, "%"))
+    timing.report(rows, given.json)
+    return 0
+
+
+if __name__ == "__main__":
+    timing.start(main)

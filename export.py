@@ -185,14 +185,14 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
             raise ValueError(f"{source}: {len(glyphs)} readable pictures, expected 2 or more")
         chosen = rng.permutation(len(glyphs))[:count]
         return glyphs[chosen], f"{len(chosen)} glyphs of {source}"
-    from synthesis.stream import Source
+    from synthesis.stream import Handwriting
     from synthesis.templates import stroke_data, symbols
 
     known = [label for label in classes if label in stroke_data() or label in symbols()]
     if not known:
         raise ValueError("none of the classes can be drawn: give glyphs with --calibration PATH")
-    draw = Source(known, seed=0).draw
-    return np.stack([to_glyph(draw(i)[0], size) for i in range(count)]), f"{count} synthetic glyphs"
+    glyph = Handwriting(known, seed=0).glyph
+    return np.stack([glyph(i, size)[0] for i in range(count)]), f"{count} synthetic glyphs"
 
 
 @torch.inference_mode()

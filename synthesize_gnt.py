@@ -15,64 +15,65 @@ kept, unless they were made with other settings. Left out are CASIA's blank and 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
 from hwdb.record import write_record
+from jobs.command import command, progress
+from jobs.files import only_one, read_mark, replacing, write_mark
+from jobs.pool import Workers, cores
 from synthesis.papers import PAPERS, paper, remains
-from synthesis.templates import Fonts
+from synthesis.templates import open_fonts
 from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
-SETTINGS = "synthesis.json"
+SETTINGS, VERSION = "synthesis.json", 2  # one more whenever equal settings draw other bytes
 CELL = 80  # px of a character on a sheet
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides the bytes of the files, and where they go."""
+    """Everything that decides the bytes of a file."""
 
-    out: Path
     characters: str
     seed: int
     hard: tuple[float, float]
     small: float
     coarse: float
     paper: float
-    fonts: Fonts | None
+    fonts: str  # folder, '' for none
     font_share: float
 
+    def draw(
+        self, number: int, characters: str
+    ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
+        """Yield the characters in the hand of a writer: bitmaps (h, w) uint8, and the generator."""
+        rng = np.random.default_rng((self.seed, number))
+        writer = Writer.draw(rng, rng.uniform(*self.hard), self.small, self.coarse)
+        fonts = open_fonts(self.fonts, self.characters)
+        for character in characters:
+            yield character, render(character, writer, rng, fonts, self.font_share), rng
 
-def write_writer(job: Job, number: int) -> Path:
+
+def write_writer(job: Job, out: Path, number: int) -> None:
     """Draw all characters of one writer into `<number>-<c|f|s>.gnt`; a finished file is kept."""
-    path = job.out / f"{number}-{kind(job.characters)}.gnt"
+    path = out / f"{number}-{kind(job.characters)}.gnt"
     if path.exists():
-        return path
-    rng = np.random.default_rng((job.seed, number))
-    writer = Writer.draw(rng, rng.uniform(*job.hard), job.small, job.coarse)
-    temporary = path.with_name(path.name + ".tmp")  # one a killed run left is written over
-    try:
-        with temporary.open("wb") as stream:
-            for character in job.characters:
-                bitmap = render(character, writer, rng, job.fonts, job.font_share)
-                if job.paper and rng.random() < job.paper:
-                    bitmap = remains(bitmap, rng)
-                write_record(stream, character, bitmap)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        return
+    cv2.setNumThreads(1)
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        for character, bitmap, rng in job.draw(number, job.characters):
+            if job.paper and rng.random() < job.paper:
+                bitmap = remains(bitmap, rng)
+            write_record(stream, character, bitmap)
 
 
 def kind(characters: str) -> str:
@@ -81,89 +82,57 @@ def kind(characters: str) -> str:
     return "f" if symbols and any(c not in SYMBOLS for c in characters) else "cs"[symbols]
 
 
-def write_all(job: Job, numbers: list[int], workers: int) -> None:
+def write_all(job: Job, out: Path, numbers: list[int], workers: int) -> None:
     """Write the files of all writers, in as many processes as there are workers."""
-    progress = tqdm(total=len(numbers), unit="writer", disable=not sys.stderr.isatty())
-    with progress:
-        if workers == 1:
-            for number in numbers:
-                write_writer(job, number)
-                progress.update()
-            return
-        context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
-        with context.Pool(workers, start_worker, (job,)) as pool:  # left early, it is terminated
-            for _ in pool.imap_unordered(write_one, numbers):
-                progress.update()
+    with Workers(workers, "synthesis.papers") as pool:
+        written = pool.map(partial(write_writer, job, out), numbers)
+        for _ in progress(written, total=len(numbers), unit="writer"):
+            pass
 
 
-_job: Job | None = None
-
-
-def start_worker(job: Job) -> None:
-    """Keep the job in the worker, so that it travels once; leave Ctrl-C to the main process."""
-    global _job
-    _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
-def write_one(number: int) -> Path:
-    return write_writer(_job, number)
-
-
-def keep_settings(job: Job, fonts: Path | None) -> None:
+def keep_settings(job: Job, out: Path) -> None:
     """Record the settings beside the files; ValueError if the folder holds files of others."""
-    settings = {
-        "characters": job.characters,
-        "seed": job.seed,
+    fonts = open_fonts(job.fonts, job.characters)
+    settings = asdict(job) | {
+        "version": VERSION,
         "hard": list(job.hard),
-        "small": job.small,
-        "coarse": job.coarse,
-        "paper": job.paper,
-        "fonts": [] if fonts is None else [Path(name).name for name in job.fonts.files],
+        "fonts": [Path(name).name for name in fonts.files] if fonts else [],
         "font_share": job.font_share if fonts else 0,
     }
-    path = job.out / SETTINGS
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = None
-        if before != settings:
-            raise ValueError(
-                f"{job.out} holds files made with other settings ({SETTINGS}); "
-                "choose another --out or remove the folder"
-            )
-        return
-    if any(job.out.glob("*.gnt")):
-        raise ValueError(f"{job.out} holds .gnt files of another origin; choose another --out")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    before = read_mark(out / SETTINGS, VERSION)
+    for left in out.glob(".*.part.gnt"):  # by a killed run
+        left.unlink()
+    if before is None and any(out.glob("*.gnt")):
+        raise ValueError(
+            f"{out} holds .gnt files of another origin (or its {SETTINGS} is damaged or of an "
+            "older version); choose another --out or move them away"
+        )
+    if before not in (None, settings):
+        raise ValueError(
+            f"{out} holds files made with other settings ({SETTINGS}); "
+            "choose another --out or remove the folder"
+        )
+    write_mark(out / SETTINGS, settings)
 
 
 def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> None:
     """Write a PNG with a row of characters for each writer, sampled evenly from the classes."""
     chosen = np.linspace(0, len(job.characters) - 1, columns).round().astype(int)
-    sheet = np.full((len(numbers) * CELL, columns * CELL), 255, np.uint8)
-    for row, number in enumerate(numbers):
-        rng = np.random.default_rng((job.seed, number))
-        writer = Writer.draw(rng, rng.uniform(*job.hard), job.small, job.coarse)
-        for column, index in enumerate(chosen):
-            bitmap = render(job.characters[index], writer, rng, job.fonts, job.font_share)
+    characters = "".join(job.characters[index] for index in chosen)
+    sheet = np.full((len(numbers), CELL, columns, CELL), 255, np.uint8)
+    for row, number in zip(sheet.swapaxes(1, 2), numbers, strict=True):
+        for cell, (_, bitmap, rng) in zip(row, job.draw(number, characters), strict=True):
             scale = min(1, (CELL - 4) / max(bitmap.shape))
             if scale < 1:
                 bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            h, w = bitmap.shape
-            cell = sheet[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
             if job.paper and rng.random() < job.paper:
                 cell[:] = paper(PAPERS[rng.integers(len(PAPERS))], CELL, rng)
+            h, w = bitmap.shape
             y, x = (CELL - h) // 2, (CELL - w) // 2
             cell[y : y + h, x : x + w] = np.minimum(cell[y : y + h, x : x + w], bitmap)
-    data = cv2.imencode(".png", sheet)[1]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    data = cv2.imencode(".png", sheet.reshape(len(numbers) * CELL, columns * CELL))[1]
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -198,16 +167,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
     add = parser.add_argument_group("running").add_argument
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    add("--workers", type=int, default=cores(), help="processes")
     return parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None))
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for settings that make no sense."""
-    for name in ("writers", "test_writers"):
-        if not 0 <= getattr(args, name) <= MOST_WRITERS:
+
+    def within(name: str, low: float, high: float) -> None:
+        if not low <= getattr(args, name) <= high:
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} is 0 to {MOST_WRITERS}, got {getattr(args, name)}")
+            raise ValueError(f"{option} is {low} to {high}, got {getattr(args, name)}")
+
+    for name in ("writers", "test_writers"):
+        within(name, 0, MOST_WRITERS)
+    for name in ("small", "coarse", "paper", "font_share"):
+        within(name, 0, 1)
     if args.writers + args.test_writers == 0:
         raise ValueError("--writers and --test-writers are both 0: nothing to do")
     if args.sheet and (args.sheet.suffix != ".png" or args.writers == 0):
@@ -218,45 +193,30 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed is at least 0, got {args.seed}")
     if not 0 <= args.hard[0] <= args.hard[1] <= 3:
         raise ValueError(f"--hard is 0 <= FROM <= TO <= 3, got {args.hard[0]} {args.hard[1]}")
-    for name in ("small", "coarse", "paper", "font_share"):
-        if not 0 <= getattr(args, name) <= 1:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} is 0 to 1, got {getattr(args, name)}")
 
 
-def run(args: argparse.Namespace) -> None:
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    args = parse(argv)
     check(args)
     characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
-    fonts = Fonts(args.fonts, characters) if args.fonts else None
-    drawable(characters, fonts)
-    cv2.setNumThreads(1)
-    hard = tuple(args.hard)
-    job = Job(args.out, characters, args.seed, hard, args.small, args.coarse, args.paper, fonts,
+    fonts = str(args.fonts.absolute()) if args.fonts else ""
+    drawable(characters, open_fonts(fonts, characters))
+    job = Job(characters, args.seed, tuple(args.hard), args.small, args.coarse, args.paper, fonts,
               args.font_share)  # fmt: skip
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
         draw_sheet(job, numbers, args.sheet)
         print(f"{args.sheet}: {len(numbers)} writers")
-        return
-    args.out.mkdir(parents=True, exist_ok=True)
-    keep_settings(job, args.fonts)
+        return 0
     numbers += [FIRST_TEST + k for k in range(args.test_writers)]
-    write_all(job, numbers, min(args.workers, len(numbers)))
+    with only_one(args.out, "synthesize_gnt.py"):
+        keep_settings(job, args.out)
+        write_all(job, args.out, numbers, min(args.workers, len(numbers)))
     count = len(numbers) * len(characters)
     print(f"{args.out}: {args.writers} training and {args.test_writers} test writers, "
           f"{len(characters)} characters each, {count:,} pictures")  # fmt: skip
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    try:
-        run(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -119,10 +119,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def samples(count: int, seed: int = 0, classes: str = LEVEL1) -> list[tuple[str, np.ndarray]]:
     """Return synthetic handwriting: characters with their bitmaps (h,w) uint8, 255 = paper."""
-    from synthesis.stream import Source
+    from synthesis.stream import Handwriting
 
-    source = Source(classes, seed)
-    drawn = (source.draw(i) for i in range(count))
+    handwriting = Handwriting(classes, seed)
+    drawn = (handwriting.draw(i) for i in range(count))
     return [(classes[label], bitmap) for bitmap, label in drawn]
 
 

@@ -12,8 +12,6 @@ CPU. The variants leave one part out, or bring one in.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,14 +21,14 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from benchmarks import timing
 from dataset import open_pack
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
-from jobs.pool import Workers
+from jobs.command import progress
+from jobs.pool import Workers, cores
 from picture import to_glyph
-from synthesis.templates import Fonts
+from synthesis.templates import open_fonts
 from synthesis.writer import HARD, Writer, render
 
 SIDE, GRID, DIRECTIONS = 64, 8, 8
@@ -78,9 +76,10 @@ def features(glyphs: np.ndarray) -> np.ndarray:
     return found
 
 
-def draw(classes: str, change: dict, fonts: Fonts | None, seed: int, sample: int) -> np.ndarray:
+def draw(classes: str, change: dict, folder: str, seed: int, sample: int) -> np.ndarray:
     """Return the features (K,512) of one picture of every class, each by another writer."""
     cv2.setNumThreads(1)
+    fonts = open_fonts(folder, classes)
     fields = {k: v for k, v in change.items() if k not in ("hard", "small", "font_share")}
     share = change.get("font_share", 0.0)
     glyphs = np.empty((len(classes), SIDE, SIDE), np.uint8)
@@ -131,7 +130,7 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, 
     return 100 * float(right[:, 0].float().mean()), 100 * float(right.any(1).float().mean())
 
 
-def contestants(given, classes: str, fonts: Fonts | None, names: list[str]) -> Iterator[tuple]:
+def contestants(given, classes: str, fonts: str, names: list[str]) -> Iterator[tuple]:
     """Yield seed, name, features (N,512) and labels (N,) of every set to train on."""
     labels = torch.arange(len(classes)).repeat(given.samples)
     with Workers(given.workers, __name__) as pool:
@@ -139,7 +138,7 @@ def contestants(given, classes: str, fonts: Fonts | None, names: list[str]) -> I
             for name in names:
                 make = partial(draw, classes, VARIANTS[name], fonts, seed)
                 drawn = pool.map(make, range(given.samples))
-                bar = tqdm(drawn, name, given.samples, disable=not sys.stderr.isatty())
+                bar = progress(drawn, desc=name, total=given.samples)
                 yield seed, name, torch.from_numpy(np.concatenate(list(bar))), labels
             for source in given.also:
                 yield seed, str(source), *read_pictures(source, classes)
@@ -161,13 +160,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=timing.at_least_one, default=1, help="how often, each with other pictures"
     )
-    parser.add_argument("--workers", type=timing.at_least_one, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=timing.at_least_one, default=cores())
     given = parser.parse_args(argv)
     classes = select_classes(given.classes) or LEVEL1 + SYMBOLS
-    fonts = Fonts(given.fonts, classes) if given.fonts else None
+    fonts = str(given.fonts or "")
+    open_fonts(fonts, classes)  # complains before the work begins
     real = {source: read_pictures(source, classes) for source in given.sources}
     names = given.only or [n for n, v in VARIANTS.items() if fonts or "font_share" not in v]
-    if fonts is None and any("font_share" in VARIANTS[name] for name in names):
+    if not fonts and any("font_share" in VARIANTS[name] for name in names):
         parser.error("the variants with fonts need --fonts DIR")
     rows, base = [], {}
     for seed, name, x, labels in contestants(given, classes, fonts, names):

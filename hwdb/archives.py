@@ -157,7 +157,7 @@ def _walk(path: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(folder, name) for name in sorted(names))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:

@@ -1,27 +1,35 @@
-"""Endless labelled handwriting: bitmaps one by one, or batches of glyphs from worker processes."""
+"""Endless labelled handwriting: bitmaps one by one, or batches of glyphs from worker processes.
+
+    bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # depends on (seed, 7) alone
+    glyph, label = Handwriting("永和九年", seed=1).glyph(7, 64)  # as the network sees it
+
+PyTorch is needed for the batches alone.
+"""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from jobs.pool import Workers
 from picture import to_glyph
-from synthesis.templates import Fonts
+from synthesis.templates import Fonts, open_fonts
 from synthesis.writer import HARD, Writer, drawable, render
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PART = 32  # glyphs a task
+TRIES = 20  # pictures that may be refused one after the other
 
 
-class Source:
-    """Endless labelled handwriting for training: picture `index` depends on (seed, index) alone."""
+class Handwriting:
+    """Endless labelled handwriting: picture `index` depends on (seed, index) alone."""
 
     def __init__(
         self,
@@ -30,27 +38,40 @@ class Source:
         hard: tuple[float, float] = HARD,
         fonts: Fonts | None = None,
         font_share: float = 0.4,
-    ):
+    ) -> None:
         self.classes = list(classes)
         self.seed, self.hard, self.fonts, self.font_share = seed, hard, fonts, font_share
         drawable(self.classes, fonts)
 
-    def draw(self, index: int) -> tuple[np.ndarray, int]:
+    def draw(self, index: int, variant: int = 0) -> tuple[np.ndarray, int]:
         """Return picture number `index` >= 0: bitmap (h, w) uint8, 255 = paper, and its label.
 
         Every picture has a writer of its own; every run of len(classes) pictures shows each class
-        once, in an order of its own.
+        once, in an order of its own. A variant is the same character by another writer.
         """
         count = len(self.classes)
         epoch, place = divmod(index, count)
         label = int(shuffled(self.seed, epoch, count)[place])
-        rng = np.random.default_rng((self.seed, 1, index))
+        rng = np.random.default_rng((self.seed, 1, index, variant))
         writer = Writer.draw(rng, rng.uniform(*self.hard))
         bitmap = render(self.classes[label], writer, rng, self.fonts, self.font_share)
         return bitmap, label
 
+    def glyph(self, index: int, size: int) -> tuple[np.ndarray, int]:
+        """Return picture number `index` as a glyph (size, size) uint8, 0 = paper, and its label.
 
-@functools.lru_cache(maxsize=8)
+        It is the first variant of the picture that is not refused as blank.
+        """
+        for variant in range(TRIES):
+            bitmap, label = self.draw(index, variant)
+            try:
+                return to_glyph(bitmap, size), label
+            except ValueError as error:
+                refused = error
+        raise refused
+
+
+@lru_cache(maxsize=8)
 def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order (count,) in which pass number `epoch` shows the classes."""
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
@@ -80,6 +101,8 @@ class SyntheticSet:
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of index arrays; a few are drawn ahead."""
+        import torch  # drawing does without
+
         parts = (
             part
             for indices in chosen
@@ -101,23 +124,18 @@ def drawing_pool(workers: int) -> Workers:
 
 
 def _draw_batch(
-    classes: tuple[str, ...],
-    size: int,
-    seed: int,
-    fonts: str,
-    indices: np.ndarray,
+    classes: tuple[str, ...], size: int, seed: int, fonts: str, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw glyphs (n,S,S) uint8 and labels (n,)."""
     cv2.setNumThreads(1)
-    source = _source(classes, seed, fonts)
+    handwriting = _handwriting(classes, seed, fonts)
     glyphs = np.empty((len(indices), size, size), np.uint8)
     labels = np.empty(len(indices), np.int64)
     for i, index in enumerate(indices):
-        bitmap, labels[i] = source.draw(int(index))
-        glyphs[i] = to_glyph(bitmap, size)
+        glyphs[i], labels[i] = handwriting.glyph(int(index), size)
     return glyphs, labels
 
 
 @lru_cache(maxsize=4)
-def _source(classes: tuple[str, ...], seed: int, fonts: str):
-    return Source(classes, seed, fonts=Fonts(fonts, classes) if fonts else None)
+def _handwriting(classes: tuple[str, ...], seed: int, fonts: str) -> Handwriting:
+    return Handwriting(classes, seed, fonts=open_fonts(fonts, classes))

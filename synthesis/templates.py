@@ -413,10 +413,6 @@ class Fonts:
         self.sizes = [self._size(face) for face in self.faces]
         self._templates: dict[tuple[int, str], Template | None] = {}
 
-    def __getstate__(self) -> dict:
-        """Leave the templates behind when the fonts travel to another process."""
-        return self.__dict__ | {"_templates": {}}
-
     def template(self, character: str, rng: np.random.Generator) -> Template | None:
         """Return the character's skeleton in a random typeface, None if no typeface has it."""
         having = [k for k, face in enumerate(self.faces) if character in face]
@@ -435,6 +431,12 @@ class Fonts:
         masks = [open_font(self.files[number]).getmask(character) for character, number in some]
         boxes = [mask.getbbox() or (0, 0, GLYPH, GLYPH) for mask in masks]
         return float(np.median([max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]))
+
+
+@functools.lru_cache(maxsize=4)
+def open_fonts(folder: str, characters: Sequence[str]) -> Fonts | None:
+    """Return the fonts of a folder, the same ones every time in a process; None for ''."""
+    return Fonts(folder, characters) if folder else None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -3,7 +3,6 @@
     writer = Writer.draw(seed=1)                      # one hand: slant, pen, joins, unsteadiness
     bitmap = render("永", writer, np.random.default_rng(2))          # (h, w) uint8, 255 = paper
     bitmap = render("永", writer, rng, fonts)         # two of five from fonts = Fonts("dir", "永")
-    bitmap, label = Source("永和九年", seed=1).draw(7)               # depends on (seed, 7) alone
 
 How a character becomes a picture:
 

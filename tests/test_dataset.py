@@ -32,7 +32,7 @@ from dataset import (
 from hwdb.characters import LEVEL1
 from jobs.files import only_one
 from picture import to_glyph
-from synthesis.stream import Source, SyntheticSet
+from synthesis.stream import Handwriting, SyntheticSet
 
 
 def small_tree(root, characters="一十口", **options):
@@ -377,8 +377,8 @@ def test_epoch_order_depends_on_seed_and_epoch():
 
 def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
     indices = np.arange(40)
-    source = Source("一十口人", seed=1)
-    drawn = [source.draw(index) for index in indices]
+    handwriting = Handwriting("一十口人", seed=1)
+    drawn = [handwriting.draw(index) for index in indices]
     expected = np.stack([to_glyph(bitmap, 32) for bitmap, _ in drawn])
     stream = SyntheticSet("一十口人", 32, seed=1, workers=2)
     for chosen in ([indices], [indices[:15], indices[15:]]):

@@ -1,25 +1,28 @@
-"""Synthetic handwriting: synthesis.py, templates.py, synthesize_gnt.py, strokes/build.py."""
+"""Synthetic handwriting: the hand, its papers and endless stream, synthesize_gnt.py, build.py."""
 
-import importlib.util
+import io
 import json
-import pickle
-import signal
+import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import KILLS, call_script, kill_at_random, run_script
 
+from hwdb.archives import find_files
 from hwdb.characters import LEVEL1, SYMBOLS
 from hwdb.record import Sample, read_gnt
 from hwdb.sets import writer_and_split
+from jobs.files import only_one
+from picture import to_glyph
 from synthesis.papers import NO_CHARACTERS, no_character, remains
-from synthesis.stream import Source
+from synthesis.stream import Handwriting
+from synthesis.strokes import build
 from synthesis.templates import (
     Fonts,
     components,
@@ -36,9 +39,12 @@ ROOT = Path(__file__).resolve().parents[1]
 STROKES = ROOT / "synthesis" / "strokes"
 
 
-def synthesize(*arguments, check=True, **kwargs):
-    command = [sys.executable, str(ROOT / "synthesize_gnt.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=kwargs.get("cwd", ROOT))
+def synthesize(*arguments, check=True):
+    """Run the script: in this process, unless with two workers."""
+    if 2 in arguments:
+        done = run_script("synthesize_gnt.py", *arguments)
+    else:
+        done = call_script("synthesize_gnt.py", "--workers", 1, *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -81,18 +87,15 @@ def test_stroke_counts_and_order_are_those_of_the_characters():
 
 
 def test_build_repeats_the_format(tmp_path):
-    spec = importlib.util.spec_from_file_location("build", STROKES / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
     package = {c: {"medians": [[[0, 900], [100, 890], [400, 500]]]} for c in LEVEL1}
     cross = [[[0, 450], [1000, 450]], [[500, 880], [500, 0]]]
     package["十"] = {"medians": cross, "radStrokes": [1]}
     archive = tmp_path / "package.tgz"
-    for character, record in package.items():
-        (tmp_path / f"{character}.json").write_text(json.dumps(record))
-    with tarfile.open(archive, "w:gz") as stream:
-        for character in package:
-            stream.add(tmp_path / f"{character}.json", f"package/{character}.json")
+    with tarfile.open(archive, "w:gz", compresslevel=1) as stream:
+        for character, record in package.items():
+            member, data = tarfile.TarInfo(f"package/{character}.json"), json.dumps(record).encode()
+            member.size = len(data)
+            stream.addfile(member, io.BytesIO(data))
     out = tmp_path / "medians.npz"
     assert build.main([str(archive), "--out", str(out)]) == 0
     with np.load(out) as arrays:
@@ -105,10 +108,14 @@ def test_build_repeats_the_format(tmp_path):
         assert y[start : start + 2].tolist() == [112, 112]  # (900 - 450) / 4, to even
 
 
+def test_build_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "x.tgz").write_bytes(b"no archive")
+    out = tmp_path / "medians.npz"
+    assert build.main([str(tmp_path / "x.tgz"), "--out", str(out)]) == 2
+    assert "npm pack" in capsys.readouterr().err and not out.exists()
+
+
 def test_simplified_lines_stay_within_the_tolerance():
-    spec = importlib.util.spec_from_file_location("build", STROKES / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
     t = np.linspace(0, 3, 200)
     line = np.stack([300 * t, 200 * np.sin(t)], axis=1)
     simple = build.simplify(line, 4.0)
@@ -274,7 +281,7 @@ def test_size_pen_and_ink_follow_those_of_real_crops():
     """Bounds around HWDB crops: height 44/63/92, pen 3.5/4.5/5.7 px, coverage .17/.30/.45."""
     height, coverage, pens, grey = [], [], [], []
     for index in range(400):
-        bitmap, _ = Source(LEVEL1, seed=3).draw(index)
+        bitmap, _ = Handwriting(LEVEL1, seed=3).draw(index)
         ink = bitmap < 255
         height.append(len(bitmap))
         coverage.append(ink.mean())
@@ -340,18 +347,46 @@ def test_an_unknown_character_is_named():
     with pytest.raises(ValueError, match="龘"):
         render("龘", Writer.draw(0), np.random.default_rng(0))
     with pytest.raises(ValueError, match="1 characters .*龘"):
-        Source("一龘")
+        Handwriting("一龘")
 
 
-def test_source_depends_on_seed_and_index_alone():
-    first, second = Source("永和九年", seed=5), Source("永和九年", seed=5)
+def test_a_refused_picture_makes_room_for_its_next_variant(monkeypatch):
+    handwriting = Handwriting("永和九年", seed=5)
+    draw = Handwriting.draw
+
+    def refused(below):
+        def drawn(self, index, variant=0):
+            bitmap, label = draw(self, index, variant)
+            return np.full_like(bitmap, 255) if variant < below else bitmap, label
+
+        return drawn
+
+    monkeypatch.setattr(Handwriting, "draw", refused(2))
+    for index in range(4):
+        bitmap, label = draw(handwriting, index, 2)
+        glyph, same = handwriting.glyph(index, 32)
+        assert np.array_equal(glyph, to_glyph(bitmap, 32))
+        assert label == same == draw(handwriting, index)[1]
+    monkeypatch.setattr(Handwriting, "draw", refused(1000))
+    with pytest.raises(ValueError, match="blank"):
+        handwriting.glyph(0, 32)
+
+
+def test_drawing_does_without_torch():
+    code = "import sys, synthesis.stream, synthesis.papers; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_handwriting_depends_on_seed_and_index_alone():
+    first, second = Handwriting("永和九年", seed=5), Handwriting("永和九年", seed=5)
     drawn = [first.draw(index) for index in range(12)]
     for index in reversed(range(12)):
         bitmap, label = second.draw(index)
         assert label == drawn[index][1] and np.array_equal(bitmap, drawn[index][0])
     for start in (0, 4, 8):
         assert sorted(label for _, label in drawn[start : start + 4]) == [0, 1, 2, 3]
-    other, _ = Source("永和九年", seed=6).draw(0)
+    other, _ = Handwriting("永和九年", seed=6).draw(0)
     assert not np.array_equal(other, drawn[0][0])
 
 
@@ -369,17 +404,12 @@ def test_fonts_are_re_inked(tmp_path):
     rng = np.random.default_rng(0)
     writer = Writer.draw(0)
     assert (render("A", writer, rng, fonts, 1.0) < 255).mean() > 0.05
-    again = pickle.loads(pickle.dumps(fonts))
-    assert np.array_equal(
-        render("Q", writer, np.random.default_rng(1), fonts, 1.0),
-        render("Q", writer, np.random.default_rng(1), again, 1.0),
-    )
     symbols_file = tmp_path / "classes.txt"
     symbols_file.write_text("AQ")
-    for name, workers in (("one", 1), ("two", 2)):
-        synthesize("--fonts", tmp_path / "fonts", "--classes", symbols_file, "--writers", 2,
-                   "--test-writers", 0, "--workers", workers, "--out", tmp_path / name)  # fmt: skip
-    assert contents(tmp_path / "one") == contents(tmp_path / "two") != {}
+    settings = ("--fonts", tmp_path / "fonts", "--classes", symbols_file, "--test-writers", 0)
+    for n in (1, 2):
+        synthesize(*settings, "--writers", n + 1, "--workers", n, "--out", tmp_path / str(n))
+    assert {} != contents(tmp_path / "1").items() < contents(tmp_path / "2").items()
 
 
 @pytest.mark.parametrize("content", [None, b"not a font"])
@@ -425,21 +455,30 @@ def test_files_are_sound_and_their_names_tell_the_split(tmp_path):
 
 
 def test_a_killed_run_goes_on(tmp_path):
-    settings = ["--classes", "80", "--writers", "4", "--test-writers", "0", "--workers", "1"]
+    out = tmp_path / "cut"
+    settings = ("--classes", 12, "--writers", 4, "--test-writers", 0, "--paper", 0.5)
     synthesize(*settings, "--out", tmp_path / "whole")
-    command = [sys.executable, str(ROOT / "synthesize_gnt.py"), *settings, "--out"]
-    process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "cut").glob("*.gnt")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    process.wait()
-    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut").glob("*.gnt")}
-    assert kept
-    synthesize(*settings, "--out", tmp_path / "cut")
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
-    assert all((tmp_path / "cut" / n).stat().st_mtime_ns == t for n, t in kept.items())
-    assert not list((tmp_path / "cut").glob("*.tmp"))
+    whole, left = contents(tmp_path / "whole"), []
+
+    def check():
+        """All that is there is whole, and the same command completes it."""
+        kept = {path: path.stat().st_mtime_ns for path in find_files([out])} if out.exists() else {}
+        assert {path.name: path.read_bytes() for path in kept}.items() <= whole.items()
+        synthesize(*settings, "--out", out)
+        assert contents(out) == whole
+        assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+        left.append(len(kept))
+        shutil.rmtree(out)
+
+    kill_at_random(lambda: synthesize(*settings, "--out", out), KILLS, check)
+    print(f"files left by kills: {left}")
+
+
+def test_two_do_not_write_into_one_folder(tmp_path):
+    with only_one(tmp_path, "synthesize_gnt.py"):
+        done = synthesize("--classes", 3, "--out", tmp_path, check=False)
+    assert done.returncode == 2 and "is writing here" in done.stderr
+    assert not contents(tmp_path)
 
 
 def test_other_settings_do_not_mix(tmp_path):

@@ -1,7 +1,7 @@
 """Build medians.npz, the stroke data of the synthetic handwriting, from the npm package.
 
     npm pack hanzi-writer-data@2.0.1
-    python synthesis/strokes/build.py hanzi-writer-data-2.0.1.tgz
+    python -m synthesis.strokes.build hanzi-writer-data-2.0.1.tgz
 
 The package holds one JSON file a character; taken over are `medians` (one polyline a stroke, in
 stroke order, in a box of 1024 units with y up) and `radStrokes` (which strokes are the radical).
@@ -16,23 +16,22 @@ steps      uint8   (2, points)  x and y of each point less those of the point be
 Points stand on a grid of 256, y down. Left out are all characters beyond level 1 and the outlines.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
-import os
 import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 
+from hwdb.characters import LEVEL1
+from jobs.command import command
+from jobs.files import replacing
+
 TOLERANCE = 4.0  # units of the package's 1024 box; the pen of the outlines is 40 to 60 wide
 BASELINE = 900  # the package's y of the top edge of the box
-
-
-def level1() -> list[str]:
-    """Return the 3755 level-1 characters of GB2312 in GB order."""
-    codes = [bytes((row, cell)) for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF)]
-    return [code.decode("gb2312") for code in codes if code <= b"\xd7\xf9"]
 
 
 def simplify(line: np.ndarray, tolerance: float) -> np.ndarray:
@@ -53,13 +52,16 @@ def simplify(line: np.ndarray, tolerance: float) -> np.ndarray:
 
 def read_package(path: Path) -> dict[str, dict]:
     """Read the JSON of every level-1 character from the package's .tgz."""
-    wanted = {f"package/{character}.json": character for character in level1()}
-    with tarfile.open(path) as archive:
-        found = {
-            wanted[member.name]: json.load(archive.extractfile(member))
-            for member in archive
-            if member.name in wanted
-        }
+    wanted = {f"package/{character}.json": character for character in LEVEL1}
+    try:
+        with tarfile.open(path) as archive:
+            found = {
+                wanted[member.name]: json.load(archive.extractfile(member))
+                for member in archive
+                if member.name in wanted
+            }
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: {error}; expected the .tgz of `npm pack`") from None
     if len(found) != len(wanted):
         raise ValueError(f"{path}: {len(found)} of {len(wanted)} level-1 characters found")
     return found
@@ -68,7 +70,7 @@ def read_package(path: Path) -> dict[str, dict]:
 def build(package: dict[str, dict]) -> dict[str, np.ndarray]:
     """Turn the JSON records into the arrays of medians.npz."""
     lines, strokes, radical = [], [], []
-    for character in level1():
+    for character in LEVEL1:
         record = package[character]
         radical += [k in record.get("radStrokes", []) for k in range(len(record["medians"]))]
         strokes.append(len(record["medians"]))
@@ -77,7 +79,7 @@ def build(package: dict[str, dict]) -> dict[str, np.ndarray]:
             lines.append(np.rint(np.stack([line[:, 0], BASELINE - line[:, 1]]) / 4))
     points = np.concatenate(lines, axis=1).clip(0, 255)
     return {
-        "characters": np.array([ord(c) for c in level1()], np.uint16),
+        "characters": np.array([ord(c) for c in LEVEL1], np.uint16),
         "strokes": np.array(strokes, np.uint8),
         "radical": np.packbits(radical),
         "points": np.array([line.shape[1] for line in lines], np.uint8),
@@ -85,20 +87,16 @@ def build(package: dict[str, dict]) -> dict[str, np.ndarray]:
     }
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("package", type=Path, help="hanzi-writer-data-2.0.1.tgz of `npm pack`")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("medians.npz"))
     args = parser.parse_args(argv)
-    try:
-        arrays = build(read_package(args.package))
-        temporary = args.out.with_name(args.out.name + ".tmp")
-        with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        os.replace(temporary, args.out)
-    except (OSError, ValueError, tarfile.TarError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    arrays = build(read_package(args.package))
+    with replacing(args.out) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
     count = f"{len(arrays['characters'])} characters, {len(arrays['points'])} strokes"
     print(f"{args.out}: {count}, {args.out.stat().st_size} bytes")
     return 0

@@ -9,7 +9,7 @@
 
     --input   takes                                  returns
     glyph     `glyphs` (N,1,S,S) float32 in 0...1,   `logits` (N,K) float32
-              prepared by picture.py
+              prepared by picture/
     picture   `picture` (N,1,H,W) uint8, grey, of    `logits`; `glyph` (N,S,S) uint8, all 0 for a
               any size, dark on light or not         blank picture; `labels` (N,10) int64 and
                                                      `probabilities` (N,10) float32, best first;
@@ -18,8 +18,8 @@
 N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),
 `config` (JSON: settings of the training), `precision`, `input`, and `reject` (JSON, see
 recognizer.character_score). BatchNorm is folded into convolutions. A file that takes pictures
-prepares them as picture.py does drawings, scans and even photos (onnx_graph/preparation.py);
-rough paper, lines and neighbours need picture.py itself.
+prepares them as picture/ does drawings, scans and even photos (onnx_graph/preparation.py);
+rough paper, lines and neighbours need picture/ itself.
 
     precision   weights in the file                      computed in
     fp32        float32                                  float32

@@ -7,7 +7,7 @@
     python predict.py *.png --checkpoint small80.onnx --classes symbols
     python predict.py picture.png --debug look/      # writes what the network got of it
 
-Scans, photos, inverted and transparent pictures are brought to one form first (picture.py).
+Scans, photos, inverted and transparent pictures are brought to one form first (picture/).
 Pictures that cannot be read get one sentence each on stderr; the others are still read, and the
 exit status is 2. With an .onnx file PyTorch is not needed. Python programs use
 recognizer.Recognizer.

@@ -14,7 +14,7 @@ Run again after an interruption it goes on, and the result is byte for byte that
 run: each split keeps a record of its sources (.process_gnt.json), one that is not "complete" is
 written anew, and a finished one is left alone as long as its content and its number of PNG files
 agree with the record. One tree has one choice of --classes; another choice is refused rather than
-mixed in. Left out: any change of the pictures (picture.py does that).
+mixed in. Left out: any change of the pictures (picture/ does that).
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
     inside = seconds["whole"] - seconds["network"]
     return [
         *rows,
-        Row("preparation of a scan, picture.py", seconds["preparation"], "ms"),
+        Row("preparation of a scan, picture/", seconds["preparation"], "ms"),
         Row("preparation of a scan, in the file", inside, "ms"),
     ]
 

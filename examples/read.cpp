@@ -6,7 +6,7 @@
 //   g++ -std=c++17 -O2 examples/read.cpp -o read $(pkg-config --cflags --libs opencv4)
 //   ./read network.onnx classes.txt 80 samples/U+6C38.png
 //
-// glyph() is picture.to_glyph for clean pictures; unevenly lit photos need more (see picture.py).
+// glyph() is picture.to_glyph for clean pictures; unevenly lit photos need more (see picture/).
 #include <algorithm>
 #include <cmath>
 #include <fstream>

@@ -4,9 +4,9 @@
 
 There are no loops and no slices: what is cropped and resampled is a product with two matrices whose
 weights come from the box of the ink, and what is asked of brightness is asked of its histogram.
-The same as in picture.py: polarity, what counts as a clean scan, box, area or linear resampling,
-levelling. For what is no clean scan, light and paper are estimated on a coarse map, and specks are
-what stands alone. Left out: rough paper, lines and neighbours.
+The same as in picture/glyph.py: polarity, what counts as a clean scan, box, area or linear
+resampling, levelling. For what is no clean scan, light and paper are estimated on a coarse map,
+and specks are what stands alone. Left out: rough paper, lines and neighbours.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from onnx_graph.graph import Value
-from picture import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, STRIP_PAPER
+from picture.glyph import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, STRIP_PAPER
 
 BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
 ONE = np.ones(1, np.float32)
 LAST = np.array([2])  # a third axis
 THUMB, PAPER = 24, 32  # sides of the maps on which light and paper are estimated
 SPECK = 24  # of 255, mean of 5 x 5 pixels
-WINDOW = 9  # of the paper's map, a quarter of the side as in picture._lift
+WINDOW = 9  # of the paper's map, a quarter of the side as in picture.glyph._lift
 
 
 def _plane() -> np.ndarray:
@@ -110,7 +110,7 @@ def is_clean(share: Value, height: Value, width: Value) -> Value:
 
 
 def lift(grey: Value, height: Value, width: Value) -> Value:
-    """Return ink (N,H,W) of pictures that are no clean scans: picture._lift, without specks."""
+    """Return ink (N,H,W) of pictures that are no clean scans: glyph._lift, without specks."""
     rows, columns = (coarse(side, THUMB) for side in (height, width))  # (24,H), (24,W)
     thumb = (rows @ grey @ columns.transpose(1, 0)).node("Flatten", axis=1)  # (N,24*24)
     light = (thumb @ PLANE.T @ PLANE).node("Reshape", np.array([-1, THUMB, THUMB]))

@@ -189,6 +189,11 @@ class Config:
         "more pictures, whose labels do not count: the teacher alone says what they are",
         "distillation",
     )
+    no_characters: tuple[str, ...] = setting(
+        (),
+        "pictures of no character, for which all logits are to be alike",
+        "distillation",
+    )
     teacher_weight: float = setting(
         0.7, "share of the loss that is the teacher's", "distillation", share, "0 to 1"
     )

@@ -53,6 +53,7 @@ from picture import PICTURE_SUFFIXES, read_picture, to_glyph
 
 PACK_VERSION = 5
 CHUNK = 256  # pictures a task
+UNLABELLED, NO_CHARACTER = -1, -2  # instead of a label
 CACHE = Path("data") / "packs"  # where packs of read-only places go
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses
 MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
@@ -462,8 +463,8 @@ class GlyphSet:
         unlabelled: how many of the last packs have labels and writers that do not count.
 
     Attributes:
-        labels: (N,) int64; -1 for glyphs of unknown classes (only with `skip_unknown`) and of
-            unlabelled packs.
+        labels: (N,) int64; UNLABELLED for glyphs of unknown classes (only with `skip_unknown`) and
+            of unlabelled packs.
         writers: (N,) int64, one number a writer's name over all packs; -1 where unknown.
         sources: (N,) int64, number of the pack.
 
@@ -486,7 +487,7 @@ class GlyphSet:
         person = {name: i for i, name in enumerate(self.writer_names)}
         for number, pack in enumerate(packs):
             if number >= len(packs) - unlabelled:
-                labels.append(np.full(len(pack), -1))
+                labels.append(np.full(len(pack), UNLABELLED))
                 writers.append(np.full(len(pack), -1))
                 continue
             unknown = [label for label in pack.classes if label not in index]
@@ -496,7 +497,7 @@ class GlyphSet:
                     f"{pack.source} has {len(unknown)} classes that the model's "
                     f"{len(index)} do not include: {shown}"
                 )
-            table = np.array([index.get(label, -1) for label in pack.classes], np.int64)
+            table = np.array([index.get(label, UNLABELLED) for label in pack.classes], np.int64)
             labels.append(table[pack.labels])
             people = np.array([person[name] for name in pack.writers] + [-1], np.int64)
             writers.append(people[pack.writer_ids])  # -1 is the last

@@ -38,6 +38,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import checkpoint
 from config import Config, add_arguments, from_arguments, from_dict
+from dataset import NO_CHARACTER, UNLABELLED
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from jobs.command import command, progress, sentence
@@ -104,7 +105,8 @@ def loss_function(
     The teacher's part is T^2 times the cross-entropy to its softened probabilities (Hinton et al.
     2015, section 2) and, weighted by `logit_weight`, the squared error of the centred logits as a
     share of their square (Ba and Caruana 2014, section 2.2). Samples of classes that the teacher
-    does not know have the plain loss alone, those without a label (-1) the teacher's alone.
+    does not know have the plain loss alone, those without a label (-1) the teacher's alone. For
+    what is no character (-2) all logits are to be alike (outlier exposure, Hendrycks et al. 2019).
 
     Args:
         logits: (B,K) float; labels: (B,) int64.
@@ -113,16 +115,17 @@ def loss_function(
     logits = logits.float()
     hard = F.cross_entropy(
         logits,
-        labels,
+        labels.clamp(min=UNLABELLED),
         label_smoothing=config.label_smoothing,
         reduction="none",
-        ignore_index=-1,
+        ignore_index=UNLABELLED,
     )
     if soft is None:
         return hard.mean()
     target, known = soft
     free = labels < 0
-    covered = (known[labels] | free).float()
+    target = torch.where((labels == NO_CHARACTER)[:, None], 0.0, target)
+    covered = (known[labels.clamp(min=0)] | free).float()
     student = logits if len(known) == target.shape[1] else logits[:, known]
     t = config.temperature
     # Classes that the teacher does not know are none that it means: they get no probability.

@@ -8,7 +8,7 @@ import torch
 from conftest import write_tree
 
 from config import Config
-from dataset import GlyphSet, open_pack
+from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
 from training.devices import Processes
 from training.samples import open_samples
 
@@ -65,6 +65,19 @@ def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, data, tr
     labels = torch.cat([batch[1] for batch in batches])
     assert (labels == -1).sum() == 2
     assert not (samples.source.labels[samples.validation] < 0).any()
+
+
+def test_pictures_of_no_character_are_marked(trees, trained):
+    none = (str(trees / "b"),)
+    with pytest.raises(ValueError, match="--no-characters"):
+        open_samples(config(trees / "a", no_characters=none), CPU)
+    teacher = str(trained / "best.pt")
+    settings = config(
+        trees / "a", val_fraction=0.1, unlabelled=none, no_characters=none, teacher=teacher
+    )
+    samples = open_samples(settings, CPU)
+    labels = samples.source.labels[samples.train]
+    assert (labels == UNLABELLED).sum() == 2 and (labels == NO_CHARACTER).sum() == 2
 
 
 def test_classes_narrow_both_parts(trees, tmp_path):

@@ -18,6 +18,7 @@ from test_teacher import write_onnx
 import checkpoint
 import train as script
 from config import Config
+from dataset import NO_CHARACTER
 from model import mobilenet_v3
 from train import (
     Run,
@@ -240,6 +241,24 @@ def test_teacher_loss_is_the_cross_entropy_to_its_probabilities():
     known, share = torch.ones(5, dtype=torch.bool), replace(config, teacher_weight=0.1)
     loss = loss_function(logits, torch.full((3,), -1), (teacher, known), share)
     torch.testing.assert_close(loss, expected)
+
+
+def test_logits_of_what_is_no_character_are_to_be_alike():
+    labels, known = torch.full((2,), NO_CHARACTER), torch.ones(5, dtype=torch.bool)
+    config = Config(logit_weight=1.0)
+    teacher = torch.randn(2, 5)
+    flat, peaked = torch.full((2, 5), 3.0), 10 * torch.eye(5)[:2]
+    # Beside a character, whose logits are the measure of the error.
+    soft = torch.cat([teacher, torch.randn(1, 5)]), known
+    labels = torch.cat([labels, torch.tensor([1])])
+
+    def loss_of(logits):
+        return loss_function(torch.cat([logits, soft[0][2:]]), labels, soft, config)
+
+    assert loss_of(flat) < loss_of(teacher) < loss_of(peaked)
+    flat.requires_grad_()
+    loss_of(flat).backward()
+    assert flat.grad.abs().max() < 1e-6  # nothing is better
 
 
 def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from config import Config
-from dataset import GlyphSet, class_order, epoch_order, hold_out, open_pack
+from dataset import NO_CHARACTER, GlyphSet, class_order, epoch_order, hold_out, open_pack
 from hwdb.characters import LEVEL1, select_classes
 from synthesis.stream import SyntheticSet
 from training.devices import Processes
@@ -77,7 +77,7 @@ def open_samples(config: Config, device: torch.device, classes: list[str] | None
 def check_sources(config: Config) -> None:
     """Raise ValueError for settings of the samples that exclude each other."""
     default = Config()
-    for key in ("data", "val_data", "teacher", "unlabelled"):
+    for key in ("data", "val_data", "teacher", "unlabelled", "no_characters"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
             raise ValueError(
                 f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
@@ -85,8 +85,10 @@ def check_sources(config: Config) -> None:
             )
     if config.fonts and not config.synthetic:
         raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
-    if config.unlabelled and not config.teacher:
-        raise ValueError("--unlabelled pictures need a --teacher that says what they are")
+    for key in ("unlabelled", "no_characters"):
+        if getattr(config, key) and not config.teacher:
+            option = "--" + key.replace("_", "-")
+            raise ValueError(f"{option} is learned beside the logits of a --teacher; there is none")
     if config.teacher_input and not config.teacher:
         raise ValueError("--teacher-input says what a --teacher expects; there is none")
 
@@ -114,9 +116,10 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
     classes = classes or present
-    packs += [open_pack(path, config.size, config.workers or None) for path in config.unlabelled]
-    free = len(config.unlabelled)
-    source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=free)
+    free = [*config.unlabelled, *config.no_characters]
+    packs += [open_pack(path, config.size, config.workers or None) for path in free]
+    source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=len(free))
+    source.labels[source.sources >= len(packs) - len(config.no_characters)] = NO_CHARACTER
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers or None)
         other = GlyphSet([pack], classes, skip_unknown=chosen is not None)

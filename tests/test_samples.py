@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_tree
+from test_teacher import write_checkpoint
 
 from config import Config
 from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
@@ -50,14 +51,14 @@ def test_validation_source(trees):
     assert samples.digest != open_samples(replace(own, val_data=str(trees / "a")), CPU).digest
 
 
-def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, data, trained):
+def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, tmp_path):
     with pytest.raises(ValueError, match="--teacher"):
         open_samples(config(trees / "a", unlabelled=(str(trees / "b"),)), CPU)
     settings = config(
         trees / "a",
         val_fraction=0.1,
         unlabelled=(str(trees / "b"),),
-        teacher=str(trained / "best.pt"),
+        teacher=str(write_checkpoint(tmp_path / "teacher.pt")),
     )
     samples = open_samples(settings, CPU)
     assert samples.classes == ["十", "一"]  # 口 is none: its folder says nothing

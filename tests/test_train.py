@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,10 +20,12 @@ import checkpoint
 import train as script
 from config import Config
 from dataset import NO_CHARACTER
+from evaluation.score import Result
 from model import mobilenet_v3
 from train import (
     Run,
     State,
+    finish_epoch,
     learning_rate,
     loss_function,
     main,
@@ -34,6 +37,7 @@ from train import (
 )
 from training.augment import Augmentation
 from training.devices import Processes
+from training.log import Log
 
 PLAIN = ["--rotation", "0", "--shear", "0", "--scale", "0", "--shift", "0", "--elastic", "0",
          "--stroke", "0", "--blur", "0", "--erase", "0"]  # fmt: skip
@@ -87,6 +91,144 @@ def test_tensorboard_holds_curves_and_pictures(trained):
     assert {"loss/train", "pace/learning_rate", "accuracy/top1"} <= set(tags["scalars"])
     assert "pictures/inputs" in tags["images"]
     assert len(events.Scalars("accuracy/top5")) == 16
+
+
+def test_a_log_tells_its_lines_files_and_board_the_same(tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
+    log = Log(tmp_path, Config(width=0.5, lr=0.25), 2)
+    row = {"epoch": 3, "loss": 1.5, "top1": 0.25, "top5": 0.75, "val_loss": 2.5, "lr": 0.125,
+           "samples_per_second": 1000.0, "seconds": 61.0}  # fmt: skip
+    log.inputs(torch.full((9, 1, 4, 4), 0.25), 2)
+    log.epoch(row, np.array([0.25, 0.5, 0.75]), np.full((6, 7), 9, np.uint8), "| worst |")
+    log.close()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"epoch": 1}, {"epoch": 2}, row]
+    heading, line = capsys.readouterr().out.splitlines()
+    assert len(heading) == len(line)  # columns stand under their names
+    assert line.split() == ["3", "1.5000", "25.00%", "75.00%", "2.5000", "1.25e-01", "1000", "61s"]
+    assert heading.index("top-1") + 5 == line.index("25.00%") + 6
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for tag, key in {"accuracy/top1": "top1", "accuracy/top5": "top5", "loss/train": "loss",
+                     "loss/validation": "val_loss", "pace/learning_rate": "lr",
+                     "pace/images_per_second": "samples_per_second"}.items():  # fmt: skip
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [(3, row[key])]
+    (shown,), (mistakes,) = (events.Images(f"pictures/{n}") for n in ("inputs", "mistakes"))
+    assert (shown.step, shown.height, shown.width) == (2, 2 * 6 + 2, 8 * 6 + 2)  # rows of eight
+    picture = cv2.imdecode(np.frombuffer(shown.encoded_image_string, np.uint8), 0)
+    assert picture[4, 4] == 191 and picture[0, 0] == picture[-3, -3] == 127  # ink is dark
+    assert (mistakes.step, mistakes.height, mistakes.width) == (3, 6, 7)
+    (histogram,) = events.Histograms("confidence")
+    assert (histogram.step, histogram.histogram_value.num) == (3, 3)
+    texts = {tag: events.Tensors(f"{tag}/text_summary") for tag in ("settings", "mistakes")}
+    (settings,), (names,) = (
+        [(event.step, event.tensor_proto.string_val[0].decode()) for event in texts[tag]]
+        for tag in ("settings", "mistakes")
+    )
+    assert names == (3, "| worst |")
+    table = settings[1].splitlines()
+    assert table[1] == "|---|---|---|" and len(table) == 2 + len(Config.__dataclass_fields__)
+    assert "| width | `0.5` | `1.0` |" in table and "| dropout | `0.1` |  |" in table
+    plugins = (
+        events.SummaryMetadata("_hparams_/experiment"),
+        events.SummaryMetadata("_hparams_/session_start_info"),
+    )
+    assert b"accuracy/top1" in plugins[0].plugin_data.content
+    assert b"pace" not in plugins[0].plugin_data.content
+    for name in (b"variant", b"width", b"size", b"lr"):
+        assert all(name in plugin.plugin_data.content for plugin in plugins)
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"curves" in layout and b"loss/validation" in layout and b"pace" not in layout
+
+
+def test_state_goes_through_the_file(data, tmp_path):
+    run, state = small_run(data, out=str(tmp_path), amp="fp32")
+    one_step(run, state)
+    state.seconds, state.best, state.metrics = 2.5, 0.5, {"top1": 0.25}
+    state.save(run)
+    state.save(run, "best.pt")
+    loaded = checkpoint.load(run.last_checkpoint)
+    assert loaded["epoch"] == 1 // run.steps_per_epoch and loaded["metrics"] == {"top1": 0.25}
+    assert loaded["classes"] == run.samples.classes and loaded["config"] == run.config.to_dict()
+    assert same(loaded["model"], state.ema.state)
+    assert "resume" not in checkpoint.load(tmp_path / "best.pt")
+    other = State(run)
+    other.restore(run, loaded)
+    assert same(other.model.state_dict(), state.model.state_dict())
+    assert same(other.ema.state, state.ema.state) and torch.equal(other.totals, state.totals)
+    assert (other.step, other.best, other.seconds) == (1, 0.5, 2.5)
+    assert other.metrics == {"top1": 0.25}
+    one_step(run, state)
+    one_step(run, other)  # with the moments of the optimizer
+    assert same(other.model.state_dict(), state.model.state_dict())
+    late = State(run)
+    late.step = 2 * run.steps_per_epoch
+    late.save(run._replace(processes=Processes(1, 2, 1)), "none.pt")
+    assert not (tmp_path / "none.pt").exists()  # the first process writes
+    late.save(run)
+    assert checkpoint.load(run.last_checkpoint)["epoch"] == 2
+    loaded["resume"]["data"] = "others"
+    with pytest.raises(ValueError, match="the data are not those"):
+        other.restore(run, loaded)
+
+
+def test_an_epoch_is_finished_with_its_figures(data, tmp_path):
+    run, state = small_run(data, out=str(tmp_path), epochs=2)
+    state.step, state.seconds = run.steps_per_epoch, 4.0
+    state.totals += torch.tensor([30.0, 20.0])
+    top = np.array([[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])
+    result = Result(top, np.ones((3, 6)), np.array([0, 0, 0]), np.array([1, 2, 6]), np.arange(3))
+    row = finish_epoch(run, state, 0, result)
+    rate = learning_rate(state.step - 1, 2 * run.steps_per_epoch, run.config)
+    assert row == {
+        "epoch": 1, "loss": 1.5, "lr": rate, "top1": 1 / 3, "top5": 2 / 3, "val_loss": 3.0,
+        "val_samples": 3, "samples_per_second": 5.0, "seconds": 4.0,
+    }  # fmt: skip
+    assert state.totals.tolist() == [0, 0] and state.seconds == 0 and state.best == 1 / 3
+    best = checkpoint.load(tmp_path / "best.pt")
+    assert best["metrics"] == {"top1": 1 / 3, "top5": 2 / 3, "val_loss": 3.0}
+    assert best["epoch"] == 1
+    (tmp_path / "best.pt").unlink()
+    (tmp_path / "last.pt").unlink()
+    row = finish_epoch(run, state, 1, result)  # no better: best.pt stays; no sample, no time
+    assert not (tmp_path / "best.pt").exists() and (tmp_path / "last.pt").exists()
+    assert (row["epoch"], row["loss"], row["samples_per_second"]) == (2, 0.0, 0.0)
+
+
+def test_a_run_goes_through_its_epochs(data, tmp_path, capsys, monkeypatch):
+    steps = []
+
+    def step(run, state, network, x, labels, soft):
+        assert network is state.model and network.training and len(x) == len(labels)
+        steps.append(state.step)
+        state.step += 1
+        state.totals += torch.tensor([2.0, 1.0])
+
+    monkeypatch.setattr(script, "train_step", step)
+    saved, save = [], State.save
+    monkeypatch.setattr(State, "save", lambda *given: saved.append(given[2:]) or save(*given))
+    run, state = small_run(data, out=str(tmp_path), epochs=3, batch_size=32)
+    state.step = run.steps_per_epoch + 1  # an epoch and a step are done
+    assert script.train(run, state) == 0
+    assert steps == list(range(run.steps_per_epoch + 1, 3 * run.steps_per_epoch))
+    assert saved == [("best.pt",), (), ()]
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [2, 3] and {row["loss"] for row in rows} == {2.0}
+    assert all(0 < row["seconds"] < 60 for row in rows)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    dry, state = small_run(data, out=str(tmp_path / "dry"), dry_run=True, batch_size=8)
+    steps.clear()
+    assert script.train(dry, state) == 0 and steps == [0, 1]
+    assert not (tmp_path / "dry").exists() and len(validate(dry, state).labels) == 8
+    often, state = small_run(data, out=str(tmp_path), save_minutes=1e-9, epochs=1, batch_size=32)
+    saved.clear()
+    assert script.train(often, state) == 0
+    assert len(saved) == often.steps_per_epoch + 2
+    state.totals[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="--lr"):
+        script.check_finite(often, state)
 
 
 def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path, capsys, monkeypatch):

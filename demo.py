@@ -10,8 +10,8 @@ GET /              the page: index.html, page.css and page.js of page/
 GET /network.json  {"checkpoint", "count", "size", "choices", "reads"}: what the page has to know
 POST /read         body: a picture file of at most 8 MiB, as `predict.py` reads it ->
                    {"readings": [{"character", "probability"}, ...], "glyph": "data:image/png;...",
-                   "milliseconds"}, glyph is what the network gets; "character_score" and
-                   "is_character" where the network gives them
+                   "notices": ["...", ...], "milliseconds"}, glyph is what the network gets;
+                   "character_score" and "is_character" where the network gives them
                    {"error": "..."} with status 4xx or 5xx where that fails
 POST /read?classes=symbols   the same among some classes, one of "choices"
 
@@ -48,7 +48,7 @@ import page
 from config import add_arguments, default_checkpoint, from_arguments
 from jobs.bounded import Bounded, TooMuch
 from jobs.command import command
-from picture import decode_picture, to_glyph
+from picture import decode_picture, find_glyph
 from recognizer import Recognizer
 
 MAX_BODY = 8 << 20  # bytes of a picture
@@ -62,14 +62,15 @@ LOOK, SEND = "GET, HEAD", "POST"
 METHODS = {"/": LOOK, "/network.json": LOOK, "/read": SEND} | {f"/{n}": LOOK for n in page.FILES}
 
 
-def open_picture(data: bytes, size: int) -> np.ndarray:
-    """Return the glyph of a picture file.
+def open_picture(data: bytes, size: int) -> tuple[np.ndarray, list[str]]:
+    """Return the glyph of a picture file, and the notices.
 
     Raises:
         ValueError: not a picture, blank, too large, or of a kind that OpenCV cannot turn to grey.
     """
     try:
-        return to_glyph(decode_picture(data), size)
+        found = find_glyph(decode_picture(data), size)
+        return found.glyph, found.notices
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError from None
@@ -158,7 +159,7 @@ class Server(ThreadingHTTPServer):
         with self.reading:
             began = time.perf_counter()
             try:
-                glyph = self.opener.call(body, self.network.size)
+                glyph, notices = self.opener.call(body, self.network.size)
             except TooMuch as error:
                 raise ValueError(f"the picture {error}; crop it to the character") from None
             readings = self.recognizers[which].read(glyph[None], READINGS)[0]
@@ -166,6 +167,7 @@ class Server(ThreadingHTTPServer):
         answer = {
             "readings": [reading._asdict() for reading in readings],
             "glyph": f"data:image/png;base64,{png}",
+            "notices": notices,
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
         }
         if readings.character_score is not None:

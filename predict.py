@@ -5,7 +5,7 @@
     python predict.py - < picture.png                # a picture from standard input
     python predict.py --json picture.png             # for programs
     python predict.py *.png --checkpoint small80.onnx --classes symbols
-    python predict.py picture.png --debug look/      # writes what the network got of it
+    python predict.py picture.png --debug look/      # writes what was read and what was left out
 
 Scans, photos, inverted and transparent pictures are brought to one form first (picture/).
 Pictures that cannot be read get one sentence each on stderr; the others are still read, and the
@@ -27,7 +27,7 @@ import numpy as np
 
 from config import add_arguments, default_checkpoint, from_arguments
 from jobs.command import command, printable, sentence
-from picture import PICTURE_SUFFIXES, decode_picture
+from picture import PICTURE_SUFFIXES, Found, decode_picture
 from recognizer import Readings, Recognizer
 
 BATCH = 64
@@ -69,10 +69,11 @@ def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) ->
         try:
             if error:
                 raise ValueError(error)
-            glyphs.append(recognizer.glyph(name if picture is None else picture))
-            element["predictions"] = None
+            found = recognizer.find(name if picture is None else picture)
+            glyphs.append(found.glyph)
+            element |= {"predictions": None, "notices": found.notices}
             if debug:
-                write_glyph(Path(debug) / f"{number:04}_{Path(name).stem}.png", glyphs[-1])
+                write_debug(Path(debug) / f"{number:04}_{Path(name).stem}", found)
         except (ValueError, OSError) as failure:
             element["error"] = sentence(failure)
         if len(glyphs) == BATCH:
@@ -105,11 +106,12 @@ def to_json(readings: Readings) -> dict:
     return values
 
 
-def write_glyph(path: Path, glyph: np.ndarray) -> None:
-    """Write what the network gets, four times as large."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    large = cv2.resize(glyph, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
-    cv2.imencode(".png", large)[1].tofile(path)
+def write_debug(stem: Path, found: Found) -> None:
+    """Write what the network gets, four times as large, and the picture with what was left out."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    large = cv2.resize(found.glyph, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    for kind, picture in (("glyph", large), ("view", found.view())):
+        cv2.imencode(".png", picture)[1].tofile(f"{stem}_{kind}.png")
 
 
 def print_table(element: dict) -> None:
@@ -150,7 +152,8 @@ def main(argv: list[str] | None = None) -> int:
         "--debug",
         default="",
         metavar="DIR",
-        help="write there what the network got of each picture",
+        help="write there what the network got of each picture, and the picture with boxes around "
+        "what is read (green) and what was left out (red, orange)",
     )
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
@@ -164,6 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     elements = []
     for element in predict(recognizer, given.pictures, given.top_k, given.debug):
         elements.append(element)
+        for notice in element.get("notices", ()):
+            print(f"{printable(element['path'])}: {notice}", file=sys.stderr)
         if "error" in element:
             print(f"error: {printable(element['error'])}", file=sys.stderr)
         elif not given.json:

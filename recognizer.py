@@ -15,13 +15,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from picture import read_picture, to_glyph
+from picture import Found, find_glyph, read_picture
 
 if TYPE_CHECKING:
     import torch
@@ -39,12 +39,14 @@ class Readings(list[Reading]):
 
     Attributes:
         error: why the picture could not be read, a sentence; then there are no readings.
+        notices: what else is to be known of the picture, sentences.
         character_score: how much the picture looks like a character the network knows, 0...1;
             None if the network does not say (see `character_score`).
         is_character: whether the score reaches the network's threshold; None as before.
     """
 
     error = ""
+    notices: Sequence[str] = ()
     character_score: float | None = None
     is_character: bool | None = None
 
@@ -235,19 +237,23 @@ class Recognizer:
         """Return the classes that are read."""
         return [self.network.classes[label] for label in self.labels]
 
-    def glyph(self, picture: str | Path | np.ndarray) -> np.ndarray:
-        """Return what the network gets of a picture: (S,S) uint8, 0 = paper.
+    def find(self, picture: str | Path | np.ndarray) -> Found:
+        """Return what the network gets of a picture, and what was left out of it.
 
         Raises:
             FileNotFoundError, ValueError: no such file; not a picture; blank; too large.
         """
         if isinstance(picture, np.ndarray):
-            return to_glyph(picture, self.network.size)
+            return find_glyph(picture, self.network.size)
         pixels = read_picture(picture)
         try:
-            return to_glyph(pixels, self.network.size)
+            return find_glyph(pixels, self.network.size)
         except ValueError as error:
             raise ValueError(f"{picture}: {error}") from None
+
+    def glyph(self, picture: str | Path | np.ndarray) -> np.ndarray:
+        """Return what the network gets of a picture: (S,S) uint8, 0 = paper; raise as `find`."""
+        return self.find(picture).glyph
 
     def read(self, glyphs: np.ndarray, top_k: int = 10) -> list[Readings]:
         """Read prepared glyphs (B,S,S) uint8; top_k readings each."""
@@ -272,13 +278,19 @@ class Recognizer:
         self, pictures: Iterable[str | Path | np.ndarray], top_k: int = 10
     ) -> list[Readings]:
         """Read pictures; what cannot be read has an error instead of readings, in its place."""
-        answer, glyphs = [], []
+        answer: list[Readings | None] = []
+        glyphs, notices = [], []
         for picture in pictures:
             try:
-                glyphs.append(self.glyph(picture))
+                found = self.find(picture)
+                glyphs.append(found.glyph)
+                notices.append(found.notices)
                 answer.append(None)
             except (ValueError, OSError) as error:
                 answer.append(Readings())
                 answer[-1].error = str(error)
-        read = iter(self.read(np.stack(glyphs), top_k) if glyphs else ())
-        return [next(read) if readings is None else readings for readings in answer]
+        read = self.read(np.stack(glyphs), top_k) if glyphs else []
+        for readings, said in zip(read, notices, strict=True):
+            readings.notices = said
+        rest = iter(read)
+        return [next(rest) if readings is None else readings for readings in answer]

@@ -160,8 +160,10 @@ function show({readings = [], glyph = null, milliseconds, error, notices = [], i
   $("glyph").alt = glyph ? "The character as the network gets it" : "Nothing yet";
   const doubt = is_character === false ? "Hardly a character. " : "";
   const time = milliseconds === undefined ? "" : `Read in ${milliseconds.toFixed(0)} ms`;
-  say(error ?? doubt + notices.map(notice => notice + ". ").join("") + time, error);
+  say(error ?? doubt + notices.map(sentence).join("") + time, error);
 }
+
+function sentence(text) { return text[0].toUpperCase() + text.slice(1) + ". "; }
 
 function say(text, error) {
   $("status").textContent = text;

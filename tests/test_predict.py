@@ -258,14 +258,43 @@ def test_pipes_and_languages(weights, pictures):
     assert done.stderr == b""
 
 
-def test_debug_writes_what_the_network_got(weights, pictures, tmp_path):
-    done = call_script(
-        "predict.py", pictures, "--checkpoint", weights, "--debug", tmp_path / "look"
-    )
+def several() -> np.ndarray:
+    """Return a page with three characters between two ruled lines."""
+    row = np.full((300, 700), 255, np.uint8)
+    row[[60, 61, 240, 241]] = 0
+    for i, character in enumerate("大十人"):
+        ink = bitmap(character, 1300)
+        h, w = ink.shape
+        row[150 - h // 2 : 150 - h // 2 + h, 120 + 200 * i : 120 + 200 * i + w] = ink
+    return cv2.GaussianBlur(row, (3, 3), 0) // 2 + 100
+
+
+def test_debug_writes_what_was_read_and_what_was_left_out(weights, pictures, tmp_path):
+    cv2.imencode(".png", several())[1].tofile(pictures / "9.png")
+    look = tmp_path / "look"
+    done = call_script("predict.py", pictures, "--checkpoint", weights, "--debug", look)
     assert done.returncode == 0, done.stderr
-    glyph = cv2.imdecode(np.fromfile(tmp_path / "look" / "0001_1.png", np.uint8), -1)
-    expected = Recognizer.from_checkpoint(weights).glyph(pictures / "1.png")
-    assert np.array_equal(glyph[::4, ::4], expected) and glyph.shape == (128, 128)
+    recognizer = Recognizer.from_checkpoint(weights)
+    for name in ("0001_1", "0006_9"):
+        found = recognizer.find(pictures / f"{name[5:]}.png")
+        glyph, view = (
+            cv2.imdecode(np.fromfile(look / f"{name}_{kind}.png", np.uint8), -1)
+            for kind in ("glyph", "view")
+        )
+        assert np.array_equal(glyph[::4, ::4], found.glyph) and glyph.shape == (128, 128)
+        assert np.array_equal(view, found.view()) and (view[..., 1] != view[..., 0]).any()
+
+
+def test_says_that_there_are_more_characters(weights, pictures):
+    path = pictures / "9.png"
+    cv2.imencode(".png", several())[1].tofile(path)
+    readings = Recognizer.from_checkpoint(weights).recognize([path, pictures / "1.png"])
+    (notice,) = readings[0].notices
+    assert "more characters" in notice and list(readings[1].notices) == []
+    done = call_script("predict.py", pictures, "--checkpoint", weights, "--json")
+    notices = [element["notices"] for element in json.loads(done.stdout)]
+    assert notices == [[]] * 6 + [[notice]]
+    assert done.returncode == 0 and done.stderr.splitlines() == [f"{path}: {notice}"]
 
 
 def test_shipped_weights_read_the_samples():

@@ -27,7 +27,8 @@ import numpy as np
 
 from config import add_arguments, default_checkpoint, from_arguments
 from jobs.command import command, printable, sentence
-from picture import PICTURE_SUFFIXES, Found, decode_picture
+from picture import PICTURE_SUFFIXES, decode_picture
+from picture.glyph import Found
 from recognizer import Readings, Recognizer
 
 BATCH = 64

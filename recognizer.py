@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from picture import Found, find_glyph, read_picture
+from picture import find_glyph, read_picture
+from picture.glyph import Found
 
 if TYPE_CHECKING:
     import torch

@@ -95,10 +95,10 @@ class Value:
     def __and__(self, other: Value) -> Value:
         return self.node("And", other)
 
-    def unless(self, yes: Value, no: Callable[[], Value]) -> Value:
-        """Return `yes` if this (one bool) is true, else what `no` adds, which runs only then."""
+    def choose(self, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
+        """Return what `yes` adds if this (one bool) is true, else what `no` adds; one runs."""
         outside, branches = self.graph.nodes, []
-        for branch in (lambda: yes.node("Identity"), no):
+        for branch in (yes, no):
             self.graph.nodes = []
             result = helper.make_tensor_value_info(branch().name, TensorProto.FLOAT, None)
             branches.append(helper.make_graph(self.graph.nodes, result.name, [], [result]))

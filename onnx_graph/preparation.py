@@ -53,16 +53,17 @@ def prepare(picture: Value, size: int) -> Value:
     """
     height, width = (picture.node("Shape", start=i, end=i + 1).float() for i in (2, 3))  # (1,)
     ink = to_ink(picture.node("Squeeze", np.array([1])).float(), height, width)  # (N,H,W)
-    darkest = ink.max(1).max(2)  # (N,1,1)
-    edge = ink * 20 > darkest * 3  # picture.INK_EDGE, exactly
-    marked = edge.float()
-    top, bottom = span(marked.max(2).node("Squeeze", np.array([2])))  # (N,1,1)
-    left, right = span(marked.max(1).node("Squeeze", np.array([1])))
+    of_rows, of_columns = ink.max(2), ink.max(1)  # (N,H,1), (N,1,W)
+    darkest = of_columns.max(2)  # (N,1,1)
+    edge = darkest * 3  # picture.INK_EDGE, exactly, for twenty times the ink
+    top, bottom = span((of_rows * 20 > edge).node("Squeeze", np.array([2])))  # (N,1,1)
+    left, right = span((of_columns * 20 > edge).node("Squeeze", np.array([1])))
     scale = (size - 2 * (size // 32)) / (bottom - top).at_least(right - left)
-    rows = resampling(top, bottom, scale, height, size)  # (N,S,H)
-    columns = resampling(left, right, scale, width, size)  # (N,S,W)
-    small = (rows @ ink @ columns.transpose(0, 2, 1)).node("Round")  # (N,S,S)
-    return level(small * (darkest >= 10).float())
+    rows, row_gain = resampling(top, bottom, scale, height, size)  # (N,S,H)
+    columns, column_gain = resampling(left, right, scale, width, size)  # (N,S,W)
+    gain = row_gain * column_gain * (darkest >= 10).float()
+    small = rows @ ink @ columns.transpose(0, 2, 1) * gain  # (N,S,S)
+    return level(small.node("Round"))
 
 
 def histogram(values: Value) -> Value:
@@ -89,24 +90,23 @@ def to_ink(grey: Value, height: Value, width: Value) -> Value:
 
     height and width are (1,) float32.
     """
-    counts = histogram(grey)
-    clean = is_clean(counts / counts.sum(), height, width)  # (N,1)
-    scan = 255 - grey
-    lifted = clean.all().unless(scan, lambda: lift(grey, height, width))
-    return clean.node("Unsqueeze", LAST).where(scan, lifted)
+    clean = is_clean(grey, height, width)  # (N,1,1)
+    return clean.all().choose(
+        lambda: 255 - grey, lambda: clean.where(255 - grey, lift(grey, height, width))
+    )
 
 
-def is_clean(share: Value, height: Value, width: Value) -> Value:
-    """Return whether pictures with histograms (N,256) are clean scans, (N,1): picture.is_clean."""
+def is_clean(grey: Value, height: Value, width: Value) -> Value:
+    """Return whether pictures (N,H,W) are clean scans, (N,1,1): picture.is_clean."""
 
-    def within(first: int, end: int) -> Value:
-        chosen = np.isin(BINS, range(first, end))
-        return share @ chosen.astype(np.float32).T
+    def share(chosen: Value) -> Value:
+        return chosen.float().node("ReduceMean", axes=[1, 2], keepdims=1)
 
     strip = height.at_least(width) > height.at_most(width) * 2.5
     needed = strip.where(STRIP_PAPER, DENSE_PAPER)
-    needed = (within(0, 24) >= 0.5).where(CLEAN_PAPER, needed)
-    return (within(236, 255) <= CLEAN_NEAR_PAPER) & (within(255, 256) >= needed)
+    needed = (share(grey < 24) >= 0.5).where(CLEAN_PAPER, needed)
+    paper = share(grey >= 255)
+    return (share(grey >= 236) - paper <= CLEAN_NEAR_PAPER) & (paper >= needed)
 
 
 def lift(grey: Value, height: Value, width: Value) -> Value:
@@ -177,34 +177,36 @@ def enlarge(few: Value, count: int, height: Value, width: Value) -> Value:
 
 
 def span(marked: Value) -> tuple[Value, Value]:
-    """Return begin and end (N,1,1) of what is 1 in (N,L), 0 elsewhere."""
+    """Return begin and end (N,1,1) of what is true in (N,L)."""
+    marked = marked.float()
     first, last = (marked.node("ArgMax", axis=1, select_last_index=i).float() for i in (0, 1))
     return first.node("Unsqueeze", LAST), last.node("Unsqueeze", LAST) + 1
 
 
-def resampling(begin: Value, end: Value, scale: Value, side: Value, size: int) -> Value:
+def resampling(
+    begin: Value, end: Value, scale: Value, side: Value, size: int
+) -> tuple[Value, Value]:
     """Return weights (N,S,L) that bring pixels begin...end of a side to its place in the glyph.
 
-    As cv2.resize: the area that two pixels share where the picture gets smaller, and else a linear
-    course between centres.
+    And the gain (N,1,1) that they still lack. As cv2.resize: the area that two pixels share where
+    the picture gets smaller, and else a linear course between centres. Both fall with the distance
+    of the centres, and are 1 at most.
 
     Args:
         begin, end, scale: (N,1,1); glyph pixels a pixel.
         side: L, of the picture, (1,) float32.
     """
-    pixel = side.range()  # (L,)
     place = np.arange(size, dtype=np.float32)[:, None]  # (S,1)
     count = ((end - begin) * scale).node("Round").at_least(1)
     first = ((size - count) * 0.5).node("Floor")
     step = (end - begin) / count  # pixels of the picture in one of the glyph
-    low = (place - first) * step + begin  # (N,S,1)
-    high = low + step
-    shared = (pixel + 1).at_most(high.at_most(end)) - pixel.at_least(low.at_least(begin))
-    area = shared.node("Relu") / step
-    centre = ((low + high) * 0.5 - 0.5).at_least(begin).at_most(end - 1)
+    smaller = scale < 1
+    centre = (place - first) * step + (begin + step * 0.5 - 0.5)  # (N,S,1), of pixel 0 at 0
+    centre = smaller.where(centre, centre.at_least(begin).at_most(end - 1))
     inside = (place >= first) & (place < first + count)
-    linear = (1 - (pixel - inside.where(centre, -9.0)).node("Abs")).node("Relu")
-    return (scale < 1).where(area, linear)
+    apart = (side.range() - inside.where(centre, -1e6)).node("Abs")
+    reach = smaller.where(step * 0.5 + 0.5, 1.0)
+    return (reach - apart).clip(0, 1), smaller.where(1 / step, 1.0)
 
 
 def level(ink: Value) -> Value:

@@ -119,6 +119,19 @@ def bitmap(character: str, writer: int, sample: int = 0) -> np.ndarray:
     return synthesis.render(character, hand, np.random.default_rng([writer, sample]))
 
 
+def several() -> np.ndarray:
+    """Return a page (300,300) with a character in a frame, and others around it."""
+    paper = np.full((300, 300), 255, np.uint8)
+    for y, x, side in ((105, 105, 90), (5, 5, 50), (5, 245, 50), (245, 5, 50), (245, 245, 50)):
+        ink = bitmap("大" if side == 90 else "人", 1300)
+        scale = side / max(ink.shape)
+        ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        paper[y : y + ink.shape[0], x : x + ink.shape[1]] = ink
+    cv2.rectangle(paper, (80, 80), (220, 220), 90, 2)
+    noise = np.random.default_rng(0).normal(0, 2, paper.shape)
+    return (paper * 0.85 + 20 + noise).clip(0, 255).astype(np.uint8)
+
+
 def write_tree(
     root: Path, writers: range, characters: str = CHARACTERS, samples: int = 2, name=folder_name
 ) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script
+from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script, several
 
 import checkpoint
 from config import DEFAULT_CHECKPOINT
@@ -256,17 +256,6 @@ def test_pipes_and_languages(weights, pictures):
     assert done.returncode == 0 and any(c in done.stdout.decode("utf-8") for c in CHARACTERS)
     done = subprocess.run(f"{shlex.join(command)} | true", shell=True, capture_output=True)
     assert done.stderr == b""
-
-
-def several() -> np.ndarray:
-    """Return a page with three characters between two ruled lines."""
-    row = np.full((300, 700), 255, np.uint8)
-    row[[60, 61, 240, 241]] = 0
-    for i, character in enumerate("大十人"):
-        ink = bitmap(character, 1300)
-        h, w = ink.shape
-        row[150 - h // 2 : 150 - h // 2 + h, 120 + 200 * i : 120 + 200 * i + w] = ink
-    return cv2.GaussianBlur(row, (3, 3), 0) // 2 + 100
 
 
 def test_debug_writes_what_was_read_and_what_was_left_out(weights, pictures, tmp_path):

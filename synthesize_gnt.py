@@ -35,7 +35,7 @@ from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
-SETTINGS, VERSION = "synthesis.json", 2  # one more whenever equal settings draw other bytes
+SETTINGS, VERSION = "synthesis.json", 3  # one more whenever equal settings draw other bytes
 CELL = 80  # px of a character on a sheet
 
 

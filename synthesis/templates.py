@@ -48,17 +48,39 @@ class Template:
 
     points: np.ndarray  # (N,) complex
     owner: np.ndarray  # (N,) stroke of each point
-    local: np.ndarray  # (N,) complex: points less the centre of their stroke
+    place: np.ndarray  # (N,) of each point in its stroke, 0..1
     piece: np.ndarray  # (N,) straight piece of a stroke that each point belongs to
     along: np.ndarray  # (N,) place of a point within its piece, -0.5..0.5
     kind: np.ndarray  # (m,) of each piece, see KINDS
+    stroke: np.ndarray  # (m,) of each piece
     centre: np.ndarray  # (n,) complex, of each stroke
-    length: np.ndarray  # (n,) of the chord
     first: np.ndarray  # (n,) index of each stroke's first point
     last: np.ndarray  # (n,)
     hook: np.ndarray  # (n,) index where the end hook starts, `last` where there is none
     radical: np.ndarray  # (n,) bool
     radius: np.ndarray | None = None  # (N,) em, of fonts only
+
+    @functools.cached_property
+    def steps(self) -> np.ndarray:
+        """(N,) complex: the way to each point from the one before."""
+        return np.diff(self.points, prepend=self.points[0])
+
+    @functools.cached_property
+    def parted(self) -> bool:
+        """Whether some strokes are the radical, and some are not."""
+        return 0 < self.radical.sum() < len(self.radical)
+
+    def stroke_means(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean (n,) of values (N,) over the points of each stroke, gaps left out."""
+        return np.add.reduceat(values, self._bounds)[::2] / self._size
+
+    @functools.cached_property
+    def _bounds(self) -> np.ndarray:
+        return np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]
+
+    @functools.cached_property
+    def _size(self) -> np.ndarray:
+        return self.last - self.first + 1
 
 
 class Component(NamedTuple):
@@ -175,35 +197,32 @@ def cross(one: np.ndarray, other: np.ndarray) -> bool:
 
 def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:
     """Join strokes to a template, with room for the ways between them."""
-    count = np.array([len(stroke.points) for stroke in strokes])
-    first = np.concatenate([[0], np.cumsum(count[:-1] + GAP)])
-    last = first + count - 1
     runs = [run for stroke in strokes for run in (stroke.points, NO_POINTS)][:-1]
     low, high = box(np.concatenate(runs[::2]))
     points = np.concatenate(runs) - (low + high) / 2
+    size = np.array([len(stroke.points) for stroke in strokes])
+    first = np.concatenate([[0], np.cumsum(size[:-1] + GAP)])
+    last = first + size - 1
     owner = np.repeat(np.arange(len(strokes)), np.diff(np.append(first, len(points))))
-    bounds = np.stack([first, last + 1], axis=1).ravel()[:-1]
-    centre = np.add.reduceat(points, bounds)[::2] / count
-    chord = points[last] - points[first]
-    length = np.abs(chord) + 1e-6
-    before, pieces = 0, []
-    for stroke in strokes:
-        pieces += [stroke.piece + before, np.full(GAP, stroke.piece[-1] + before)]
-        before += stroke.piece[-1] + 1
-    piece = np.concatenate(pieces[:-1])
-    start = np.searchsorted(piece, np.arange(before))
-    inner = np.searchsorted(piece[last], np.arange(before))  # stroke of each piece
-    end = np.minimum(np.append(start[1:], len(piece)) - 1, last[inner])
-    along = (np.arange(len(piece)) - start[piece]) / np.maximum(end - start, 1)[piece] - 0.5
+    index = np.arange(len(points))
+    centre = [points[i : j + 1].mean() for i, j in zip(first, last, strict=True)]
+    count = np.array([stroke.piece[-1] + 1 for stroke in strokes])  # straight pieces
+    before = np.cumsum(count) - count
+    within = [part for stroke in strokes for part in (stroke.piece, GAP * [stroke.piece[-1]])]
+    piece = np.concatenate(within[:-1]) + before[owner]
+    stroke = np.repeat(np.arange(len(strokes)), count)
+    start = np.searchsorted(piece, np.arange(count.sum()))
+    end = np.minimum(np.append(start[1:], len(piece)) - 1, last[stroke])
+    along = (index - start[piece]) / np.maximum(end - start, 1)[piece] - 0.5
     return Template(
         points=points,
         owner=owner,
-        local=points - centre[owner],
+        place=np.minimum((index - first[owner]) / np.maximum(size - 1, 1)[owner], 1),
         piece=piece,
         along=np.minimum(along, 0.5),
-        kind=kind_of(points[end] - points[np.maximum(start - 1, first[inner])]),
-        centre=centre,
-        length=length,
+        kind=kind_of(points[end] - points[np.maximum(start - 1, first[stroke])]),
+        stroke=stroke,
+        centre=np.array(centre),
         first=first,
         last=last,
         hook=first + [stroke.hook for stroke in strokes],
@@ -494,12 +513,12 @@ def font_template(font, character: str, size: float) -> Template | None:
     return Template(
         points=points,
         owner=owner,
-        local=points - centre[owner],
+        place=np.zeros(len(points)),
         piece=owner,
         along=np.zeros(len(points)),
         kind=np.full(count, KINDS.index("whole")),
+        stroke=np.arange(count),
         centre=centre,
-        length=np.ones(count),
         first=np.zeros(count, np.int64),
         last=np.zeros(count, np.int64),
         hook=np.zeros(count, np.int64),

@@ -39,14 +39,16 @@ from synthesis.templates import (
 )
 
 HARD = (0.6, 1.5)  # range from which a writer's unsteadiness is drawn
-# Per kind of stroke (横 竖 撇 捺 点 提, and parts of font glyphs): fitted to real pen paths.
-MEAN_TURN = np.array([-0.08, 0.06, 0.02, 0.0, 0.0, 0.1, 0.0])  # radians, > 0 is clockwise
-SPREAD_TURN = np.array([1.2, 1.1, 2.0, 2.4, 4.2, 1.8, 0.4])  # of a writer's `turn`
-MEAN_LENGTH = np.array([0.0, 0.02, 0.0, 0.0, 0.15, -0.1, 0.0])  # log
-SPREAD_LENGTH = np.array([1.9, 1.6, 3.3, 2.8, 5.0, 2.0, 0.4])  # of a writer's `stretch`
-MEAN_BOW = np.array([0.0, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0])
-SPREAD_BOW = np.array([1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0])  # of a writer's `bow_spread`
-DOT = 4
+# Fitted to real pen paths, per kind of stroke (横 竖 撇 捺 点 提, and parts of font glyphs).
+OF_KIND = np.array([
+    [-0.08, 0.06, 0.02, 0.0, 0.0, 0.1, 0.0],  # mean turn, radians, > 0 is clockwise
+    [1.2, 1.1, 2.0, 2.4, 4.2, 1.8, 0.4],  # its spread, of a writer's `turn`
+    [0.0, 0.02, 0.0, 0.0, 0.0, -0.1, 0.0],  # mean length, log
+    [1.9, 1.6, 3.3, 2.8, 5.0, 2.0, 0.4],  # its spread, of a writer's `stretch`
+    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],  # whether it has the length of a writer's `dots`
+    [0.0, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0],  # mean bow
+    [1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0],  # its spread, of a writer's `bow_spread`
+]).T.copy()  # fmt: skip
 GAP_INDEX = np.arange(1, GAP + 1)
 GAP_PLACE = GAP_INDEX / (GAP + 1)  # of the points between two strokes, 0..1
 GAP_ARCH = np.sin(np.pi * GAP_PLACE)
@@ -217,80 +219,87 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
 
     An affine map of the plane is z -> a z + b conj(z) + c.
     """
-    haste = np.exp(writer.haste * np.clip(rng.standard_normal(), -2, 2))
-    count = len(template.length)
+    haste = np.exp(writer.haste * min(max(rng.standard_normal(), -2.0), 2.0))
+    count = len(template.first)
     loose = haste if template.radius is None else 0.4  # the parts of a glyph are whole components
-    z = rng.standard_normal((2, count))
-    centre = template.centre + (loose * writer.shift) * (z[0] + 1j * z[1])
+    centre = template.centre + (loose * writer.shift) * complex_normal(rng, (count,))
     local = bend(template, writer, haste, rng)
 
     group = groups_of(template, rng)
-    groups = int(group.max()) + 1
-    a, b, c = rng.standard_normal((3, groups)) + 1j * rng.standard_normal((3, groups))
+    number = np.bincount(group)
+    groups = len(number)
+    a, b, c = complex_normal(rng, (3, groups))
     a = 1 + haste * writer.component_stretch * 0.7 * (a.real + 0.3j * a.imag)
     b = haste * writer.component_stretch * 0.7 * (b.real + 0.6j * b.imag)
-    member = group == np.arange(groups)[:, None]
-    middle = member @ centre / np.maximum(member.sum(axis=1), 1)
+    middle = np.bincount(group, centre.real) + 1j * np.bincount(group, centre.imag)
+    middle /= np.maximum(number, 1)
     from_middle = centre - middle[group]
     home = (middle + haste * writer.component_shift * c)[group]
     home += a[group] * from_middle + b[group] * from_middle.conj()
 
-    owner = template.owner
-    placed = a[group][owner] * local + b[group][owner] * local.conj() + home[owner]
+    group = group[template.owner]
+    placed = a[group] * local + b[group] * local.conj() + home[template.owner]
+    x, y = placed.real.copy(), placed.imag.copy()
     # A smooth warp: plane waves of up to 1.4 periods an em, more of them for the stiff glyphs.
+    at_x, at_y = template.points.real, template.points.imag
     for _ in range(2 if template.radius is None else 4):
-        wave = complex(*rng.uniform(-2.8 * np.pi, 2.8 * np.pi, 2))
-        height = writer.warp * complex(*rng.standard_normal(2))
-        placed += height * np.sin((template.points * wave).real + rng.uniform(0, 2 * np.pi))
+        across, down, phase = rng.random(3)
+        wave = np.sin(
+            (across - 0.5) * (5.6 * np.pi) * at_x
+            + ((down - 0.5) * (5.6 * np.pi) * at_y + 2 * np.pi * phase)
+        )
+        x += writer.warp * rng.standard_normal() * wave
+        y += writer.warp * rng.standard_normal() * wave
 
     z = rng.standard_normal(2)
-    x, y = placed.real, placed.imag - writer.rise * placed.real
-    x = x - writer.slant * y
-    placed = (x + 1j * y) * np.exp(1j * (writer.rotation + 0.02 * z[0]))
+    angle = writer.rotation + 0.02 * z[0]
     wide = np.sqrt(writer.aspect * np.exp(writer.unsteady_aspect * z[1]))
-    return placed.real * wide + 1j * (placed.imag / wide)
+    y -= writer.rise * x
+    x -= writer.slant * y
+    posed = np.empty(len(x), complex)
+    posed.real = (np.cos(angle) * wide) * x - (np.sin(angle) * wide) * y
+    posed.imag = (np.sin(angle) / wide) * x + (np.cos(angle) / wide) * y
+    return posed
+
+
+def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw complex numbers whose two parts are normal with variance 1."""
+    return rng.standard_normal((*shape, 2)).view(complex)[..., 0]
 
 
 def bend(template: Template, writer: Writer, haste: float, rng: np.random.Generator) -> np.ndarray:
-    """Turn, stretch and bend the straight pieces of the strokes; `local` (N,) of the template.
+    """Turn, stretch and bend the straight pieces of the strokes: points (N,) around their means.
 
     The pen's steps are multiplied by exp(length + i angle), as the hand would lead it astray, and
     summed up again, so that the pieces of a stroke stay together.
     """
-    kind = template.kind
-    z = rng.standard_normal((5, len(kind)))
-    count = len(template.length)
-    whole = rng.standard_normal((2, count))
-    first = template.piece[template.first] if template.radius is None else np.arange(count)
-    of = np.repeat(np.arange(count), np.diff(np.append(first, len(kind))))  # stroke of a piece
-    turn = MEAN_TURN[kind] + haste * writer.turn * SPREAD_TURN[kind] * (
-        0.8 * z[0] + 0.6 * whole[0][of]
-    )
-    length = haste * writer.stretch * SPREAD_LENGTH[kind] * (0.8 * z[1] + 0.6 * whole[1][of])
-    length = np.clip(length, -1.2, 0.8)
-    length += np.where(kind == DOT, np.log(writer.dots), MEAN_LENGTH[kind])
+    mean_turn, turn, mean_length, length, dot, mean_bow, bow = OF_KIND[template.kind].T
+    z = rng.standard_normal((3, len(turn)))
+    whole = complex_normal(rng, (len(template.first),))[template.stroke]
+    turn = mean_turn + (haste * writer.turn) * turn * (0.8 * z[0] + 0.6 * whole.real)
+    length = (haste * writer.stretch) * length * (0.8 * z[1] + 0.6 * whole.imag)
+    length = np.minimum(np.maximum(length, -1.2), 0.8) + np.log(writer.dots) * dot
+    length = np.exp(length + mean_length)
     if template.radius is not None:
-        return np.exp(length + 1j * turn)[template.owner] * template.local
-    bow = 8 * (writer.bow + MEAN_BOW[kind] + haste * writer.bow_spread * SPREAD_BOW[kind] * z[2])
-    factor = np.exp(
-        (length + 1j * turn)[template.piece] + 1j * bow[template.piece] * template.along
-    )
-    steps = np.diff(template.points, prepend=template.points[0]) * factor
-    points = np.cumsum(steps)
-    bounds = np.stack([template.first, template.last + 1], axis=1).ravel()[:-1]
-    size = template.last - template.first + 1
-    return points - (np.add.reduceat(points, bounds)[::2] / size)[template.owner]
+        factor = length * np.exp(1j * turn)
+        return factor[template.owner] * (template.points - template.centre[template.owner])
+    bow = 8 * (writer.bow + mean_bow + (haste * writer.bow_spread) * bow * z[2])
+    angle = turn[template.piece] + bow[template.piece] * template.along
+    factor = np.empty(len(angle), complex)
+    factor.real, factor.imag = np.cos(angle), np.sin(angle)
+    points = np.cumsum(template.steps * (length[template.piece] * factor))
+    return points - template.stroke_means(points)[template.owner]
 
 
 def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
     """Group strokes (n,) that move together: the radical and the rest, or cuts in their order."""
-    count = len(template.length)
+    count = len(template.radical)
     if count < 4:
         return np.zeros(count, np.int64)
     chance = rng.random(6)
     cuts = (1 + chance[:3] * (count - 1)).astype(int)
     index = np.arange(count)
-    if chance[3] < 0.7 and template.radical.any() and not template.radical.all():
+    if chance[3] < 0.7 and template.parted:
         group = template.radical.astype(np.int64)
     else:
         group = (index >= cuts[0]).astype(np.int64)
@@ -314,8 +323,10 @@ def trace(
     points, link, width = path(template, points, em, writer, rng)
     wave = rng.uniform(0.12, 0.35) * np.arange(len(points)) + rng.uniform(0, 2 * np.pi)
     width *= taper(link, writer) * (1 + writer.pressure * np.sin(wave))
-    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(points)) * link)])
-    at = np.linspace(0, along[-1], int(along[-1]) + 2)
+    along = np.zeros(len(points))
+    np.cumsum(np.abs(points[1:] - points[:-1]) * link, out=along[1:])
+    count = int(along[-1]) + 2
+    at = np.arange(count) * (along[-1] / (count - 1))
     return np.interp(at, along, points), np.maximum(np.interp(at, along, width), 0.42)
 
 
@@ -323,11 +334,11 @@ def path(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Join and round the strokes: points (N,), `link` (N - 1,) pen down between two, width (N,)."""
-    count = len(template.length)
+    count = len(template.first)
     chance = rng.random((4, count))
     last = np.where(chance[0] < writer.hookless, template.hook, template.last)
-    index = np.arange(len(points))
-    points = points[np.minimum(index, last[template.owner])]
+    until = np.minimum(np.arange(len(points)), last[template.owner])
+    points = points[until]
     down = np.ones(len(points), bool)
     width = np.ones(len(points))
     if count > 1:
@@ -336,14 +347,14 @@ def path(
         border = template.radical[1:] != template.radical[:-1]
         drawn = drawn_share(way / em, border, chance[1:3, 1:], writer)[:, None]
         bend = 0.12j * rng.standard_normal(count - 1)
-        points = hasten(template, points, last, way * (drawn == 1)[:, 0], rng)
+        points += hasten(template, until, way * (drawn[:, 0] == 1), rng)
         leave = points[last[:-1]]
         way = points[template.first[1:]] - leave
         gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
         points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + bend[:, None] * GAP_ARCH)
         down[gap] = drawn >= GAP_PLACE
         width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
-    if count > 4 and (chance[3] < writer.skip).any():
+    if count > 4 and chance[3].min() < writer.skip:
         down &= (chance[3] >= writer.skip)[template.owner]
     link = down[1:] & down[:-1]
     smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
@@ -351,22 +362,16 @@ def path(
 
 
 def hasten(
-    template: Template,
-    points: np.ndarray,
-    last: np.ndarray,
-    way: np.ndarray,
-    rng: np.random.Generator,
+    template: Template, until: np.ndarray, way: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Cut joined strokes short: draw their ends (N,) along the ways (n - 1,) to each other."""
-    count = len(way) + 1
-    share = 0.3 * rng.random((2, count - 1))
-    ahead, back = np.zeros((2, count), complex)
-    ahead[:-1] = share[0] * way
-    back[1:] = -share[1] * way
-    size = np.maximum(last - template.first, 1)
-    owner = template.owner
-    along = np.minimum((np.arange(len(points)) - template.first[owner]) / size[owner], 1)
-    return points + ahead[owner] * along**2 + back[owner] * (1 - along) ** 2
+    """Cut joined strokes short: shift (N,) their ends along the ways (n - 1,) to each other.
+
+    `until` (N,) is the index of the template's point that each point is drawn at.
+    """
+    ahead, back = np.zeros((2, len(way) + 1), complex)
+    ahead[:-1], back[1:] = 0.3 * rng.random((2, len(way))) * way
+    place, owner = template.place[until], template.owner
+    return ahead[owner] * place**2 - back[owner] * (1 - place) ** 2
 
 
 def drawn_share(
@@ -378,7 +383,7 @@ def drawn_share(
     0..1. The law is a logistic regression on pen paths of 84 people.
     """
     x, y = way.real, way.imag
-    far = np.where(y < 0, -3.5 * y, 0.3 * y) + np.where(x < 0, -4.5 * x, 3 * x)
+    far = np.maximum(-3.5 * y, 0.3 * y) + np.maximum(-4.5 * x, 3 * x)
     join = 1 / (1 + np.exp(far + 0.55 * border - 1.3 - writer.joining))
     tail = (chance[1] < writer.tails / 2) & (np.abs(way) < 0.7)
     share = np.where(tail, 0.15 + 0.6 * chance[1], 0.01)
@@ -398,11 +403,13 @@ def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
 
 def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
     """Return the pen width (N,) as the pen lands at the start of a run and leaves at its end."""
-    index = np.arange(len(link) + 1)
-    start = np.concatenate([[True], ~link])
-    since = index - np.maximum.accumulate(np.where(start, index, 0))
-    end = np.concatenate([~link, [True]])
-    until = np.minimum.accumulate(np.where(end, index, len(link))[::-1])[::-1] - index
+    count = len(link) + 1
+    index = np.arange(count)
+    cuts = (~link).nonzero()[0] + 1
+    bounds = np.concatenate([[0], cuts, [count]])
+    length = bounds[1:] - bounds[:-1]
+    since = index - np.repeat(bounds[:-1], length)
+    until = np.repeat(bounds[1:] - 1, length) - index
     landing = np.minimum(1, writer.start + (1 - writer.start) / 4 * since)
     return landing * np.minimum(1, writer.end + (1 - writer.end) / 6 * until)
 
@@ -424,16 +431,26 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     cell = np.rint(points.imag).astype(np.int32) * w + np.rint(points.real).astype(np.int32)
     paper = np.ones(h * w, np.uint8)
     paper[cell] = 0
-    point_at = np.empty(h * w, np.int32)
-    point_at[cell] = np.arange(len(cell))
     _, label = cv2.distanceTransformWithLabels(
         paper.reshape(h, w), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    # Labels count the pixels of the path from 1, row by row.
-    nearest = np.append(0, point_at[np.flatnonzero(paper == 0)])
-    pixel = np.arange(w, dtype=np.float32) + 1j * np.arange(h, dtype=np.float32)[:, None]
-    away = points[nearest][label] - pixel
+    labels = label.reshape(-1)[cell]
+    nearest = np.zeros(labels.max() + 1, np.int64)  # point of each label
+    nearest[labels] = np.arange(len(cell))
+    away = points[nearest][label] - pixels(h, w)
     return radius.astype(np.float32)[nearest][label] - np.sqrt(away.real**2 + away.imag**2)
+
+
+def pixels(height: int, width: int) -> np.ndarray:
+    """Return the places (height, width) complex64 of the pixels of a picture."""
+    side = 1 << (max(height, width) - 1).bit_length()
+    return square_of_pixels(side)[:height, :width]
+
+
+@functools.cache
+def square_of_pixels(side: int) -> np.ndarray:
+    line = np.arange(side, dtype=np.float32)
+    return line + 1j * line[:, None]
 
 
 @functools.cache
@@ -452,20 +469,21 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     So are the images of HWDB: background removed, contrast stretched, cropped.
     """
     h, w = inside.shape
-    cover = np.clip(inside * (1 / writer.edge) + 0.5, 0, 1)
+    cover = np.minimum(np.maximum(inside * (1 / writer.edge) + 0.5, 0), 1)
     texture = grain_texture()
     top, left = rng.integers(0, 1024 - h), rng.integers(0, 1024 - w)
     grey = 255 - cover * (255 - writer.ink)
     grey += texture[top : top + h, left : left + w] * (writer.grain * np.minimum(1, 2 * cover))
     inked = (cover > 0.05) & (grey < writer.cut)
-    if not inked.any():
+    left, top, w, h = cv2.boundingRect(inked.view(np.uint8))
+    if h == 0:
         inked = cover >= cover.max()
-    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
-    crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        left, top, w, h = cv2.boundingRect(inked.view(np.uint8))
+    crop = np.s_[top : top + h, left : left + w]
     grey, inked = grey[crop], inked[crop]
     darkest = writer.ink - 1.3 * writer.grain
     grey = (grey - darkest) * (255 / (255 - darkest))
-    return np.where(inked, np.clip(grey, 0, 254), 255).astype(np.uint8)
+    return np.where(inked, np.minimum(np.maximum(grey, 0), 254), 255).astype(np.uint8)
 
 
 def drawable(characters: Sequence[str], fonts: Fonts | None = None) -> None:

@@ -141,7 +141,7 @@ def test_components_are_found_where_they_are():
 
 def test_an_abbreviation_changes_its_component_alone():
     printed, short = stroke_template("江"), stroke_template("江", (2,))
-    assert len(printed.length) == 6 and len(short.length) == 4  # three dots in one stroke
+    assert len(printed.first) == 6 and len(short.first) == 4  # three dots in one stroke
     rest = printed.points[printed.owner >= 3], short.points[short.owner >= 1]
     shift = rest[0] - rest[1]
     assert np.abs(shift - shift[0]).max() < 1e-9
@@ -218,7 +218,7 @@ def test_coarse_drawings_are_black_or_white():
         assert set(np.unique(bitmap)) <= {0, 255} and 18 < max(bitmap.shape) < 70
         assert cv2.connectedComponents((bitmap == 0).astype(np.uint8))[0] < 10  # nothing crumbles
         shares.append((bitmap == 0).mean())
-    assert min(shares) < 0.2 and max(shares) > 0.45  # thin pens and thick ones
+    assert min(shares) < 0.2 and max(shares) > 0.4  # thin pens and thick ones
 
 
 def test_hasty_hands_join_more():
@@ -456,7 +456,7 @@ def test_files_are_sound_and_their_names_tell_the_split(tmp_path):
 
 def test_a_killed_run_goes_on(tmp_path):
     out = tmp_path / "cut"
-    settings = ("--classes", 12, "--writers", 4, "--test-writers", 0, "--paper", 0.5)
+    settings = ("--classes", 6, "--writers", 3, "--test-writers", 0, "--paper", 0.5)
     synthesize(*settings, "--out", tmp_path / "whole")
     whole, left = contents(tmp_path / "whole"), []
 

@@ -28,8 +28,8 @@ def pack(tmp_path):
     return open_pack(write_tree(tmp_path / "t", range(1001, 1004), "一十口", 1), 32, workers=1)
 
 
-def write_onnx(path, classes: int = 4, metadata: dict | None = None):
-    """Write a linear teacher of (N,1,16,16) and return its weight and bias."""
+def write_onnx(path, classes: int = 4, metadata: dict | None = None, shape=(1, SIDE, SIDE)):
+    """Write a linear teacher of (N,*shape) and return its weight and bias."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnx2torch")
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def write_onnx(path, classes: int = 4, metadata: dict | None = None):
             onnx.helper.make_node("Gemm", ["flat", "w", "b"], ["y"], transB=1),
         ],
         "teacher",
-        [value("x", onnx.TensorProto.FLOAT, ["N", 1, SIDE, SIDE])],
+        [value("x", onnx.TensorProto.FLOAT, ["N", *shape])],
         [value("y", onnx.TensorProto.FLOAT, ["N", classes])],
         [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(bias, "b")],
     )
@@ -97,6 +97,13 @@ def test_errors_name_the_option(given, metadata, said):
     with pytest.raises(ValueError, match=said) as caught:
         expectations(given, metadata)
     assert "--teacher-input" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, SIDE, SIDE // 2), (1, "S", "S"), (SIDE, SIDE), (SIDE,)])
+def test_an_onnx_teacher_takes_squares_of_a_known_side(tmp_path, shape):
+    write_onnx(tmp_path / "t.onnx", metadata={"classes": json.dumps(CLASSES)}, shape=shape)
+    with pytest.raises(ValueError, match="expected \\(N, 1, S, S\\)"):
+        load_teacher(tmp_path / "t.onnx")
 
 
 def test_labels_are_the_logits_of_an_onnx_teacher(tmp_path, pack):

@@ -305,7 +305,7 @@ def without_folders(config: Mapping) -> dict:
     short = dict(config)
     for key in ("val_data", "teacher", "init_from", "fonts", "out"):
         short[key] = Path(config.get(key, "")).name
-    for key in ("data", "unlabelled", "no_characters"):
+    for key in ("data", "unlabelled", "outliers"):
         short[key] = tuple(Path(source).name for source in config.get(key, ()))
     return short
 

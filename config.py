@@ -189,7 +189,7 @@ class Config:
         "more pictures, whose labels do not count: the teacher alone says what they are",
         "distillation",
     )
-    no_characters: tuple[str, ...] = setting(
+    outliers: tuple[str, ...] = setting(
         (),
         "pictures of no character, for which all logits are to be alike",
         "distillation",

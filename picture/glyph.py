@@ -169,9 +169,8 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     """
     step = max(1, max(grey.shape) // 64)
     smooth = cv2.GaussianBlur(grey, (3, 3), 0)
-    small = cv2.dilate(smooth, np.ones((step, step), np.uint8))[
-        step // 2 :: step, step // 2 :: step
-    ]
+    top, left = (min(step // 2, side - 1) for side in grey.shape)  # a strip is less than a step
+    small = cv2.dilate(smooth, np.ones((step, step), np.uint8))[top::step, left::step]
     side = max(3, max(small.shape) // 4)
     small = cv2.dilate(small, np.ones((side, side), np.uint8))
     small = cv2.erode(small, np.ones((side + 1, side + 1), np.uint8))

@@ -70,11 +70,11 @@ def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, tmp_path
 
 def test_pictures_of_no_character_are_marked(trees, trained):
     none = (str(trees / "b"),)
-    with pytest.raises(ValueError, match="--no-characters"):
-        open_samples(config(trees / "a", no_characters=none), CPU)
+    with pytest.raises(ValueError, match="--outliers"):
+        open_samples(config(trees / "a", outliers=none), CPU)
     teacher = str(trained / "best.pt")
     settings = config(
-        trees / "a", val_fraction=0.1, unlabelled=none, no_characters=none, teacher=teacher
+        trees / "a", val_fraction=0.1, unlabelled=none, outliers=none, teacher=teacher
     )
     samples = open_samples(settings, CPU)
     labels = samples.source.labels[samples.train]

@@ -77,7 +77,7 @@ def open_samples(config: Config, device: torch.device, classes: list[str] | None
 def check_sources(config: Config) -> None:
     """Raise ValueError for settings of the samples that exclude each other."""
     default = Config()
-    for key in ("data", "val_data", "teacher", "unlabelled", "no_characters"):
+    for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
             raise ValueError(
                 f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
@@ -85,7 +85,7 @@ def check_sources(config: Config) -> None:
             )
     if config.fonts and not config.synthetic:
         raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
-    for key in ("unlabelled", "no_characters"):
+    for key in ("unlabelled", "outliers"):
         if getattr(config, key) and not config.teacher:
             option = "--" + key.replace("_", "-")
             raise ValueError(f"{option} is learned beside the logits of a --teacher; there is none")
@@ -116,10 +116,10 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
     classes = classes or present
-    free = [*config.unlabelled, *config.no_characters]
+    free = [*config.unlabelled, *config.outliers]
     packs += [open_pack(path, config.size, config.workers or None) for path in free]
     source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=len(free))
-    source.labels[source.sources >= len(packs) - len(config.no_characters)] = NO_CHARACTER
+    source.labels[source.sources >= len(packs) - len(config.outliers)] = NO_CHARACTER
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers or None)
         other = GlyphSet([pack], classes, skip_unknown=chosen is not None)

@@ -1,4 +1,4 @@
-"""Characters at rest: what synthesis.py bends, joins and inks.
+"""Characters at rest: what writer.py bends, joins and inks.
 
     parts("说")                       # ((0, 2, "讠"), (4, 7, "口"))
     stroke_template("说")             # as printed

@@ -113,19 +113,7 @@ class Writer:
         def spread(median: float, log_sd: float) -> float:
             return float(median * np.exp(normal(0, log_sd)))
 
-        em = np.clip(spread(68, 0.15), 45, 120)
-        pen = em * np.clip(spread(0.05, 0.16), 0.033, 0.08)
-        edge = max(1.3, pen * uniform(0.4, 0.9))
-        if small and rng.random() < small:
-            em, pen, edge = uniform(16, 52), uniform(1.1, 2.2), uniform(1.0, 1.7)
-        ink, grain = uniform(0, 90), uniform(4, 22)
-        drawn = bool(coarse) and rng.random() < coarse
-        if drawn:
-            em = uniform(28, 54)
-            pen = max(1.6, em * np.exp(uniform(np.log(0.015), np.log(0.16))))
-            edge, ink, grain = 1e-9, 0.0, 0.0
-        hand = cls(
-            em=float(em),
+        return cls(
             unsteady_size=hard * uniform(0.03, 0.09),
             aspect=spread(0.84, 0.1 * hard),
             unsteady_aspect=hard * uniform(0.05, 0.14),
@@ -136,7 +124,6 @@ class Writer:
             smoothing=hard * float(np.clip(rng.gamma(2.2, 0.012), 0.002, 0.075)),
             joining=float(normal(0.6 * hard - 1.1, 1.2)),
             tails=float(rng.beta(0.8, 2.0)),
-            lightness=uniform(0.25, 0.8),
             shift=hard * spread(0.011, 0.35),
             turn=hard * spread(0.03, 0.35),
             stretch=hard * uniform(0.02, 0.06),
@@ -151,18 +138,36 @@ class Writer:
             abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
             swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
             habits=tuple(rng.random(64).tolist()),
-            pen=float(pen),
-            pressure=uniform(0.05, 0.22),
-            start=uniform(0.55, 1.15),
-            end=uniform(0.3, 1.0),
             brush=uniform(0, 0.9),
-            edge=float(edge),
-            ink=float(ink),
-            grain=float(grain),
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),
+            **draw_pen(rng, small, coarse),
         )
+
+
+def draw_pen(rng: np.random.Generator, small: float, coarse: float) -> dict[str, float]:
+    """Draw the size of the writing and the pen: values of a `Writer`; see `Writer.draw`."""
+    uniform = rng.uniform
+    if coarse and rng.random() < coarse:
+        em = uniform(28, 54)
+        pen = max(1.6, em * float(np.exp(uniform(np.log(0.015), np.log(0.16)))))
         even = {"lightness": 1.0, "pressure": 0.0, "start": 1.0, "end": 1.0}
-        return replace(hand, **even) if drawn else hand
+        return even | {"em": em, "pen": pen, "edge": 1e-9, "ink": 0.0, "grain": 0.0}
+    em = float(np.clip(68 * np.exp(rng.normal(0, 0.15)), 45, 120))
+    pen = em * float(np.clip(0.05 * np.exp(rng.normal(0, 0.16)), 0.033, 0.08))
+    edge = max(1.3, pen * uniform(0.4, 0.9))
+    if small and rng.random() < small:
+        em, pen, edge = uniform(16, 52), uniform(1.1, 2.2), uniform(1.0, 1.7)
+    return {
+        "em": em,
+        "pen": pen,
+        "edge": edge,
+        "ink": uniform(0, 90),
+        "grain": uniform(4, 22),
+        "lightness": uniform(0.25, 0.8),
+        "pressure": uniform(0.05, 0.22),
+        "start": uniform(0.55, 1.15),
+        "end": uniform(0.3, 1.0),
+    }
 
 
 def render(
@@ -237,8 +242,8 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     home = (middle + haste * writer.component_shift * c)[group]
     home += a[group] * from_middle + b[group] * from_middle.conj()
 
-    group = group[template.owner]
-    placed = a[group] * local + b[group] * local.conj() + home[template.owner]
+    moved = group[template.owner]  # with which group, of each point
+    placed = a[moved] * local + b[moved] * local.conj() + home[template.owner]
     x, y = placed.real.copy(), placed.imag.copy()
     # A smooth warp: plane waves of up to 1.4 periods an em, more of them for the stiff glyphs.
     at_x, at_y = template.points.real, template.points.imag
@@ -337,8 +342,8 @@ def path(
     count = len(template.first)
     chance = rng.random((4, count))
     last = np.where(chance[0] < writer.hookless, template.hook, template.last)
-    until = np.minimum(np.arange(len(points)), last[template.owner])
-    points = points[until]
+    pinned = np.minimum(np.arange(len(points)), last[template.owner])
+    points = points[pinned]
     down = np.ones(len(points), bool)
     width = np.ones(len(points))
     if count > 1:
@@ -346,12 +351,12 @@ def path(
         way = points[template.first[1:]] - leave
         border = template.radical[1:] != template.radical[:-1]
         drawn = drawn_share(way / em, border, chance[1:3, 1:], writer)[:, None]
-        bend = 0.12j * rng.standard_normal(count - 1)
-        points += hasten(template, until, way * (drawn[:, 0] == 1), rng)
+        arch = 0.12j * rng.standard_normal(count - 1)
+        points += hasten(template, pinned, way * (drawn[:, 0] == 1), rng)
         leave = points[last[:-1]]
         way = points[template.first[1:]] - leave
         gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
-        points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + bend[:, None] * GAP_ARCH)
+        points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + arch[:, None] * GAP_ARCH)
         down[gap] = drawn >= GAP_PLACE
         width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
     if count > 4 and chance[3].min() < writer.skip:
@@ -362,15 +367,15 @@ def path(
 
 
 def hasten(
-    template: Template, until: np.ndarray, way: np.ndarray, rng: np.random.Generator
+    template: Template, pinned: np.ndarray, way: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Cut joined strokes short: shift (N,) their ends along the ways (n - 1,) to each other.
 
-    `until` (N,) is the index of the template's point that each point is drawn at.
+    `pinned` (N,) is the index of the template's point at which each point is drawn.
     """
     ahead, back = np.zeros((2, len(way) + 1), complex)
     ahead[:-1], back[1:] = 0.3 * rng.random((2, len(way))) * way
-    place, owner = template.place[until], template.owner
+    place, owner = template.place[pinned], template.owner
     return ahead[owner] * place**2 - back[owner] * (1 - place) ** 2
 
 
@@ -429,10 +434,10 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     size = high - low + 2 * rim
     w, h = int(size.real) + 2, int(size.imag) + 2
     cell = np.rint(points.imag).astype(np.int32) * w + np.rint(points.real).astype(np.int32)
-    paper = np.ones(h * w, np.uint8)
-    paper[cell] = 0
+    apart = np.ones(h * w, np.uint8)  # from the path
+    apart[cell] = 0
     _, label = cv2.distanceTransformWithLabels(
-        paper.reshape(h, w), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        apart.reshape(h, w), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
     labels = label.reshape(-1)[cell]
     nearest = np.zeros(labels.max() + 1, np.int64)  # point of each label

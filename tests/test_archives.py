@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwdb.archives import GntFile, find_files, open_files
+from hwdb import archives
+from hwdb.archives import GntFile, _Volumes, find_files, open_files
 from hwdb.record import Damage
 from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes
 from tests.fuzz import check_archive, check_gnt, gnt_records, make_alz, make_zip
@@ -70,12 +71,72 @@ def write(tmp_path):
     return write
 
 
+def test_a_file_says_where_it_lies_and_how_far_reading_is(write):
+    archive = alz(DATA)
+    for path in (
+        write("a.gnt", DATA["1001.gnt"]),
+        write("a.zip", zipped(DATA)),
+        write("a.alz", archive),
+        write("b.zip", zipped({"a.alz": archive}, zipfile.ZIP_STORED)),
+    ):
+        positions = []
+        for item in open_files([path]):
+            content = DATA.get(Path(item.name).name, DATA["1001.gnt"])
+            assert item.path == path and item.size == len(content)
+            assert item.crc == (None if path.suffix == ".gnt" else zlib.crc32(content))
+            assert item.open().read() == content
+            positions.append(item.position())
+        assert positions == sorted(positions) and 0 < positions[0] <= positions[-1]
+        assert positions[-1] <= path.stat().st_size and (
+            path.suffix != ".gnt" or positions == [len(content)]
+        )
+
+
+@pytest.mark.parametrize("name", ["一1001.gnt", "é1001.gnt"])
+def test_names_of_any_encoding(write, name):
+    for path in (write("a.zip", zipped({name: b"x"})), write("a.alz", alz({name: b"x"}))):
+        assert read(path) == ({name: b"x"}, [])
+    for wrong in ("一".encode("cp949", "replace").ljust(3, b"?"), b"\xff\xfe\xff"):
+        archive = alz({"---1001.gnt": b"x"} | DATA).replace(b"---", wrong)
+        delivered, said = read(write("b.alz", archive))
+        assert len(delivered) == 6 and not said
+
+
+def test_a_stream_s_zip_that_is_cut_off_tells_no_sizes(write):
+    class Pipe(io.RawIOBase):
+        data = b""
+
+        def write(self, data):
+            self.data += bytes(data)
+            return len(data)
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w") as archive:
+        for name, data in DATA.items():
+            archive.writestr(name, data)
+    assert read(write("a.zip", pipe.data)) == (DATA, [])
+    delivered, said = read(write("a.zip", pipe.data[: pipe.data.index(b"PK\1\2")]))
+    assert not delivered and "not a whole .zip" in said[0]
+
+
+@pytest.mark.parametrize("chunk", [4, 5, 7, 64])
+def test_a_mark_is_found_wherever_it_lies(monkeypatch, chunk):
+    monkeypatch.setattr(archives, "CHUNK", chunk)
+    for at in range(12):
+        data = b"BLBLZ\2BLZZB"[:at].ljust(at, b"L") + b"BLZ\1 and more behind it"
+        with _Volumes([(lambda data=data: io.BytesIO(data), len(data))]) as joined:
+            assert joined.exactly(at // 2) == data[: at // 2] and joined.find(b"BLZ\1")
+            assert joined.tell() == at
+            assert joined.exactly(len(data) - at) == data[at:] and joined.tell() == len(data)
+            assert not joined.find(b"BLZ\1")
+
+
 def test_a_member_without_name_is_named_and_the_others_are_read(write):
     delivered, said = read(write("a.zip", plain_zip({"": b"x"} | DATA)))
     assert delivered == DATA and len(said) == 1 and "a file without a name" in said[0]
 
 
-@pytest.mark.parametrize("inner", ["more.zip", "more.rar", "more.a00", "x.tar.gz"])
+@pytest.mark.parametrize("inner", ["more.zip", "more.rar", "more.a00", "volumes.a00", "x.tar.gz"])
 def test_an_archive_within_is_named(write, inner):
     for path in (
         write("a.zip", zipped({inner: zipped({"1007.gnt": b"x"})} | DATA)),

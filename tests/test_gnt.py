@@ -43,10 +43,9 @@ def read(data: bytes) -> tuple[str, list[Damage]]:
     samples = [item for item in items if isinstance(item, Sample)]
     for sample in samples:
         np.testing.assert_array_equal(sample.bitmap, bitmap_of(TEXT.index(sample.character)))
-    return (
-        "".join(sample.character for sample in samples),
-        [item for item in items if isinstance(item, Damage)],
-    )
+    damage = [item for item in items if isinstance(item, Damage)]
+    assert {item.source for item in damage} <= {"x.gnt"}
+    return "".join(sample.character for sample in samples), damage
 
 
 def test_round_trip_and_layout():
@@ -91,6 +90,9 @@ def test_size_mismatch_loses_one_record(field):
     text, damage = read(bytes(data))
     assert text == TEXT[:3] + TEXT[4:]
     assert [(d.offset, d.kind) for d in damage] == [(at, "size")]
+    assert f"reading goes on at {offsets(gnt_bytes())[4]}" in damage[0].reason
+    text, (lost,) = read(bytes(data[:at]) + bytes(data[at : at + 200]))
+    assert text == TEXT[:3] and "the rest (200 bytes) is lost" in lost.reason
 
 
 def test_missing_and_surplus_bytes():

@@ -47,7 +47,13 @@ class Line(NamedTuple):
     present: np.ndarray  # (T,) bool: there is ink
     solo: np.ndarray  # (T,) bool: there is ink of the line's width
     rough: float  # px, by which the run's middle leaves the line
-    closed: bool = False  # a circle
+    centre: complex = 0j  # of a circle
+    radius: float = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is a circle."""
+        return self.radius > 0
 
     @property
     def angle(self) -> float:
@@ -80,16 +86,20 @@ def find_character(ink: np.ndarray) -> Scene:
     Args:
         ink: (h,w) uint8, 0 = paper, at most some hundred pixels a side.
     """
-    if _is_tight(ink):
-        return Scene(ink, [], False)
     mask = (ink > INK).view(np.uint8)
     lines = find_lines(mask)
     erased = erase(mask, lines) if lines else np.zeros_like(mask)
-    circle = find_circle(mask & ~erased) if lines else None
+    circle = find_circle(mask & ~erased)
     if circle:
-        lines.append(circle)
+        lines += [circle, *_dashes(mask, circle)]
         erased = erase(mask, lines)
-    keep, marks, more = _choose(mask & ~erased, ink, erased if lines else None)
+    tight = not circle and _is_tight(ink)
+    if tight and not _is_printed(lines, max(ink.shape)):
+        return Scene(ink, [], False)
+    outside = _outside(circle, mask.shape) if circle else None
+    keep, marks, more = _choose(mask & ~erased, ink, erased if lines else None, outside)
+    if tight and np.median([line.width for line in lines]) > 0.65 * _pen(keep):
+        return Scene(ink, [], False)
     if not lines and not marks or not _plausible(keep, mask, lines, ink):
         return Scene(ink, [], False)
     keep = cv2.dilate(keep, np.ones((3, 3), np.uint8)) & ~erased
@@ -111,6 +121,20 @@ def _is_tight(ink: np.ndarray) -> bool:
         touches = max(int(rows[0].max()), int(rows[1].max())) > INK
         grazed += touches and 2 * int(rows[0].sum()) < int(rows[3].sum())
     return grazed >= 2
+
+
+def _is_printed(lines: list[Line], side: int) -> bool:
+    """Tell whether lines are as long, straight and parallel as only printed frames are."""
+    if len(lines) < 3 or min(line.length for line in lines) < 0.75 * side:
+        return False
+    turned = np.array([np.degrees(line.angle) % 45 for line in lines])
+    return max(line.rough for line in lines) < 0.5 and np.ptp((turned + 22 - turned[0]) % 45) < 4
+
+
+def _pen(mask: np.ndarray) -> float:
+    """Return the usual width of the strokes of a mask (h,w) uint8, 0 where there are none."""
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+    return float(4 * depth.sum() / max(int(mask.sum()), 1))
 
 
 def _plausible(keep: np.ndarray, mask: np.ndarray, lines: list[Line], ink: np.ndarray) -> bool:
@@ -165,7 +189,7 @@ def _foreign(lines: list[Line], keep: np.ndarray, ink: np.ndarray, box) -> bool:
     if max(turned) - min(turned) < 1.5 and max(line.rough for line in lines) < 0.5:
         return True  # as printed
     strong = keep.astype(bool)
-    pen = 4 * cv2.distanceTransform(keep, cv2.DIST_L2, 3)[strong].mean()
+    pen = _pen(keep)
     dark = ink[strong].mean()
     width = np.median([line.width for line in lines])
     line = lines[0]
@@ -424,6 +448,21 @@ def find_circle(mask: np.ndarray) -> Line | None:
     return _trace_circle(mask, centre, radius)
 
 
+def _dashes(mask: np.ndarray, circle: Line) -> list[Line]:
+    """Return the dashed lines through the middle of a circle, upright, level and diagonal."""
+    theta = np.radians(np.arange(0, 180, 45)[:, None] + np.array([-3, 0, 3])).ravel() % np.pi
+    x, y = circle.centre.real, circle.centre.imag
+    lines = _trace(mask, x * np.cos(theta) + y * np.sin(theta), theta)
+    return [line for line in lines if line.present.mean() < 0.9]
+
+
+def _outside(circle: Line, shape: tuple[int, int]) -> np.ndarray:
+    """Return the pixels (h,w) uint8 that are not within a circle."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    away = np.hypot(x - circle.centre.real, y - circle.centre.imag)
+    return (away > circle.radius).view(np.uint8)
+
+
 def _trace_circle(mask: np.ndarray, centre: complex, radius: float) -> Line | None:
     """Follow thin ink along a circle; None if too little of it is there."""
     h, w = mask.shape
@@ -436,23 +475,27 @@ def _trace_circle(mask: np.ndarray, centre: complex, radius: float) -> Line | No
         & (at[:, 4].imag > 0)
         & (at[:, 4].imag < h - 1)
     )
-    if inside.mean() < 0.4:
+    if inside.mean() < 0.6:
         return None
     at = at[inside]
     ink = mask[
         np.rint(at.imag).astype(int).clip(0, h - 1), np.rint(at.real).astype(int).clip(0, w - 1)
     ]
     present = ink[:, 1:8].any(1)
-    if present.mean() < 0.5:
+    if present.mean() < 0.2:
         return None
     amount = ink.sum(1)
     typical = float(np.percentile(amount[present], 40))
     solo = present & (amount <= 1.4 * typical + 1)
-    if typical > 6 or solo.mean() < 0.4:
-        return None
     middle = np.where(solo, (ink * o).sum(1) / np.maximum(amount, 1), 0)
+    fine = min(1.6, 0.023 * radius)
+    exact = (solo & (np.abs(middle) < fine)).mean()
+    # Strokes that happen to lie near a circle lie one or two pixels off it.
+    rough = np.sqrt(np.mean(middle[solo] ** 2)) if solo.any() else np.inf
+    if typical > 6 or not (exact > 0.55 or (exact > 0.2 and rough < 0.7 * fine)):
+        return None
     path = at[:, 4] + along[inside] * middle
-    return Line(path.real, path.imag, typical, present, solo, 0.0, True)
+    return Line(path.real, path.imag, typical, present, solo, 0.0, centre, radius)
 
 
 # Erasing ----------------------------------------------------------------------------------------
@@ -513,7 +556,7 @@ def _draw(image: np.ndarray, line: Line, where: np.ndarray) -> None:
 
 
 def _choose(
-    mask: np.ndarray, ink: np.ndarray, bands: np.ndarray | None
+    mask: np.ndarray, ink: np.ndarray, bands: np.ndarray | None, outside: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[Mark], bool]:
     """Return the pieces (h,w) uint8 of the character in the middle, the others, more of them."""
     h, w = mask.shape
@@ -540,15 +583,27 @@ def _choose(
         left_over = np.bincount(pieces, near.ravel(), count)[1:] > 0.6 * area
         speck |= (pen < 0.55 * pen[seed]) & (dark < 0.75 * dark[seed])
         speck |= (pen < 0.8 * pen[seed]) & left_over
+        alike = (pen > 0.8 * pen[seed]) & (dark > 0.8 * dark[seed]) & (area >= 4 * dot)
+    if outside is not None:
+        speck |= np.bincount(pieces, outside.ravel(), count)[1:] > 0.6 * area
     alone = (
         bands is None and not touching.any()
     )  # nothing says that there is more than one character
     group = np.zeros(count - 1, bool)
     group[seed] = True
     # On lined paper dashes must not lead from one to the next: small pieces join last.
+    rival = np.full(count - 1, np.inf)  # how far the next piece is that the border cuts
+    if cut.any():
+        aside = [
+            np.maximum(0, np.maximum(a[:, None] - b[cut], a[cut] - b[:, None]))
+            for a, b in ((x0, x1), (y0, y1))
+        ]
+        rival = np.where(touching, np.inf, np.hypot(*aside).min(1))
     rounds = [~speck & (area >= 4 * dot), ~speck] if bands is not None else [~speck]
     for allowed in rounds:
-        reach = 0.12 if allowed is rounds[0] else 0.07
+        reach = 0.07
+        if bands is not None and allowed is rounds[0]:
+            reach = np.where(alike, 0.17, 0.12)
         while True:
             a0, b0, a1, b1 = x0[group].min(), y0[group].min(), x1[group].max(), y1[group].max()
             dx = np.maximum(0, np.maximum(x0 - a1, a0 - x1))
@@ -564,6 +619,7 @@ def _choose(
                 far = side if alone else max(0.25 * max(a1 - a0, b1 - b0), 0.12 * side)
                 near = np.where(cut, within | (gap < 0.02 * side), gap <= far)
                 near &= ~touching | cut | (gap <= 0.06 * side)
+                near &= gap <= rival
             grown = group | (near & allowed)
             if len(rounds) == 2 and allowed is rounds[1]:
                 group = grown
@@ -595,7 +651,12 @@ def _cut(labels: np.ndarray, ink: np.ndarray, count: int) -> tuple[np.ndarray, n
         edge = edge + np.bincount(here[0], strength[0], count)
         inner = inner + np.bincount(here[3], strength[3], count) * (touching > 0)
     height, width = labels.shape
-    touching = np.zeros(count, bool)
-    for part in (labels[:2], labels[-2:], labels[:, :2], labels[:, -2:]):
-        touching[part.ravel()] = True
+    touching = np.zeros((2, 4, count), bool)
+    for rim, deep in zip(touching, (2, 3), strict=True):
+        sides = (labels[:deep], labels[-deep:], labels[:, :deep], labels[:, -deep:])
+        for found, part in zip(rim, sides, strict=True):
+            found[part.ravel()] = True
+    # A neighbour's strokes may end just inside of the border; those of a tight crop do all around.
+    wide = touching[1, :, 1:].any(1).sum() == 1
+    touching = touching[int(wide)].any(0)
     return touching[1:], (touching & (edge >= 0.6 * inner))[1:]

@@ -42,7 +42,7 @@ def gnt_of(writer: int, text: str = TEXT) -> bytes:
     return stream.getvalue()
 
 
-def large_gnt(seed: int, count: int = 200) -> bytes:
+def large_gnt(seed: int, count: int = 400) -> bytes:
     """Return a file of few but slow pictures: 256 x 256 pixels of noise."""
     rng = np.random.default_rng(seed)
     stream = io.BytesIO()
@@ -366,7 +366,7 @@ def test_interrupted_and_run_again_is_an_unbroken_run(tmp_path):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1] == "\ninterrupted\n" and process.returncode == 130
-    assert 0 < len(pictures(out)) < 200
+    assert 0 < len(pictures(out)) < 400
     first.write_bytes(first.read_bytes()[:20])  # as a kill in the middle of writing may leave it
     state = json.loads((out / "train" / ".process_gnt.json").read_text(encoding="utf-8"))
     assert not state["sources"]["1001"]["complete"]

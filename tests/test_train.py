@@ -666,7 +666,7 @@ def test_two_nodes_equal_one_process_and_hold_the_same_weights(data, tmp_path):
         assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
     a, b = (checkpoint.load(tmp_path / n / "last.pt")["resume"]["model"] for n in ("one", "two"))
     for key, tensor in a.items():
-        torch.testing.assert_close(tensor, b[key], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor, b[key], rtol=1e-3, atol=5e-4)
 
 
 def test_synthetic_stream_trains_and_resumes(tmp_path):

@@ -23,6 +23,7 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+EMPTY = "\u00a0"  # a place without a reading
 PHONE, DESKTOP = (390, 844), (1280, 800)
 
 
@@ -73,6 +74,13 @@ def settle(page) -> str:
     """Wait until all that was drawn is read, and return the first reading."""
     wait(page, "network !== null && flight === null && !due && pointer === null")
     return page.locator("#readings .han").first.text_content()
+
+
+def narrow(page, choice: str) -> set[str]:
+    """Choose among the classes, and return what is read."""
+    page.locator("#classes").select_option(choice)
+    settle(page)
+    return set(page.locator("#readings .han").all_text_contents()) - {EMPTY}
 
 
 def wait(page, condition: str, seconds: float = 15) -> None:

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from filelock import FileLock  # torch needs it, too
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import checkpoint  # noqa: E402
+import page  # noqa: E402
+from config import DEFAULT_CHECKPOINT  # noqa: E402
 from hwdb.characters import folder_name  # noqa: E402
 from hwdb.record import write_record  # noqa: E402
 from synthesis import writer as synthesis  # noqa: E402
@@ -164,17 +168,80 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def trained(data, tmp_path_factory) -> Path:
-    """The folder of a finished run on `data`, made by train.py once for all xdist workers."""
-    shared = tmp_path_factory.getbasetemp()
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` makes, once for all xdist workers."""
+    shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # of all workers
-    out = shared / "trained"
-    with FileLock(f"{out}.lock"):
-        if not out.exists():
-            done = call_script("train.py", "--data", data / "train", "--out", out, *SMALL)
+    folder = shared / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory) -> Path:
+    """The folder of a finished run on `data`, made by train.py."""
+
+    def make(out: Path) -> None:
+        done = call_script("train.py", "--data", data / "train", "--out", out, *SMALL)
+        assert done.returncode == 0, done.stderr
+        (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+        (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "trained", make)
+
+
+@pytest.fixture(scope="session")
+def exported(trained, data, tmp_path_factory) -> Path:
+    """A folder with best.pt and its fp32.onnx, fp16.onnx and int8.onnx, made by export.py."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        shutil.copy(trained / "best.pt", folder)
+        for precision in ("fp32", "fp16", "int8"):
+            out = folder / f"{precision}.onnx"
+            arguments = ["--checkpoint", folder / "best.pt", "--out", out, "--precision", precision]
+            run = run_script if precision == "int8" else call_script
+            done = run("export.py", *arguments, "--calibration", data / "train")
             assert done.returncode == 0, done.stderr
-            (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
-            (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
-    return out
+            assert done.stdout.startswith(f"{out}: {precision}, {len(CHARACTERS)} classes")
+            assert "largest difference of a logit" in done.stdout and "top-1 equal" in done.stdout
+        assert not list(folder.glob("*.part*"))
+
+    return made_once(tmp_path_factory, "exported", make)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The page that reads with the shipped weights; without npm's packages network.onnx alone."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+    def make(folder: Path) -> None:
+        out = ["--input", "picture", "--precision", "int8", "--out", folder / "network.onnx"]
+        if page.RUNTIME.is_dir():
+            out = ["--page", folder]
+        done = call_script("export.py", "--checkpoint", DEFAULT_CHECKPOINT, *out, "--samples", 512)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "site", make)
+
+
+@pytest.fixture
+def doubting(trained, tmp_path) -> Path:
+    """A checkpoint of characters and symbols that takes nothing for a character."""
+    loaded = checkpoint.load(trained / "best.pt")
+    metrics = {"reject": {"scale": 0.0, "offset": -1.0, "threshold": 0.5}}
+    classes = [*CHARACTERS[:4], "1", "2"]
+    checkpoint.save(
+        tmp_path / "doubting.pt", loaded["model"], loaded["config"], classes, metrics, 1
+    )
+    return tmp_path / "doubting.pt"

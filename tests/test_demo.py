@@ -19,16 +19,16 @@ import browser as chromium
 import cv2
 import numpy as np
 import pytest
-from conftest import CHARACTERS, ROOT, bitmap
+from conftest import CHARACTERS, ROOT, bitmap, several
 
 import demo
 from config import DEFAULT_CHECKPOINT
 from jobs.bounded import Bounded, TooMuch
-from picture import to_glyph
+from picture import find_glyph, to_glyph
 from recognizer import Recognizer
 
 needs_browser = pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing())
-EMPTY = "\u00a0"  # a place without a reading
+EMPTY = chromium.EMPTY
 
 
 @pytest.fixture(scope="module")
@@ -579,6 +579,30 @@ def test_can_be_used_without_a_mouse(visit):
         )
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     assert seen[:4] == ["Undo", "Clear", "Picture…", "pen"]
+
+
+@needs_browser
+def test_narrows_the_classes_doubts_and_tells_what_was_left_out(running, doubting, tmp_path):
+    path = tmp_path / "several.png"
+    path.write_bytes(png(several()))
+    page = running.new_page()
+    with chromium.serve(doubting) as number:
+        page.goto(f"http://127.0.0.1:{number}/")
+        chromium.draw(page, "大")
+        chromium.settle(page)
+        status = page.locator("#status")
+        assert status.text_content().startswith("Hardly a character. Read in ")
+        assert chromium.narrow(page, "symbols") == set("12")
+        assert chromium.narrow(page, "level1") == set("一十口人")
+        assert chromium.narrow(page, "all") == set("一十口人12")
+        page.locator("#file").set_input_files(path)
+        chromium.wait(page, "state.picture !== null")
+        chromium.settle(page)
+        found = find_glyph(several(), 32)
+        (notice,) = found.notices
+        assert f"{notice[0].upper()}{notice[1:]}. Read in " in status.text_content()
+        assert np.array_equal(glyph_of(page), found.glyph)
+        page.close()
 
 
 @needs_browser

@@ -28,11 +28,11 @@ def expected() -> dict[str, str]:
     return {e["path"]: e["predictions"][0]["character"] for e in elements}
 
 
-def export(folder: Path, *arguments: str) -> Path:
+def export(folder: Path) -> Path:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     out = folder / "network.onnx"
-    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--out", out, "--samples", 64, *arguments]
+    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--out", out, "--samples", 64]
     done = call_script("export.py", *given)
     assert done.returncode == 0, done.stderr
     return out
@@ -43,8 +43,8 @@ def readings(lines: str) -> dict[str, str]:
     return {line.split(": ")[0]: line.split(": ")[1][0] for line in lines.splitlines()}
 
 
-def test_python(tmp_path, expected):
-    done = run_script("examples/read.py", export(tmp_path, "--input", "picture"), *SAMPLES)
+def test_python(site, expected):
+    done = run_script("examples/read.py", site / "network.onnx", *SAMPLES)
     assert done.returncode == 0, done.stderr
     assert readings(done.stdout) == expected
 

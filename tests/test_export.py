@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, bitmap, call_script, load_script, run_script, write_gnt
+from conftest import CHARACTERS, bitmap, call_script, load_script, made_once, write_gnt
 
 import checkpoint
 import export
@@ -30,31 +30,19 @@ from onnx_graph.network import BLOCK, ENOUGH_TO_DROP, calibrate  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def exported(trained, data, tmp_path_factory) -> Path:
-    """A folder with fp32.onnx, fp16.onnx, int8.onnx of the briefly trained network."""
-    folder = tmp_path_factory.mktemp("onnx")
-    shutil.copy(trained / "best.pt", folder / "best.pt")
-    for precision in PRECISIONS:
-        out = folder / f"{precision}.onnx"
-        arguments = ["--checkpoint", folder / "best.pt", "--out", out, "--precision", precision]
-        run = run_script if precision == "int8" else call_script
-        done = run("export.py", *arguments, "--calibration", data / "train")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"{out}: {precision}, {len(CHARACTERS)} classes")
-        assert "largest difference of a logit" in done.stdout and "top-1 equal" in done.stdout
-    assert not list(folder.glob("*.part*"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def picture_file(exported) -> Path:
+def picture_file(trained, tmp_path_factory) -> Path:
     """The fp32 network that takes pictures."""
-    out = exported / "best-picture.onnx"
-    arguments = ["--checkpoint", exported / "best.pt", "--input", "picture", "--samples", 64]
-    done = call_script("export.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: fp32") and "takes a picture" in done.stdout
-    return out
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        shutil.copy(trained / "best.pt", folder)
+        arguments = ["--checkpoint", folder / "best.pt", "--input", "picture", "--samples", 64]
+        done = call_script("export.py", *arguments)
+        assert done.returncode == 0, done.stderr
+        out = folder / "best-picture.onnx"
+        assert done.stdout.startswith(f"{out}: fp32") and "takes a picture" in done.stdout
+
+    return made_once(tmp_path_factory, "picture_file", make) / "best-picture.onnx"
 
 
 def drawing(seed: int) -> np.ndarray:

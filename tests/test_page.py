@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -29,30 +30,25 @@ needs_page = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 CHARACTERS = np.random.default_rng(7).permutation(list(LEVEL1))[:200].tolist()
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """The folder that export.py makes of the shipped weights."""
-    folder = tmp_path_factory.mktemp("site")
-    done = call_script(
-        "export.py", "--checkpoint", DEFAULT_CHECKPOINT, "--page", folder, "--samples", 512
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
 
-@pytest.fixture
-def host(site) -> Iterator[http.server.ThreadingHTTPServer]:
-    """A static host, at an address under which nothing else was kept."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+@contextmanager
+def serve(folder: Path) -> Iterator[http.server.ThreadingHTTPServer]:
+    """Yield a static host, at an address under which nothing else was kept."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def host(site) -> Iterator[http.server.ThreadingHTTPServer]:
+    with serve(site) as server:
+        yield server
 
 
 @pytest.fixture
@@ -151,6 +147,22 @@ def test_a_blank_picture_is_said(visit, tmp_path):
     page.locator("#file").set_input_files(tmp_path / "blank.png")
     page.wait_for_selector("#status.error")
     assert "No ink" in page.locator("#status").text_content()
+
+
+@needs_page
+def test_narrows_the_classes_and_doubts(doubting, tmp_path):
+    done = call_script("export.py", "--checkpoint", doubting, "--page", tmp_path / "site",
+                       "--samples", 64)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with serve(tmp_path / "site") as server, chromium.launch() as browser:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        chromium.wait(page, "network !== null && readHere !== null", 60)
+        write(page, "大")
+        assert page.locator("#status").text_content().startswith("Hardly a character. Read in ")
+        assert chromium.narrow(page, "symbols") == set("12")
+        assert chromium.narrow(page, "level1") == set("一十口人")
+        assert chromium.narrow(page, "all") == set("一十口人12")
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):

@@ -153,22 +153,12 @@ def run_without(names: list[str], code: str, *arguments: object) -> subprocess.C
     )
 
 
-@pytest.fixture(scope="module")
-def onnx_file(weights, tmp_path_factory):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    out = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    done = call_script("export.py", "--checkpoint", weights, "--out", out, "--samples", 64)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def test_an_onnx_file_is_read_with_numpy_opencv_and_onnxruntime_alone(onnx_file, pictures):
+def test_an_onnx_file_is_read_with_numpy_opencv_and_onnxruntime_alone(exported, pictures):
     names = ["torch", "torchvision", "tqdm", "filelock", "dataset", "multiprocessing", "onnx"]
     code = "import predict; sys.exit(predict.main(sys.argv[1:]))"
-    done = run_without(names, code, pictures, "--checkpoint", onnx_file, "--json")
+    done = run_without(names, code, pictures, "--checkpoint", exported / "fp32.onnx", "--json")
     assert done.returncode == 0, done.stderr
-    with_all = call_script("predict.py", pictures, "--checkpoint", onnx_file, "--json")
+    with_all = call_script("predict.py", pictures, "--checkpoint", exported / "fp32.onnx", "--json")
     assert json.loads(done.stdout) == json.loads(with_all.stdout)
 
 

@@ -4,6 +4,7 @@
     python -m benchmarks latency startup          # some of them
     python -m benchmarks --teacher teacher.onnx   # beside another network, which is not shipped
     python -m benchmarks --pictures numerals      # peers, too, on these labelled pictures
+    python -m benchmarks --gnt icdar13.gnt        # penwidth, too, on these real samples
     python -m benchmarks --json > figures.json
 
 Each is a script with options of its own: python -m benchmarks.latency --help. They run one
@@ -41,18 +42,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--teacher", metavar="FILE", help="ONNX network for latency and peers")
     parser.add_argument("--pictures", metavar="PATH", help="labelled pictures: run the peers, too")
+    parser.add_argument("--gnt", metavar="FILE", help="real samples: run penwidth, too")
     given = parser.parse_args(argv)
     unknown = set(given.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark {' '.join(sorted(unknown))}, expected {', '.join(NAMES)}")
     print(f"machine: {machine()}", file=sys.stderr)
     found, failed = {}, False
-    for name in [*(given.names or NAMES), *(["peers"] if given.pictures else [])]:
+    on_data = {"peers": given.pictures, "penwidth": given.gnt}
+    for name in [*(given.names or NAMES), *(name for name, path in on_data.items() if path)]:
         command = [sys.executable, "-m", f"benchmarks.{name}"]
         if name in ("latency", "peers") and given.teacher:
             command += ["--teacher", given.teacher]
-        if name == "peers":
-            command.append(given.pictures)
+        if name in on_data:
+            command.append(on_data[name])
         if given.json:
             done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE)
             if done.returncode == 0:

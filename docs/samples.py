@@ -57,7 +57,7 @@ def mouse(character: str) -> np.ndarray:
 
 
 def main() -> int:
-    """Write the pictures beside this file."""
+    """Write the pictures to samples/."""
     for i, character in enumerate("永和九年岁在癸丑暮春之初"):
         rng = np.random.default_rng(i)
         ink = render(character, Writer.draw(100 + i, hard=0.8), rng)

@@ -1,7 +1,7 @@
 """Make the pictures of the README: docs/demo.png and docs/report.png.
 
     python docs/screenshots.py                                   # the shipped weights
-    python docs/screenshots.py --checkpoint runs/train/best.pt
+    python docs/screenshots.py demo.png --checkpoint runs/train/best.pt
 
 What they show is synthetic: a character of the stroke data drawn on the page, and a test on
 synthetic handwriting made for it. Needs Chromium, requirements-dev.txt and -optional.txt.
@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import browser as chromium  # noqa: E402
 
+from jobs.command import command  # noqa: E402
 from recognizer import load_network  # noqa: E402
 from synthesis.templates import stroke_data  # noqa: E402
 
@@ -74,8 +75,8 @@ def picture_report(browser, checkpoint: Path, folder: Path) -> np.ndarray:
 
 def run(folder: Path, script: str, *arguments: object) -> None:
     """Run a script of the repository in a folder; its errors are ours."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    if subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode:
+    line = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    if subprocess.run(line, cwd=folder, stdout=subprocess.DEVNULL).returncode:
         raise ValueError(f"{script} failed")
 
 
@@ -88,28 +89,28 @@ def write(name: str, picture: np.ndarray) -> None:
     print(f"{path}: {len(data) / 1000:.0f} KB")
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Make the pictures; return the exit status."""
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="demo.png, report.png, or both")
     parser.add_argument(
         "--checkpoint", type=Path, default=ROOT / "checkpoints" / "small80.pt", metavar="FILE",
         help="checkpoint that reads (default: the shipped weights)",
     )  # fmt: skip
     given = parser.parse_args(argv)
-    try:
-        if reason := chromium.missing():
-            raise ValueError(reason)
-        if not given.checkpoint.is_file():
-            raise FileNotFoundError(f"{given.checkpoint}: no such checkpoint")
-        with chromium.launch() as browser, tempfile.TemporaryDirectory() as folder:
+    names = given.names or ["demo.png", "report.png"]
+    if others := set(names) - {"demo.png", "report.png"}:
+        raise ValueError(f"{', '.join(others)}: expected demo.png or report.png")
+    if reason := chromium.missing():
+        raise ValueError(reason)
+    if not given.checkpoint.is_file():
+        raise FileNotFoundError(f"{given.checkpoint}: no such checkpoint")
+    with chromium.launch() as browser, tempfile.TemporaryDirectory() as folder:
+        if "demo.png" in names:
             write("demo.png", picture_demo(browser, given.checkpoint))
+        if "report.png" in names:
             write("report.png", picture_report(browser, given.checkpoint, Path(folder)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -45,6 +45,13 @@ def picture_file(trained, tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "picture_file", make) / "best-picture.onnx"
 
 
+def open_alone(network: Path | bytes) -> onnxruntime.InferenceSession:
+    """Return a session on one thread: more would wait where tests share the cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(network, options)
+
+
 def drawing(seed: int) -> np.ndarray:
     """Return a scan, clean or not, dark on light or not, on a page, or in uneven light."""
     picture = bitmap(CHARACTERS[seed % 6], 1300 + seed)
@@ -60,7 +67,7 @@ def drawing(seed: int) -> np.ndarray:
 
 
 def test_pictures_become_the_glyphs_of_picture_py(picture_file):
-    session = onnxruntime.InferenceSession(picture_file)
+    session = open_alone(picture_file)
     network = load_network(picture_file.with_name("best.pt"))
     same, near = [], []
     for seed in range(72):
@@ -86,7 +93,7 @@ def test_pictures_become_the_glyphs_of_picture_py(picture_file):
 
 
 def test_pictures_of_one_size_are_a_batch(picture_file):
-    session = onnxruntime.InferenceSession(picture_file)
+    session = open_alone(picture_file)
     scan = cv2.resize(bitmap("大", 1300), (90, 70), interpolation=cv2.INTER_AREA)
     batch = np.stack(
         [scan, 255 - scan, np.full_like(scan, 255), scan.T[:70, :70].repeat(2, 1)[:, :90]]
@@ -109,7 +116,7 @@ def test_the_score_is_in_the_file(exported, tmp_path):
     for takes in ("glyph", "picture"):
         assert call_script("export.py", *arguments, "--input", takes).returncode == 0
     assert load_network(tmp_path / "scored.onnx").reject == reject
-    session = onnxruntime.InferenceSession(tmp_path / "scored-picture.onnx")
+    session = open_alone(tmp_path / "scored-picture.onnx")
     feed = {"picture": bitmap("大", 1300)[None, None]}
     score, logits = session.run(["character_score", "logits"], feed)
     np.testing.assert_allclose(score, character_score(logits, reject), rtol=1e-4)
@@ -126,7 +133,7 @@ def test_logits_are_pytorchs(exported, data, precision):
     model = checkpoint.build_model(loaded).eval()
     glyphs, _ = export.some_glyphs(str(data / "train"), 32, loaded["classes"], 50)
     x = to_input(glyphs)
-    session = onnxruntime.InferenceSession(exported / f"{precision}.onnx")
+    session = open_alone(exported / f"{precision}.onnx")
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
     assert (entry.name, entry.type, entry.shape[1:]) == ("glyphs", "tensor(float)", [1, 32, 32])
     assert (result.name, result.type, result.shape[1:]) == ("logits", "tensor(float)", [6])
@@ -178,7 +185,7 @@ def test_int8_leaves_out_gate_units_that_never_fire(exported, data):
     proto = export.to_onnx(model, loaded, "int8", calibration)
     shapes = {item.name: list(item.dims) for item in proto.graph.initializer}
     assert shapes["features.11.block.2.fc1.weight"][0] == BLOCK
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    session = open_alone(proto.SerializeToString())
     logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
     assert np.abs(logits - expected).max() < TOLERANCE["int8"] * np.ptp(expected)
 
@@ -198,7 +205,7 @@ def test_a_row_of_zeros_keeps_its_bias(exported):
     model = checkpoint.build_model(loaded).eval()
     glyphs, _ = export.some_glyphs("", 32, loaded["classes"], 64)
     proto = export.to_onnx(model, loaded, "int8", calibrate(model, glyphs))
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    session = open_alone(proto.SerializeToString())
     logits = session.run(None, {"glyphs": to_input(glyphs).numpy()})[0]
     np.testing.assert_allclose(logits[:, 2], 10, atol=0.01)
 
@@ -226,7 +233,7 @@ def test_readings_that_differ_are_said(exported, tmp_path, capsys, monkeypatch):
 def test_metadata_tell_classes_and_config(exported):
     loaded = checkpoint.load(exported / "best.pt")
     for precision in PRECISIONS:
-        session = onnxruntime.InferenceSession(exported / f"{precision}.onnx")
+        session = open_alone(exported / f"{precision}.onnx")
         metadata = session.get_modelmeta().custom_metadata_map
         assert list(json.loads(metadata["classes"])) == loaded["classes"]
         assert json.loads(metadata["config"]) == loaded["config"]
@@ -280,7 +287,7 @@ def test_labels_that_are_words(tmp_path, exported, capsys):
     assert export.main(["--checkpoint", str(words), "--calibration", str(tmp_path)]) == 2
     glyphs = write_gnt(tmp_path / "1001-c.gnt", 1001)
     assert export.main(["--checkpoint", str(words), "--calibration", str(glyphs)]) == 0
-    session = onnxruntime.InferenceSession(tmp_path / "words.onnx")
+    session = open_alone(tmp_path / "words.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == names
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks                          # all but the peers and growth at 250,000 images
     python -m benchmarks latency startup          # some of them
     python -m benchmarks --teacher teacher.onnx   # beside another network, which is not shipped
-    python -m benchmarks --pictures numerals      # peers, too, on these labelled pictures
+    python -m benchmarks --pictures numerals      # peers and scenes, too, on these pictures
     python -m benchmarks --gnt icdar13.gnt        # penwidth, too, on these real samples
     python -m benchmarks --json > figures.json
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--teacher", metavar="FILE", help="ONNX network for latency and peers")
-    parser.add_argument("--pictures", metavar="PATH", help="labelled pictures: run the peers, too")
+    parser.add_argument("--pictures", metavar="PATH", help="labelled pictures: peers, scenes")
     parser.add_argument("--gnt", metavar="FILE", help="real samples: run penwidth, too")
     given = parser.parse_args(argv)
     unknown = set(given.names) - set(NAMES)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no benchmark {' '.join(sorted(unknown))}, expected {', '.join(NAMES)}")
     print(f"machine: {machine()}", file=sys.stderr)
     found, failed = {}, False
-    on_data = {"peers": given.pictures, "penwidth": given.gnt}
+    on_data = {"peers": given.pictures, "scenes": given.pictures, "penwidth": given.gnt}
     for name in [*(given.names or NAMES), *(name for name, path in on_data.items() if path)]:
         command = [sys.executable, "-m", f"benchmarks.{name}"]
         if name in ("latency", "peers") and given.teacher:

@@ -79,7 +79,7 @@ def pictures() -> dict[str, np.ndarray]:
         "photo": photo.clip(0, 255).astype(np.uint8),
         "grey page": grey_page,
         "small on a large page": on_page(3000),
-        "small on a large grey page": on_page(2500, (INK * 0.8).astype(np.uint8), 204),
+        "small on a large grey page": on_page(2000, (INK * 0.8).astype(np.uint8), 204),
         "transparent": rgba,
         "white ink, transparent": white_ink,
         "16 bit": INK.astype(np.uint16) * 257,

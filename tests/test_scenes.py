@@ -41,7 +41,7 @@ def scenes() -> dict[str, np.ndarray]:
     ruled = page()
     ruled[18:20] = ruled[140:142] = 60
     through = page()
-    through[104:106] = np.minimum(through[104:106], 80)
+    through[94:96] = np.minimum(through[94:96], 80)  # across strokes, along none
     cell = page()
     cell[:3] = cell[-3:] = 0
     cell[:, :3] = cell[:, -3:] = 0

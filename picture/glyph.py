@@ -190,6 +190,8 @@ def _is_inverted(grey: np.ndarray) -> bool:
     light = plane[0] * (np.arange(w) / max(w - 1, 1) - 0.5)
     light = light + (plane[1] * (np.arange(h) / max(h - 1, 1) - 0.5))[:, None]
     low, middle, high = np.percentile(values - light, (0.5, 50, 99.5))
+    if max(high - middle, middle - low) < 4:  # the ink is less than 0.5 % of the page
+        low, high = (values - light).min(), (values - light).max()
     return high - middle > middle - low
 
 

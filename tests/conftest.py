@@ -32,6 +32,8 @@ from hwdb.characters import folder_name  # noqa: E402
 from hwdb.record import write_record  # noqa: E402
 from synthesis import writer as synthesis  # noqa: E402
 
+torch.set_num_threads(1)  # more would wait for each other: the workers share the cores
+
 CHARACTERS = "一十口人大小"
 # A network and a schedule that learn six characters in seconds.
 SMALL = [

@@ -89,7 +89,8 @@ def test_file_kinds_and_channels(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "2 files are left out" in said and "loose.png" in said
     reference = pack.glyphs[0].astype(int)
-    assert all(np.abs(glyph - reference).mean() < 12 for glyph in pack.glyphs)
+    # A tight JPEG is no clean scan: with its noise some of the ink goes (2 to 3 points of top-1).
+    assert all(np.corrcoef(glyph.ravel(), reference.ravel())[0, 1] > 0.6 for glyph in pack.glyphs)
 
 
 def test_palette_png(tmp_path):

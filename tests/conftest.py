@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -88,28 +89,33 @@ def file_limit(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def fork(work: Callable[..., object], *given: object) -> int:
+    """Do work(*given) in a process of its own, which ends with 0 if it goes well; return its number."""
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        work(*given)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
 def kill_at_random(work: Callable[[], object], times: int, check: Callable[[], None]) -> None:
     """Have a process of its own do `work`, kill it at a random moment, and check; many times.
 
     The moments lie within 1.2 times the time that the work takes from an untouched start, which is
     what `check` must leave.
     """
-
-    def start() -> int:
-        if pid := os.fork():
-            return pid
-        try:
-            torch.set_num_threads(1)
-            work()
-        finally:
-            os._exit(0)
-
     began = time.monotonic()
-    os.waitpid(start(), 0)
+    os.waitpid(fork(work), 0)
     longest = 1.2 * (time.monotonic() - began)
     check()
     for moment in np.random.default_rng().uniform(0, longest, times):
-        pid = start()
+        pid = fork(work)
         time.sleep(moment)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -90,7 +90,7 @@ def file_limit(size: int):
 
 
 def fork(work: Callable[..., object], *given: object) -> int:
-    """Do work(*given) in a process of its own, which ends with 0 if it goes well; return its number."""
+    """Return the number of a new process that does work(*given) and ends with 0 if it went well."""
     if pid := os.fork():
         return pid
     status = 1

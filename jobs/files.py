@@ -81,7 +81,10 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         yield
         return
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        who = ""
+        with contextlib.suppress(OSError):  # it may be just coming or just leaving
+            who = holder.read_text(encoding="utf-8")
+        who = who or "another process"
         raise ValueError(f"{folder}: {who} is writing here; wait for it or stop it") from None
     try:
         holder.write_text(f"{what} (process {os.getpid()} on {socket.gethostname()})", "utf-8")

@@ -207,14 +207,16 @@ def test_killed_labelling_loses_nothing(tmp_path):
     def label():
         return label_pack(pack, teacher, CPU, batch_size=2)
 
-    folder = label()
-    whole = [(folder / name).read_bytes() for name in ("labels.bin", "teacher.npz")]
-    shutil.rmtree(folder)
+    def logits():
+        folder = label()
+        rows = SoftLabels([folder], list(CLASSES), CPU).fetch(np.arange(len(pack)))
+        shutil.rmtree(folder)
+        return rows
+
+    whole = logits()  # bytes differ with the basis, whose signs differ from process to process
 
     def check():
-        label()
-        assert [(folder / name).read_bytes() for name in ("labels.bin", "teacher.npz")] == whole
-        shutil.rmtree(folder)
+        torch.testing.assert_close(logits(), whole, rtol=0, atol=0.01 * float(whole.std()))
 
     kill_at_random(label, KILLS, check)
 

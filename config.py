@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import Field, asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 # The weights that are shipped.
-DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "small80.pt")
+DEFAULT_CHECKPOINT = os.path.join(os.path.dirname(__file__), "checkpoints", "small80.pt")
 
 
 def setting(
@@ -257,8 +257,8 @@ class Config:
 
 def default_checkpoint() -> str:
     """Return what is read where no checkpoint is named: best.pt of `train.py` here, else ours."""
-    own = Path(Config.out) / "best.pt"
-    return str(own) if own.is_file() else DEFAULT_CHECKPOINT
+    own = os.path.join(Config.out, "best.pt")
+    return own if os.path.isfile(own) else DEFAULT_CHECKPOINT
 
 
 def from_dict(values: dict[str, Any]) -> Config:

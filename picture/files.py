@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PICTURE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pbm", ".pgm", ".ppm")
@@ -28,12 +32,11 @@ def read_picture(path: str | Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: no regular file, not a picture, damaged, or too large.
     """
-    path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file; expected a picture ({KINDS})")
-    if not path.is_file():  # reading a pipe or a device may never end
+    if not os.path.isfile(path):  # reading a pipe or a device may never end
         raise ValueError(f"{path}: not a regular file; expected a picture ({KINDS})")
-    if path.stat().st_size > MAX_BYTES:
+    if os.path.getsize(path) > MAX_BYTES:
         raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MB; crop it to the character")
     # cv2.imread cannot open non-ASCII names on Windows; decoding from memory can.
     return decode_picture(np.fromfile(path, np.uint8), str(path))

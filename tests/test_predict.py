@@ -162,6 +162,15 @@ def test_an_onnx_file_is_read_with_numpy_opencv_and_onnxruntime_alone(exported, 
     assert json.loads(done.stdout) == json.loads(with_all.stdout)
 
 
+def test_a_start_with_an_onnx_file_loads_little():
+    code = "import cv2, onnxruntime; known = set(sys.modules); import predict; "
+    done = run_without(["torch"], code + "print(*set(sys.modules) - known)")
+    assert done.returncode == 0, done.stderr
+    ours = {name.partition(".")[0] for name in done.stdout.split()}
+    assert ours >= {"predict", "recognizer", "picture"}
+    assert not ours & {"pathlib", "urllib", "shutil", "hwdb", "evaluation", "multiprocessing"}
+
+
 def test_a_checkpoint_without_torch_is_a_sentence(weights, pictures):
     code = "import predict; sys.exit(predict.main(sys.argv[1:]))"
     done = run_without(["torch"], code, pictures, "--checkpoint", weights)

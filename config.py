@@ -12,51 +12,48 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import types
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 # The weights that are shipped.
 DEFAULT_CHECKPOINT = os.path.join(os.path.dirname(__file__), "checkpoints", "small80.pt")
 
 
-def setting(
-    default: Any,
-    help: str,
-    group: str,
-    check: Callable[[Any], bool] | None = None,
-    expected: str = "",
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """Declare a field; `expected` says in words what `check` wants."""
-    metadata = {
-        "help": help,
-        "group": group,
-        "check": check,
-        "expected": expected,
-        "choices": choices,
-    }
-    return field(default=default, metadata=metadata)
+class Check(NamedTuple):
+    """What a value has to be, and that in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    choices: tuple = ()
 
 
-def positive(value: float) -> bool:
-    return value > 0
+POSITIVE = Check(lambda v: v > 0, "above 0")
+NOT_NEGATIVE = Check(lambda v: v >= 0, "0 or more")
+SHARE = Check(lambda v: 0 <= v <= 1, "0 to 1")
+BELOW_ONE = Check(lambda v: 0 <= v < 1, "0 up to below 1")
+ANYTHING = Check(lambda v: True, "")
 
 
-def not_negative(value: float) -> bool:
-    return value >= 0
+def one_of(*choices: str | int) -> Check:
+    return Check(lambda v: v in choices, " or ".join(map(str, choices)), choices)
 
 
-def share(value: float) -> bool:
-    return 0 <= value <= 1
+def setting(default: Any, help: str, check: Check = ANYTHING) -> Any:
+    """Declare a field."""
+    return field(default=default, metadata={"help": help, "check": check})
 
 
-def below_one(value: float) -> bool:
-    return 0 <= value < 1
-
-
+# The help's headings, each above the field named.
+HEADINGS = {
+    "data": "data",
+    "variant": "model",
+    "epochs": "optimisation",
+    "rotation": "augmentation",
+    "teacher": "distillation",
+    "out": "run",
+    "device": "device",
+}
 # The types of fields, as annotations are written, in words.
 KINDS = {
     "str": "a text",
@@ -80,175 +77,106 @@ def _is_a(value: Any, kind: str) -> bool:
 class Config:
     """All settings of a training run; stored in its checkpoints as a dict."""
 
-    # --- data
     data: tuple[str, ...] = setting(
         ("data/train",),
         "training sources: trees of class folders, .gnt files or folders of them; DIR@N is seen N "
         "times an epoch",
-        "data",
     )
     val_data: str = setting(
-        "", "validation source; default: held-out writers of the training sources", "data"
+        "", "validation source; default: held-out writers of the training sources"
     )
-    val_fraction: float = setting(
-        0.1, "share of the writers held out for validation", "data", below_one, "0 up to below 1"
-    )
+    val_fraction: float = setting(0.1, "share of the writers held out for validation", BELOW_ONE)
     classes: str = setting(
         "all",
         "train on: level1, symbols, all (--synthetic: level1), a number N (first N in GB order) or "
         "a file",
-        "data",
     )
-    size: int = setting(
-        80, "side of a glyph, pixels", "data", lambda v: 16 <= v <= 512, "16 to 512"
-    )
-    workers: int = setting(
-        0, "processes that decode pictures, 0: one a core", "data", not_negative, "0 or more"
-    )
-    synthetic: bool = setting(
-        False, "train on an endless stream of synthetic handwriting instead of --data", "data"
-    )
+    size: int = setting(80, "side of a glyph, pixels", Check(lambda v: 16 <= v <= 512, "16 to 512"))
+    workers: int = setting(0, "processes that decode pictures, 0: one a core", NOT_NEGATIVE)
+    synthetic: bool = setting(False, "train on endless synthetic handwriting instead of --data")
     synthetic_epoch: int = setting(
-        100_000, "glyphs that count as an epoch of --synthetic", "data", positive, "1 or more"
+        100_000, "glyphs that count as an epoch of --synthetic", POSITIVE
     )
-    fonts: str = setting("", "folder of font files for --synthetic", "data")
-    # --- model
-    variant: str = setting("small", "MobileNetV3 variant", "model", choices=("small", "large"))
+    fonts: str = setting("", "folder of font files for --synthetic")
+
+    variant: str = setting("small", "MobileNetV3 variant", one_of("small", "large"))
     width: float = setting(
-        1.0, "width multiplier", "model", lambda v: 0 < v <= 8, "above 0 and up to 8"
+        1.0, "width multiplier", Check(lambda v: 0 < v <= 8, "above 0 and up to 8")
     )
-    stem_stride: int = setting(2, "stride of the stem", "model", lambda v: v in (1, 2), "1 or 2")
-    last_stride: int = setting(
-        2, "stride of the last stage", "model", lambda v: v in (1, 2), "1 or 2"
-    )
+    stem_stride: int = setting(2, "stride of the stem", one_of(1, 2))
+    last_stride: int = setting(2, "stride of the last stage", one_of(1, 2))
     head: int = setting(
         256,
         "width of the layer before the classifier, 0: the paper's",
-        "model",
-        lambda v: 0 <= v <= 8192,
-        "0 to 8192",
+        Check(lambda v: 0 <= v <= 8192, "0 to 8192"),
     )
-    dropout: float = setting(
-        0.1, "dropout before the classifier", "model", below_one, "0 up to below 1"
-    )
-    # --- optimisation
-    epochs: int = setting(30, "epochs", "optimisation", not_negative, "0 or more")
-    batch_size: int = setting(
-        256, "samples a step, over all processes", "optimisation", positive, "1 or more"
-    )
-    lr: float = setting(3e-3, "peak learning rate of AdamW", "optimisation", positive, "above 0")
-    final_lr: float = setting(
-        0.01, "learning rate at the end, as a share of --lr", "optimisation", share, "0 to 1"
-    )
-    warmup: float = setting(
-        0.02, "share of all steps with a growing learning rate", "optimisation", share, "0 to 1"
-    )
-    weight_decay: float = setting(
-        0.05, "weight decay; not on norms and biases", "optimisation", not_negative, "0 or more"
-    )
-    label_smoothing: float = setting(
-        0.1, "label smoothing", "optimisation", below_one, "0 up to below 1"
-    )
-    clip: float = setting(
-        5.0, "largest gradient norm, 0: no clipping", "optimisation", not_negative, "0 or more"
-    )
-    ema: float = setting(
-        0.999,
-        "decay of the averaged weights a step, 0: none",
-        "optimisation",
-        below_one,
-        "0 to < 1",
-    )
-    sync_bn: bool = setting(False, "BatchNorm statistics over all processes (GPUs)", "optimisation")
-    # --- augmentation
-    rotation: float = setting(10.0, "degrees", "augmentation", not_negative, "0 or more")
-    shear: float = setting(0.2, "share of the side", "augmentation", not_negative, "0 or more")
-    scale: float = setting(0.15, "log-range of the scale", "augmentation", not_negative, ">= 0")
-    shift: float = setting(0.04, "share of the side", "augmentation", not_negative, "0 or more")
+    dropout: float = setting(0.1, "dropout before the classifier", BELOW_ONE)
+
+    epochs: int = setting(30, "epochs", NOT_NEGATIVE)
+    batch_size: int = setting(256, "samples a step, over all processes", POSITIVE)
+    lr: float = setting(3e-3, "peak learning rate of AdamW", POSITIVE)
+    final_lr: float = setting(0.01, "learning rate at the end, as a share of --lr", SHARE)
+    warmup: float = setting(0.02, "share of all steps with a growing learning rate", SHARE)
+    weight_decay: float = setting(0.05, "weight decay; not on norms and biases", NOT_NEGATIVE)
+    label_smoothing: float = setting(0.1, "label smoothing", BELOW_ONE)
+    clip: float = setting(5.0, "largest gradient norm, 0: no clipping", NOT_NEGATIVE)
+    ema: float = setting(0.999, "decay of the averaged weights a step, 0: none", BELOW_ONE)
+    sync_bn: bool = setting(False, "BatchNorm statistics over all processes (GPUs)")
+
+    rotation: float = setting(10.0, "degrees", NOT_NEGATIVE)
+    shear: float = setting(0.2, "share of the side", NOT_NEGATIVE)
+    scale: float = setting(0.15, "log-range of the scale", NOT_NEGATIVE)
+    shift: float = setting(0.04, "share of the side", NOT_NEGATIVE)
     elastic: float = setting(
-        1.5,
-        "standard deviation of the bending, pixels at 64 px",
-        "augmentation",
-        not_negative,
-        ">= 0",
+        1.5, "standard deviation of the bending, pixels at 64 px", NOT_NEGATIVE
     )
-    stroke: float = setting(
-        0.5, "probability of thicker or thinner strokes", "augmentation", share, "0 to 1"
-    )
-    blur: float = setting(0.3, "probability of a soft picture", "augmentation", share, "0 to 1")
-    erase: float = setting(
-        0.1, "probability of an erased rectangle", "augmentation", share, "0 to 1"
-    )
-    remains: float = setting(
-        0.1, "probability of remains of lines and neighbours", "augmentation", share, "0 to 1"
-    )
-    # --- distillation
-    teacher: str = setting("", "checkpoint or ONNX file to learn from", "distillation")
+    stroke: float = setting(0.5, "probability of thicker or thinner strokes", SHARE)
+    blur: float = setting(0.3, "probability of a soft picture", SHARE)
+    erase: float = setting(0.1, "probability of an erased rectangle", SHARE)
+    remains: float = setting(0.1, "probability of remains of lines and neighbours", SHARE)
+
+    teacher: str = setting("", "checkpoint or ONNX file to learn from")
     unlabelled: tuple[str, ...] = setting(
-        (),
-        "more pictures, whose labels do not count: the teacher alone says what they are",
-        "distillation",
+        (), "more pictures, whose labels do not count: the teacher alone says what they are"
     )
     outliers: tuple[str, ...] = setting(
-        (),
-        "pictures of no character, for which all logits are to be alike",
-        "distillation",
+        (), "pictures of no character, for which all logits are to be alike"
     )
-    teacher_weight: float = setting(
-        0.7, "share of the loss that is the teacher's", "distillation", share, "0 to 1"
-    )
-    logit_weight: float = setting(
-        0.0,
-        "weight of the error in the teacher's logits",
-        "distillation",
-        not_negative,
-        "0 or more",
-    )
-    temperature: float = setting(
-        1.0, "softens teacher and student", "distillation", positive, "above 0"
-    )
+    teacher_weight: float = setting(0.7, "share of the loss that is the teacher's", SHARE)
+    logit_weight: float = setting(0.0, "weight of the error in the teacher's logits", NOT_NEGATIVE)
+    temperature: float = setting(1.0, "softens teacher and student", POSITIVE)
     teacher_input: str = setting(
         "",
         "what an ONNX teacher expects and its metadata do not say: scale=V (value of full ink, "
         "default 1), margin=P (pixels of paper around the ink, default a 32nd of its side), "
         "classes=C (order of its logits: level1, symbols, all or a file); with commas between",
-        "distillation",
     )
-    # --- run
-    out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files", "run")
-    resume: bool = setting(False, "go on with OUT/last.pt", "run")
+
+    out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files")
+    resume: bool = setting(False, "go on with OUT/last.pt")
     init_from: str = setting(
-        "", "checkpoint to start from; other classes and a smaller --head allowed", "run"
+        "", "checkpoint to start from; other classes and a smaller --head allowed"
     )
-    seed: int = setting(0, "seed of everything random", "run", not_negative, "0 or more")
-    save_minutes: float = setting(
-        10.0, "minutes between checkpoints within an epoch", "run", positive, "above 0"
-    )
-    dry_run: bool = setting(False, "two steps and one validation batch, nothing kept", "run")
-    # --- device
-    device: str = setting(
-        "auto",
-        "auto, cpu, cuda, cuda:N or mps",
-        "device",
-    )
+    seed: int = setting(0, "seed of everything random", NOT_NEGATIVE)
+    save_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", POSITIVE)
+    dry_run: bool = setting(False, "two steps and one validation batch, nothing kept")
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     amp: str = setting(
         "auto",
         "precision: auto is bf16 or fp16 on a GPU and fp32 on a CPU",
-        "device",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        one_of("auto", "fp32", "bf16", "fp16"),
     )
-    compile: bool = setting(False, "torch.compile the model", "device")
-    threads: int = setting(0, "CPU threads, 0: PyTorch's choice", "device", not_negative, ">= 0")
+    compile: bool = setting(False, "torch.compile the model")
+    threads: int = setting(0, "CPU threads, 0: PyTorch's choice", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, meta = getattr(self, item.name), item.metadata
+            value, check = getattr(self, item.name), item.metadata["check"]
             if not _is_a(value, item.type):
                 raise ValueError(f"{flag(item)} is {value!r}, expected {KINDS[item.type]}")
-            bad = meta["check"] is not None and not meta["check"](value)
-            if bad or (meta["choices"] and value not in meta["choices"]):
-                expected = meta["expected"] or " or ".join(meta["choices"])
-                raise ValueError(f"{flag(item)} is {value!r}, expected {expected}")
+            if not check.holds(value):
+                raise ValueError(f"{flag(item)} is {value!r}, expected {check.words}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in checkpoints."""
@@ -289,34 +217,28 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
 
     The parsed namespace holds only what was given, so that a resumed run can tell.
     """
-    chosen = set(names) if names is not None else {item.name for item in fields(Config)}
-    hints = typing.get_type_hints(Config)
-    groups: dict[str, Any] = {}
+    chosen = set(names or Config.__dataclass_fields__)
+    heading, groups = "", {}
     for item in fields(Config):
+        heading = HEADINGS.get(item.name, heading)
         if item.name not in chosen:
             continue
-        title = item.metadata["group"]
-        group = groups.setdefault(title, None) or parser.add_argument_group(title)
-        groups[title] = group
-        default, kind = item.default, hints[item.name]
-        if kind is bool:
-            group.add_argument(
-                flag(item),
-                action="store_true",
-                default=argparse.SUPPRESS,
-                help=item.metadata["help"],
-            )
-            continue
-        if isinstance(kind, types.GenericAlias):
-            options: dict[str, Any] = {"nargs": "+", "type": str, "metavar": "DIR"}
-            shown = " ".join(default)
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        text, default = item.metadata["help"], item.default
+        options: dict[str, Any] = {"metavar": item.name.split("_")[-1].upper()}
+        if choices := item.metadata["check"].choices:
+            options = {"choices": choices}
+        if item.type == "bool":
+            options = {"action": "store_true"}
+        elif item.type == "tuple[str, ...]":
+            options = {"nargs": "+", "metavar": "DIR"}
+            default = " ".join(default)
         else:
-            options = {"type": kind, "metavar": item.name.split("_")[-1].upper()}
-            shown = str(default)
-        if item.metadata["choices"]:
-            options |= {"choices": item.metadata["choices"], "metavar": None}
-        text = item.metadata["help"] + (f" (default: {shown})" if shown else "")
-        group.add_argument(flag(item), default=argparse.SUPPRESS, help=text, **options)
+            options["type"] = type(default)
+        if default != "" and item.type != "bool":
+            text += f" (default: {default})"
+        groups[heading].add_argument(flag(item), default=argparse.SUPPRESS, help=text, **options)
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:

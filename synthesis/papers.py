@@ -4,15 +4,23 @@
     bitmap = remains(bitmap, rng)            # with pieces of lines and neighbours, gaps, off centre
     bitmap = no_character("scribble", rng)   # nothing that could be read as one character
 
+    python -m synthesis.papers --count 50 --out data/none    # a folder of each kind of these
+
 Left out are photographs: uneven light and noise are the business of training/augment.py.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from hwdb.characters import LEVEL1
+from jobs.command import command
+from jobs.files import replacing
 from synthesis.writer import Writer, render
 
 PAPERS = ("field", "rice", "circle", "ruled", "cell")  # 田字格, 米字格, ring, lines, table
@@ -181,3 +189,29 @@ def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
         noise = (noise - noise.mean()) / noise.std()
         return np.where(noise > rng.uniform(0.3, 1.2), grey, 255).astype(np.uint8)
     raise ValueError(f"{kind!r} is none of {', '.join(NO_CHARACTERS)}")
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Write pictures of no character, `<out>/<kind>/<number>.png`; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=50, help="pictures of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
+    parser.add_argument("--out", type=Path, default=Path("data/none"), help="folder")
+    args = parser.parse_args(argv)
+    if args.count < 1 or args.seed < 0:
+        raise ValueError("--count is at least 1 and --seed at least 0")
+    for number, kind in enumerate(NO_CHARACTERS):
+        (args.out / kind).mkdir(parents=True, exist_ok=True)
+        for index in range(args.count):
+            bitmap = no_character(kind, np.random.default_rng((args.seed, number, index)))
+            with replacing(args.out / kind / f"{index:05d}.png") as temporary:
+                temporary.write_bytes(cv2.imencode(".png", bitmap)[1].tobytes())
+    print(f"{args.out}: {args.count} pictures of each of {', '.join(NO_CHARACTERS)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,8 @@ from test_teacher import write_checkpoint
 
 from config import Config
 from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
+from hwdb.record import read_gnt
+from training import recombine
 from training.devices import Processes
 from training.samples import open_samples
 
@@ -153,3 +155,31 @@ def test_pack_is_shared_between_runs(trees):
     stamp = open_pack(trees / "a", 32).folder.stat().st_mtime_ns
     open_samples(config(trees / "a"), CPU)
     assert open_pack(trees / "a", 32).folder.stat().st_mtime_ns == stamp
+
+
+def test_recombined_handwriting_is_distorted_or_put_together_anew(trees, tmp_path, capsys):
+    def made(seed, name):
+        options = ["--count", 24, "--seed", seed, "--out", tmp_path / name]
+        assert recombine.main([str(value) for value in (trees / "a", trees / "b", *options)]) == 0
+        (path,) = (tmp_path / name).glob("*.gnt")
+        with path.open("rb") as stream:
+            return [sample.bitmap for sample in read_gnt(stream, "made")]
+
+    first, again, other = made(1, "first"), made(1, "again"), made(2, "other")
+    assert "24 pictures" in capsys.readouterr().out
+    assert all(map(np.array_equal, first, again)) and not all(map(np.array_equal, first, other))
+    for bitmap in first:
+        assert bitmap.min() < 155 and max(bitmap.shape) <= recombine.SIDE
+        assert (bitmap < 215).any(0)[[0, -1]].all() and (bitmap < 215).any(1)[[0, -1]].all()
+    assert recombine.main([str(tmp_path / "nothing")]) == 2
+
+
+def test_collages_hold_ink_of_each_of_their_parts():
+    rng = np.random.default_rng(0)
+    mark = np.zeros((recombine.SIDE, recombine.SIDE), np.uint8)
+    mark[30:60, 30:60] = 255
+    for count in (2, 3):
+        values = [80 * (1 + number) for number in range(count)]
+        page = recombine.collage([mark // 255 * value for value in values], rng)
+        for value in values:  # parts overlap a little: the darker one stays
+            assert (abs(page.astype(int) - value) < 20).sum() > 30, (count, value)

@@ -20,6 +20,7 @@ from hwdb.record import Sample, read_gnt
 from hwdb.sets import writer_and_split
 from jobs.files import only_one
 from picture import to_glyph
+from synthesis import papers
 from synthesis.papers import NO_CHARACTERS, no_character, remains
 from synthesis.stream import Handwriting
 from synthesis.strokes import build
@@ -260,6 +261,14 @@ def test_pictures_of_no_character(kind):
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
     for picture in drawn:
         assert picture.dtype == np.uint8 and picture.min() < 255 == picture.max()
+
+
+def test_pictures_of_no_character_are_written_by_one_command(tmp_path):
+    assert papers.main(["--count", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
+    assert {folder.name for folder in tmp_path.iterdir()} == set(NO_CHARACTERS)
+    stamps = [cv2.imread(str(path), 0) for path in sorted((tmp_path / "stamp").glob("*.png"))]
+    assert len(stamps) == 2 and not np.array_equal(*stamps)
+    assert papers.main(["--count", "0"]) == 2
 
 
 def test_classes_differ_more_than_drawings_of_one_class():

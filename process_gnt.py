@@ -11,16 +11,18 @@
                class, by code point (啊)
 
 Run again after an interruption it goes on, and the result is byte for byte that of an unbroken
-run: each split keeps a record of its sources (.process_gnt.json), one that is not "complete" is
-written anew, and a finished one is left alone as long as its content and its number of PNG files
-agree with the record. One tree has one choice of --classes; another choice is refused rather than
-mixed in. Left out: any change of the pictures (picture/ does that).
+run: each split keeps a record of its sources (.process_gnt.json; .process_gnt.jsonl holds a line
+for each change since), one that is not "complete" is written anew, and a finished one is left alone
+as long as its content and its number of PNG files agree with the record. One tree has one choice of
+--classes; another choice is refused rather than mixed in. Left out: any change of the pictures
+(picture/ does that).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import re
@@ -43,7 +45,7 @@ from jobs.command import command, printable, progress
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 
-STATE, VERSION = ".process_gnt.json", 2
+STATE, CHANGES, VERSION = ".process_gnt.json", ".process_gnt.jsonl", 2
 COUNTS = ("records", "images", "skipped", "undecodable", "extra", "png_bytes")
 BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
 
@@ -108,7 +110,7 @@ class Tree:
         self.chosen = "all" if classes is None else "".join(sorted(classes))
         self.claimed: set[str] = set()  # prefixes of this run
         mark = read_mark(folder / STATE, VERSION) or {}
-        self.sources: dict[str, dict] = mark.get("sources", {})
+        self.sources: dict[str, dict] = mark.get("sources", {}) | dict(self._changes())
         if not self.sources and any(entry.is_dir() for entry in os.scandir(folder)):
             raise ValueError(
                 f"{folder} holds folders that process_gnt.py did not make (or its {STATE} is "
@@ -122,6 +124,8 @@ class Tree:
             )
         # Every picture's prefix, to be compared with the record.
         self.present = Counter(name.rpartition("_")[0] for _, name in self._files())
+        self.keys = {key.casefold(): key for key in self.sources}  # there are case-blind disks
+        self.save()
 
     def _files(self) -> Iterator[tuple[str, str]]:
         """Yield (folder, name) of every file in the class folders."""
@@ -134,6 +138,20 @@ class Tree:
         sources = dict(sorted(self.sources.items()))
         state = {"version": VERSION, "classes": self.chosen, "sources": sources}
         write_mark(self.folder / STATE, state)
+        (self.folder / CHANGES).unlink(missing_ok=True)
+
+    def note(self, key: str) -> None:
+        """Add an entry as it is now to the record, in a time that does not grow with that."""
+        line = json.dumps([key, self.sources[key]])
+        with open(self.folder / CHANGES, "a", encoding="ascii") as stream:
+            stream.write(f"{line}\n")
+
+    def _changes(self) -> Iterator[tuple[str, dict]]:
+        """Yield what was added to the record; a kill may have cut the last line."""
+        path = self.folder / CHANGES
+        with contextlib.suppress(ValueError):
+            for line in path.read_text("ascii").splitlines() if path.is_file() else ():
+                yield tuple(json.loads(line))
 
     def claim(self, source: GntFile, prefix: str) -> tuple[str, dict]:
         """Return the prefix of a source in this tree and its entry, to be filled if not complete.
@@ -142,9 +160,8 @@ class Tree:
         `prefix-2` and so on, unless its content is the same: then it is that file.
         """
         number, key = 1, prefix
-        taken = {key.casefold(): key for key in self.sources}  # there are case-blind disks
-        while key.casefold() in taken:
-            key = taken[key.casefold()]
+        while key.casefold() in self.keys:
+            key = self.keys[key.casefold()]
             entry = self.sources[key]
             same = entry["size"] == source.size and entry["crc"] == _checksum(source)
             if same and (key in self.claimed or self._is_whole(key)):
@@ -161,8 +178,9 @@ class Tree:
                     os.unlink(os.path.join(folder, name))
         entry = {"source": _absolute(source), "size": source.size, "crc": None, "complete": False}
         self.sources[key] = entry | dict.fromkeys(COUNTS, 0) | {"damage": []}
+        self.keys[key.casefold()] = key
         self.claimed.add(key)
-        self.save()
+        self.note(key)
         return key, self.sources[key]
 
     def _is_whole(self, key: str) -> bool:
@@ -222,8 +240,8 @@ class Conversion:
         self.overruled = 0
         self.damaged: list[Damage] = []  # archives and files; that of records is in the entries
         self.images = 0  # pictures, with those of finished sources
-        # Of every batch that is under way: the tree, the source's entry, how many pictures.
-        self.waiting: deque[tuple[Tree, dict, int]] = deque()
+        # Of every batch that is under way: the tree, the source's prefix, how many pictures.
+        self.waiting: deque[tuple[Tree, str, int]] = deque()
 
     def run(self, files: list[Path]) -> None:
         """Convert all files; raises ValueError and OSError for what the user has to settle."""
@@ -233,7 +251,8 @@ class Conversion:
         began, written = time.monotonic(), 0
         with self.locks, bar, Workers(self.workers, "process_gnt") as workers:
             for size in workers.map(write_batch, self._batches(files, sizes, bar)):
-                tree, entry, count = self.waiting.popleft()
+                tree, prefix, count = self.waiting.popleft()
+                entry = tree.sources[prefix]
                 entry["png_bytes"] += size
                 written += count
                 rate = written / max(1e-9, time.monotonic() - began)
@@ -241,7 +260,7 @@ class Conversion:
                 if not count:
                     # A source whose archive is damaged is read again: a better one may come.
                     entry["complete"] = "archive" not in {kind for _, kind, _ in entry["damage"]}
-                    tree.save()
+                    tree.note(prefix)
             bar.update(bar.total - bar.n)
 
     def _batches(self, files: list[Path], sizes: dict[Path, int], bar) -> Iterator[Batch]:
@@ -281,6 +300,7 @@ class Conversion:
         if split not in self.trees:
             self.locks.enter_context(only_one(self.out / split, "process_gnt.py"))
             self.trees[split] = Tree(self.out / split, self.classes)
+            self.locks.callback(self.trees[split].save)
         return self.trees[split]
 
     def _convert(self, source: GntFile) -> Iterator[Batch]:
@@ -301,17 +321,17 @@ class Conversion:
             batch.pictures.append((number, record))
             size += len(record.pixels)
             if size >= BATCH_BYTES:
-                yield self._under_way(tree, entry, batch)
+                yield self._under_way(tree, batch)
                 batch, size = batch._replace(pictures=[]), 0
         if batch.pictures:
-            yield self._under_way(tree, entry, batch)
+            yield self._under_way(tree, batch)
         if self.images >= self.limit:
             return  # unfinished
         entry["crc"] = stream.crc if source.crc is None else source.crc
-        yield self._under_way(tree, entry, batch._replace(pictures=[]))
+        yield self._under_way(tree, batch._replace(pictures=[]))
 
-    def _under_way(self, tree: Tree, entry: dict, batch: Batch) -> Batch:
-        self.waiting.append((tree, entry, len(batch.pictures)))
+    def _under_way(self, tree: Tree, batch: Batch) -> Batch:
+        self.waiting.append((tree, batch.prefix, len(batch.pictures)))
         return batch
 
     def _records(self, stream, name: str, entry: dict) -> Iterator[tuple[int, Record]]:

@@ -77,14 +77,18 @@ class _Chunks(io.RawIOBase):
     """A stream over chunks. An error behind the last byte is raised when that byte is read."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self.chunks, self.rest, self.error = chunks, b"", None
+        self.chunks, self.rest, self.at, self.error = chunks, b"", 0, None
 
     def readable(self) -> bool:
         return True
 
     def read(self, count: int = -1) -> bytes:
         """Return `count` bytes, fewer only at the end."""
-        parts, have = [self.rest], len(self.rest)
+        have = len(self.rest) - self.at
+        if 0 <= count <= have:  # copies nothing else, however many there are
+            self.at += count
+            return self.rest[self.at - count : self.at]
+        parts = [self.rest[self.at :]]
         while (count < 0 or have < count) and self.error is None:
             try:
                 parts.append(next(self.chunks))
@@ -94,13 +98,10 @@ class _Chunks(io.RawIOBase):
                 self.error = error
                 break
             have += len(parts[-1])
-        data = b"".join(parts)
-        if not data and self.error is not None:
+        self.rest, self.at = b"".join(parts), have if count < 0 else min(count, have)
+        if not self.rest and self.error is not None:
             raise self.error
-        if count < 0:
-            count = have
-        self.rest = data[count:]
-        return data[:count]
+        return self.rest[: self.at]
 
 
 def _raw(stream: BinaryIO, length: int) -> Iterator[bytes]:
@@ -308,8 +309,9 @@ def _zip_directory(stream: BinaryIO, end: int) -> tuple[list[_Member], int]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise ArchiveError(str(error) or type(error).__name__) from None
     members.sort(key=lambda member: member.at)
-    if sum(member.packed for member in members) > end or any(m.at < 0 for m in members):
-        raise ArchiveError("its directory lists more than it holds")
+    ends = [0, *(member.at + OWN_HEADER.size + member.packed for member in members)]
+    if any(member.at < before for member, before in zip(members, ends, strict=False)):
+        raise ArchiveError("its directory lists files that overlap")
     return members, begin
 
 
@@ -371,8 +373,8 @@ class _Volumes:
     """The volumes of an archive, joined without their heads and tails."""
 
     def __init__(self, parts: list[tuple[Callable[[], BinaryIO], int]]) -> None:
-        self.parts, self.index, self.stream, self.left, self.done = parts, -1, None, 0, 0
-        self.again = b""  # read and given back
+        self.parts, self.index, self.stream, self.left = parts, -1, None, 0
+        self.ahead, self.at, self.taken = b"", 0, 0  # taken from the volumes and not read: from at
 
     def __enter__(self) -> _Volumes:
         return self
@@ -382,17 +384,21 @@ class _Volumes:
             self.stream.close()
 
     def tell(self) -> int:
-        return self.done
+        return self.taken - len(self.ahead) + self.at
 
     def read(self, count: int) -> bytes:
         """Return `count` bytes, fewer only at the end of the last volume."""
-        data = self.again[:count]
-        self.again = self.again[count:]
+        data = self.ahead[self.at : self.at + count]
+        self.at += len(data)
+        return data + self._take(count - len(data)) if len(data) < count else data
+
+    def _take(self, count: int) -> bytes:
+        data = b""
         while len(data) < count and (self.left or self._next_volume()):
             chunk = self.stream.read(min(count - len(data), self.left))
             self.left = self.left - len(chunk) if chunk else 0
             data += chunk
-        self.done += len(data)
+        self.taken += len(data)
         return data
 
     def _next_volume(self) -> bool:
@@ -414,15 +420,14 @@ class _Volumes:
 
     def find(self, mark: bytes) -> bool:
         """Go forward to a mark, which is read next; tell whether there is one."""
-        last = b""
-        while chunk := self.read(CHUNK):
-            data = last + chunk
-            if (at := data.find(mark)) >= 0:
-                self.again = data[at:] + self.again
-                self.done -= len(data) - at
-                return True
-            last = data[-len(mark) + 1 :]
-        return False
+        while (place := self.ahead.find(mark, self.at)) < 0:
+            chunk = self._take(CHUNK)
+            begin = max(self.at, len(self.ahead) - len(mark) + 1)
+            self.ahead, self.at = (self.ahead[begin:] + chunk if chunk else b""), 0
+            if not chunk:
+                return False
+        self.at = place
+        return True
 
 
 def _read_entry(volumes: _Volumes) -> _Member:

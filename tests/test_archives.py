@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -177,14 +178,31 @@ def test_a_member_that_the_directory_has_lost(write):
     assert len(said) == 1 and "belong to no file" in said[0]
 
 
-def test_files_that_overlap_are_read_once(write):
-    """A directory of a thousand names for one file is no thousand files."""
-    data = zipped({"1001.gnt": bytes(100_000)})
+@pytest.mark.parametrize("names", [2, 1000])
+def test_files_that_overlap_are_read_once(write, names):
+    """A directory of many names for one file is not many files."""
+    data = zipped({"1001.gnt": bytes(100_000)}, zipfile.ZIP_STORED)
+    room = zipped({"1002.gnt": bytes(200_000)}, zipfile.ZIP_STORED)[: 200_000 + 38]
     at = data.index(b"PK\1\2")
     entry, end = data[at:-22], data[-22:]
-    end = end[:8] + struct.pack("<HHI", 1000, 1000, 1000 * len(entry)) + end[16:]
-    delivered, said = read(write("a.zip", data[:at] + 1000 * entry + end))
-    assert delivered == {"1001.gnt": bytes(100_000)} and len(said) == 1 and "more than" in said[0]
+    end = end[:8] + struct.pack("<HHI", names, names, names * len(entry)) + end[16:]
+    begin = struct.pack("<I", at + len(room))
+    end = end[:16] + begin + end[20:]
+    delivered, said = read(write("a.zip", data[:at] + room + names * entry + end))
+    assert delivered == {"1001.gnt": bytes(100_000), "1002.gnt": bytes(200_000)}
+    assert len(said) == 1 and "lists files that overlap" in said[0]
+
+
+def test_archives_of_very_many_small_files_take_no_longer_than_their_size(write):
+    """A kilobyte of .zip can hold a megabyte of .alz entries, read a few bytes at a time."""
+    begin = time.process_time()
+    entry = b"BLZ\1" + struct.pack("<HBIBB", 5, 0, 0, 0, 0) + b"a.txt"
+    archive = b"ALZ\1" + bytes(4) + 100_000 * entry + b"CLZ\1" + bytes(8) + b"CLZ\2"
+    assert len(read(write("a.zip", zipped({"a.alz": archive})))[1]) == 100_001
+    broken = b"BLZ\1" + struct.pack("<HBIBB", 0, 0, 0, 0x30, 0)
+    archive = b"ALZ\1" + bytes(4) + 100_000 * (b"junk" + broken)
+    assert len(read(write("b.alz", archive))[1]) == 200_001
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("size", [1 << 20, (1 << 32) - 2])

@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 import pytest
 from alz_writer import DEFLATE, STORE, alz, volumes
-from conftest import call_script
+from conftest import call_script, load_script
 
 from hwdb import download, sets
 from hwdb.record import write_record
+from jobs.files import write_mark
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "啊阿埃A＋①"
@@ -373,6 +374,26 @@ def test_interrupted_and_run_again_is_an_unbroken_run(tmp_path):
     assert run(path, "--out", out).returncode == 0
     assert run(path, "--out", tmp_path / "unbroken").returncode == 0
     assert pictures(out) == pictures(tmp_path / "unbroken")
+
+
+def test_the_record_is_not_written_anew_for_every_source(tmp_path, monkeypatch):
+    """That would be quadratic; what a killed run has added to it is read, but for a cut line."""
+    script, whole = load_script("process_gnt.py"), []
+    monkeypatch.setattr(script, "write_mark", lambda *given: whole.append(write_mark(*given)))
+    path, out = tmp_path / "a.zip", tmp_path / "out"
+    path.write_bytes(zipped({f"{number}.gnt": gnt_of(1) for number in range(1001, 1041)}))
+    assert run(path, "--out", out).returncode == 0 and len(whole) == 2
+    state, changes = out / "train" / ".process_gnt.json", out / "train" / ".process_gnt.jsonl"
+    content = json.loads(state.read_text(encoding="utf-8"))
+    sources, content["sources"] = content["sources"], {}
+    lines = [json.dumps(item) for item in sources.items()]
+    state.write_text(json.dumps(content), encoding="utf-8")
+    changes.write_text("\n".join(lines)[:-9], encoding="ascii")
+    (out / "train" / "U+554A" / "1040_00000.png").write_bytes(b"half a picture")
+    before = (out / "train" / "U+554A" / "1039_00000.png").stat().st_mtime_ns
+    assert run(path, "--out", out).returncode == 0 and not changes.exists()
+    check(out, *(expected("train", str(number), 1) for number in range(1001, 1041)))
+    assert (out / "train" / "U+554A" / "1039_00000.png").stat().st_mtime_ns == before
 
 
 # -- the machine -----------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
 # White paper takes a byte for some hundred pixels; what promises far more than that is a bomb.
 PIXELS_A_BYTE = 2048
+# A scan goes over all pixels; progressive JPEGs have ten or so, but may have thousands.
+MAX_SCANNED = 1 << 30
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we say it in a sentence
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -55,6 +59,8 @@ def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarra
         width, height, depth = _stated_size(data)
     except (struct.error, LookupError, ValueError, StopIteration):
         raise ValueError(unreadable) from None
+    if width < 1 or height < 1:
+        raise ValueError(unreadable)
     pixels = width * height
     if pixels > MAX_PIXELS or pixels * depth > MAX_BYTES:
         raise ValueError(
@@ -63,6 +69,9 @@ def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarra
         )
     if pixels > PIXELS_A_BYTE * (len(data) + 64):
         raise ValueError(f"{name}: {width} x {height} pixels cannot be in {len(data):,} bytes")
+    jpeg = data[:2] in (b"\xff\xd8", b"II", b"MM")  # TIFF may hold JPEGs
+    if jpeg and pixels * data.count(b"\xff\xda") > max(MAX_SCANNED, pixels * len(data) >> 14):
+        raise ValueError(f"{name}: {width} x {height} pixels in too many scans; save it anew")
     orientation = _orientation(data)
     try:
         if data[:4] == b"\x89PNG":
@@ -95,7 +104,7 @@ def _stated_size(data: bytes) -> tuple[int, int, int]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return *_webp_size(data), 4
     if data[:2] == b"BM":
-        if data[14] == 12:
+        if data[14:18] == b"\x0c\0\0\0":
             return *struct.unpack("<HH", data[18:22]), 4
         width, height = struct.unpack("<ii", data[18:26])
         return abs(width), abs(height), 4
@@ -138,15 +147,22 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """Return the first number of each tag in the first directory of TIFF or Exif data."""
+    """Return the first number of each tag in the first directory of TIFF or Exif data; 0 where it
+    is of an odd type.
+
+    Raises:
+        struct.error: cut off, or a tag stands there twice: who knows which one is believed.
+    """
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack(order + "I", data[4:8])
     (count,) = struct.unpack(order + "H", data[at : at + 2])
     tags = {}
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind, number, value = struct.unpack(order + "HHII", data[entry : entry + 12])
-        size = {1: "B", 3: "H", 4: "I"}.get(kind)
-        if size:
+        if tag in tags:
+            raise struct.error
+        tags[tag] = 0
+        if size := {1: "B", 3: "H", 4: "I"}.get(kind):
             length = struct.calcsize(size)
             place = entry + 8 if number * length <= 4 else value
             (tags[tag],) = struct.unpack(order + size, data[place : place + length])

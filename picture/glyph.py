@@ -35,6 +35,7 @@ INK_EDGE = 0.15
 # Longest side at which the character of an unclean picture is sought, and then looked at.
 ANALYSIS_SIDE = 512
 FINE_SIDE = 320
+MANY = 1 << 20  # pixels
 
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
@@ -72,14 +73,18 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     # A sheet that brings its own paper goes on as it is.
     solid = opacity > 127
     shades = grey[solid] if solid.any() else np.zeros(1, np.uint8)
+    shades = shades[:: 1 + len(shades) // MANY]
     low, middle, high = np.percentile(shades, (2, 50, 98))
     _, _, width, height = cv2.boundingRect(solid.view(np.uint8))
     if high - low > 40 and solid.sum() > 0.6 * width * height:
         paper = float(middle)
     else:
         paper = 0.0 if shades.mean() > 127 else 255.0
-    alpha = opacity / np.float32(255)
-    return (grey * alpha + paper * (1 - alpha) + 0.5).astype(np.uint8)
+    rows = 1 + MANY // grey.shape[1]
+    for top in range(0, len(grey), rows):  # a part at a time: in floats all take a gigabyte
+        part, alpha = grey[top : top + rows], opacity[top : top + rows] / np.float32(255)
+        part[:] = part * alpha + paper * (1 - alpha) + 0.5
+    return grey
 
 
 def is_clean(grey: np.ndarray) -> bool:

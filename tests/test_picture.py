@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -166,6 +167,14 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
 
 
+def tiff(*tags: tuple[int, int]) -> bytes:
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(500_000)
+
+
+SCANS = bytes(3) + 100 * b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(10_000)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -173,6 +182,10 @@ def png(
         (png(8191, 8191, 16, 6), "256 MB"),
         (png(8000, 8000), "cannot be in"),
         (b"BM" + struct.pack("<IHHIIii", 0, 0, 0, 0, 40, 30000, -30000), "million pixels"),
+        (b"BM" + struct.pack("<IHHIIii", 0, 0, 0, 0, 268, 30000, 30000), "million pixels"),
+        (b"P5 -30000 30000 255\n", "expected PNG"),
+        (tiff((256, 30000), (257, 30000), (256, 9), (257, 9)), "expected PNG"),
+        (b"\xff\xd8\xff\xc2" + struct.pack(">HBHHB", 11, 8, 4000, 4000, 1) + SCANS, "many scans"),
         (b"P5 99999 99999 255\n", "million pixels"),
         (b"GIF89a" + struct.pack("<HH", 65535, 65535), "million pixels"),
         (b"RIFF\0\0\0\0WEBPVP8X" + bytes(8) + b"\xff\xff\x3f" * 2, "million pixels"),
@@ -207,6 +220,17 @@ def test_floats_in_any_usual_range(top):
     assert np.abs(to_grey(picture)[1:].astype(int) - INK[1:]).max() <= 1
     stored = decode_picture(cv2.imencode(".tif", picture)[1])
     assert like(to_glyph(stored), to_glyph(INK)) > 0.85
+
+
+def test_transparency_of_large_pictures_takes_little_memory():
+    rgba = np.full((3000, 2000, 4), 200, np.uint8)
+    rgba[1000:2000, 900:1100, :3] = 30
+    small = to_grey(rgba[900:1100, 800:1000])
+    tracemalloc.start()
+    large = to_grey(rgba)
+    assert tracemalloc.get_traced_memory()[1] < 8 * large.size
+    tracemalloc.stop()
+    np.testing.assert_array_equal(large[900:1100, 800:1000], small)
 
 
 @pytest.mark.parametrize("dark", [True, False])

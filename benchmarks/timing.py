@@ -41,7 +41,10 @@ class Row(NamedTuple):
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds of each contestant in each round."""
     for _ in range(warmup):
@@ -50,9 +53,9 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
-            begin = time.perf_counter()
+            begin = clock()
             run()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return seconds
 
 

@@ -21,7 +21,6 @@ BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
 ONE = np.ones(1, np.float32)
 LAST = np.array([2])  # a third axis
 THUMB, PAPER = 24, 32  # sides of the maps on which light and paper are estimated
-SPECK = 24  # of 255, mean of 5 x 5 pixels
 WINDOW = 9  # of the paper's map, a quarter of the side as in picture.glyph._lift
 
 
@@ -109,15 +108,28 @@ def is_clean(grey: Value, height: Value, width: Value) -> Value:
     return (share(grey >= 236) - paper <= CLEAN_NEAR_PAPER) & (paper >= needed)
 
 
-def lift(grey: Value, height: Value, width: Value) -> Value:
-    """Return ink (N,H,W) of pictures that are no clean scans: glyph._lift, without specks."""
-    rows, columns = (coarse(side, THUMB) for side in (height, width))  # (24,H), (24,W)
-    thumb = (rows @ grey @ columns.transpose(1, 0)).node("Flatten", axis=1)  # (N,24*24)
+def is_inverted(grey: Value) -> Value:
+    """Return whether ink is lighter than paper in pictures (N,H,W), (N,1,1); at half their size."""
+    half = grey.node("Unsqueeze", np.array([1])).node(
+        "AveragePool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1
+    )
+    height, width = (half.node("Shape", start=i, end=i + 1).float() for i in (2, 3))
+    half = half.node("Squeeze", np.array([1]))
+    rows, columns = (coarse(side, THUMB) for side in (height, width))  # (24,H/2), (24,W/2)
+    thumb = (rows @ half @ columns.transpose(1, 0)).node("Flatten", axis=1)  # (N,24*24)
     light = (thumb @ PLANE.T @ PLANE).node("Reshape", np.array([-1, THUMB, THUMB]))
     light = enlarge(light, THUMB, height, width)
-    counts = histogram(((grey - light) * 0.5 + 64).clip(0, 255).node("Floor"))
+    counts = histogram(((half - light) * 0.5 + 64).clip(0, 255).node("Floor"))
     low, middle, high = (quantile(counts, share) for share in (5, 500, 995))
-    inverted = (high - middle > middle - low).node("Unsqueeze", LAST)
+    little = (high - middle).at_least(middle - low) < 2  # ink, less than 0.5 % of the page
+    ends = (end.node("Squeeze", LAST) for end in span(counts > 0))
+    low, high = (little.where(end, usual) for end, usual in zip(ends, (low, high), strict=True))
+    return (high - middle > middle - low).node("Unsqueeze", LAST)
+
+
+def lift(grey: Value, height: Value, width: Value) -> Value:
+    """Return ink (N,H,W) of pictures that are no clean scans: glyph._lift."""
+    inverted = is_inverted(grey)
     strength = inverted.where(grey, 255 - grey)  # grows from paper to ink
     # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.
     rows, columns = (coarse(side, PAPER) for side in (height, width))
@@ -125,20 +137,34 @@ def lift(grey: Value, height: Value, width: Value) -> Value:
     window = {"kernel_shape": [WINDOW] * 2, "pads": [WINDOW // 2] * 4}
     paper = (0.0 - (0.0 - paper).node("MaxPool", **window)).node("MaxPool", **window)
     paper = paper.lift(BLUR) @ paper.node("Squeeze", np.array([1])) @ BLUR.T
-    ink = (strength - enlarge(paper, PAPER, height, width)).at_least(0)
-    gain, offset = contrast(histogram(ink.node("Floor")))
-    ink = ink * gain.node("Unsqueeze", LAST) + offset.node("Unsqueeze", LAST)
-    ink = ink.clip(0, 255).node("Ceil")
-    # Specks are pixels that stand alone: kept is what is near to much ink.
-    near = ink.node("Unsqueeze", np.array([1])).node(
-        "AveragePool", kernel_shape=[5, 5], pads=[2] * 4
-    )
-    kept = (near > SPECK).float().node("MaxPool", kernel_shape=[7, 7], pads=[3] * 4)
-    return ink * kept.node("Squeeze", np.array([1]))
+    ink = (strength - enlarge(paper, PAPER, height, width)).node("Round").at_least(0)
+    low, gain, edge = (v.node("Unsqueeze", LAST) for v in contrast(histogram(ink)))
+    kept = without_specks((ink > edge).float(), height, width).node("Unsqueeze", np.array([1]))
+    near = kept.node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4).node("Squeeze", np.array([1]))
+    return ((ink - low) * gain).clip(0, 255).node("Ceil") * near
 
 
-def contrast(counts: Value) -> tuple[Value, Value]:
-    """Return gain and offset (N,1) that bring ink, of which (N,256) are the counts, to 0...255."""
+def without_specks(mask: Value, height: Value, width: Value) -> Value:
+    """Return a mask (N,H,W) of 0 and 1 without pieces that are small and alone.
+
+    A piece that picture.glyph._drop_specks would keep has 0.5 % of the mask. If it is as thin as a
+    hair, its middle still sees as much within half as many pixels.
+    """
+    least = mask.node("ReduceSum", np.array([1, 2]), keepdims=1) * 0.005  # (N,1,1)
+    reach = (least * 0.5).node("Ceil")
+
+    def band(side: Value) -> Value:  # (N,L,L)
+        place = side.range()
+        return ((place.node("Unsqueeze", np.array([1])) - place).node("Abs") <= reach).float()
+
+    return mask * (band(height) @ mask @ band(width) >= least).float()
+
+
+def contrast(counts: Value) -> tuple[Value, Value, Value]:
+    """Return what takes ink, of which (N,256) are the counts, to 0...255, each (N,1).
+
+    The level that becomes 0, the gain from there, and the level above which it is surely ink.
+    """
     count, total = running(counts), counts.sum()
     mass = running(counts * BINS)
     # Otsu's threshold: of the splits into floor and ink, that of the largest variance between them.
@@ -154,7 +180,7 @@ def contrast(counts: Value) -> tuple[Value, Value]:
     blank = quantile(ink, 500) - level < (noise * 4).at_least(10)
     low = level + noise * 2
     gain = blank.where(0.0, 255 / (quantile(ink, 950) - low).at_least(1))
-    return gain, 0.0 - low * gain
+    return low, gain, (split + low) * 0.5
 
 
 def coarse(side: Value, count: int) -> Value:

@@ -17,7 +17,7 @@ import checkpoint
 import export
 from config import DEFAULT_CHECKPOINT
 from model import to_input
-from picture import is_clean, to_glyph
+from picture import to_glyph
 from recognizer import character_score, load_network, softmax
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -80,7 +80,7 @@ def test_pictures_become_the_glyphs_of_picture_py(picture_file):
         results = session.run(names, {"picture": picture[None, None]})
         glyph, logits, labels, probabilities = (result[0] for result in results)
         assert glyph.dtype == np.uint8
-        near.append(np.abs(glyph.astype(int) - expected).mean() < (1 if is_clean(picture) else 8))
+        near.append(np.abs(glyph.astype(int) - expected).mean() < 1)
         np.testing.assert_allclose(
             logits, network.logits(glyph[None, None].astype(np.float32) / 255)[0], atol=1e-3
         )
@@ -89,7 +89,34 @@ def test_pictures_become_the_glyphs_of_picture_py(picture_file):
         np.testing.assert_allclose(probabilities, softmax(logits[None])[0][order], atol=1e-5)
         theirs = network.logits(expected[None, None].astype(np.float32) / 255)[0]
         same.append(theirs.argmax() == logits.argmax())
-    assert len(same) >= 69 and np.mean(same) >= 0.93 and np.mean(near) >= 0.9
+    assert len(same) >= 69 and np.mean(same) >= 0.995 and np.mean(near) >= 0.9
+
+
+def hard(seed: int) -> np.ndarray:
+    """Return a thin pen as JPEG keeps it, a small character on a large page, or one with specks."""
+    rng, scan = np.random.default_rng(seed), bitmap(CHARACTERS[seed % 6], 1300 + seed)
+    side, page = ((36, 64), (28, 300), (90, 128))[seed % 3]
+    small = cv2.resize(scan, (side, side), interpolation=cv2.INTER_AREA)
+    picture = np.full((page, page), 255, np.uint8)
+    y, x = rng.integers(0, page - side, 2)
+    picture[y : y + side, x : x + side] = small
+    picture = 40 + (picture // 2 if seed % 2 else (255 - picture) // 2)
+    if seed % 3 == 0:
+        return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 70])[1], 0)
+    if seed % 3 == 2:  # specks
+        around = np.ones_like(picture, bool)
+        around[max(0, y - 8) : y + side + 8, max(0, x - 8) : x + side + 8] = False
+        picture[around & (rng.random(picture.shape) < 0.001)] = 100
+    return picture
+
+
+def test_hard_pictures_become_the_same_glyphs(picture_file):
+    session, near = open_alone(picture_file), []
+    for seed in range(36):
+        picture = hard(seed)
+        glyph = session.run(["glyph"], {"picture": picture[None, None]})[0][0]
+        near.append(np.abs(glyph.astype(int) - to_glyph(picture, 32)).mean())
+    assert np.mean(np.array(near) < 1) >= 0.9
 
 
 def test_pictures_of_one_size_are_a_batch(picture_file):

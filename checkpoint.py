@@ -61,6 +61,7 @@ SCHEMA = {
 
 
 REJECT = ("scale", "offset", "threshold")  # of metrics["reject"]
+LARGEST = 1e30  # number of the metrics
 
 
 def join_classes(classes: Sequence[str]) -> str | list[str]:
@@ -118,8 +119,11 @@ def load(path: str | Path) -> dict:
         raise ValueError(f"{path}: not a readable checkpoint ({sentence(error)[:120]})") from None
     try:
         check(loaded)
-    except ValueError as error:
+        if sum(tensor.nbytes for tensor in loaded["model"].values()) > len(data):
+            raise ValueError("its weights share memory")
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
+    loaded = {key: loaded[key] for key in (*SCHEMA, "made_with", "resume") if key in loaded}
     loaded["model"] = {name: widen(tensor) for name, tensor in loaded["model"].items()}
     loaded["classes"] = list(loaded["classes"])
     return loaded
@@ -168,6 +172,9 @@ def check(loaded: object) -> None:
         raise ValueError(f"epoch is {loaded['epoch']}, expected 0 or more")
     if not isinstance(loaded.get("resume", {}), dict):
         raise ValueError(f"resume is a {type(loaded['resume']).__name__}")
+    made_with = loaded.get("made_with", {})
+    if not isinstance(made_with, dict) or not all(isinstance(v, str) for v in made_with.values()):
+        raise ValueError("made_with is no table of versions")
     check_classes(loaded["classes"])
     check_metrics(loaded["metrics"])
     config = loaded["config"]
@@ -189,6 +196,8 @@ def check_metrics(metrics: dict) -> None:
     for key, value in [*numbers.items(), *reject.items()]:
         if not isinstance(key, str) or type(value) not in (int, float):
             raise ValueError(f"metrics: {key!r} is a {type(value).__name__}, expected a number")
+        if abs(value) > LARGEST or (key in reject and value != value):
+            raise ValueError(f"metrics: {key} is out of range")
 
 
 def check_classes(classes: str | list) -> None:
@@ -220,6 +229,8 @@ def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} is of type {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds values that are not finite")
+        if name.endswith("running_var") and tensor.min() < 0:
+            raise ValueError(f"{name} holds variances below 0")
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ import checkpoint
 import page
 from config import default_checkpoint
 from dataset import scan, stream_glyphs
-from jobs.command import command
+from jobs.command import command, printable
 from jobs.files import replacing
 from model import MobileNetV3, to_input
 from picture import is_clean, to_glyph
@@ -179,7 +179,7 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
         some += [e for e in entries if not e.folder][:SOME_FILES]
         chunks = list(stream_glyphs(source, some, size, workers=1))
         for problem in [problem for chunk in chunks for problem in chunk.problems]:
-            print(f"unreadable: {problem}", file=sys.stderr)
+            print(f"unreadable: {printable(problem)}", file=sys.stderr)
         glyphs = np.concatenate([chunk.glyphs for chunk in chunks])
         if len(glyphs) < 2:
             raise ValueError(f"{source}: {len(glyphs)} readable pictures, expected 2 or more")

@@ -52,11 +52,9 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
             if not found:
                 yield path, None, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
             elif others:
-                print(
-                    f"{path}: skipped what is no picture by its name: {', '.join(others[:3])}"
-                    + (f" and {len(others) - 3} more" if len(others) > 3 else ""),
-                    file=sys.stderr,
-                )
+                text = f"{path}: skipped what is no picture by its name: {', '.join(others[:3])}"
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                print(printable(text) + more, file=sys.stderr)
             yield from ((name, None, "") for name in found)
         else:
             yield path, None, ""
@@ -123,7 +121,7 @@ def print_table(element: dict) -> None:
     doubt = "" if element.get("is_character", True) else "  (hardly a character)"
     print(printable(element["path"]) + doubt)
     for rank, reading in enumerate(element["predictions"], 1):
-        print(f"{rank:>4}  {reading['character']}  {reading['probability']:>7.2%}")
+        print(f"{rank:>4}  {printable(reading['character'])}  {reading['probability']:>7.2%}")
 
 
 @command

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+
+TRY_SECONDS = 30  # that an ONNX network may take for a glyph when it is loaded
 
 
 class Reading(NamedTuple):
@@ -124,6 +128,7 @@ def open_session(path: str | Path):
             f"{path}: reading ONNX needs onnxruntime: pip install -r requirements-optional.txt"
         ) from None
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # we say it in a sentence
     # Threads that spin while they wait cost more than they gain: a tenth of predict.py's start.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if "torch" in sys.modules:
@@ -156,9 +161,35 @@ def _load_onnx(path: str | Path) -> Network:
 
         return torch.from_numpy(logits(x.cpu().contiguous().numpy()))
 
-    size, classes = json.loads(metadata["config"])["size"], json.loads(metadata["classes"])
-    reject = json.loads(metadata.get("reject", "null"))
+    try:
+        size, classes = json.loads(metadata["config"])["size"], json.loads(metadata["classes"])
+        if (reject := json.loads(metadata.get("reject", "null"))) is not None:
+            reject = {key: float(reject[key]) for key in ("scale", "offset", "threshold")}
+        _try(session, entry.name, size, classes)
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
     return Network(logits, size, list(classes), str(path), reject)
+
+
+def _try(session, name: str, size: int, classes: Sequence[str]) -> None:
+    """Read a blank glyph with an ONNX network; raise whatever for what is none of ours."""
+    import onnxruntime
+
+    if type(size) is not int or not 16 <= size <= 512:
+        raise ValueError(f"size is {size!r}")
+    if len(set(classes)) < len(classes) or not all(isinstance(c, str) and c for c in classes):
+        raise ValueError("classes are not different texts")
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # we say it in a sentence
+    timer = threading.Timer(TRY_SECONDS, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        answer = session.run(["logits"], {name: np.zeros((1, 1, size, size), np.float32)}, options)
+    finally:
+        timer.cancel()
+    if answer[0].shape != (1, len(classes)) or answer[0].dtype != np.float32:
+        raise ValueError(f"logits are {answer[0].shape}, the classes {len(classes)}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -262,6 +293,8 @@ class Recognizer:
     def read(self, glyphs: np.ndarray, top_k: int = 10) -> list[Readings]:
         """Read prepared glyphs (B,S,S) uint8; top_k readings each."""
         logits = self.network.logits(glyphs[:, None].astype(np.float32) / 255)
+        if not np.isfinite(logits).all():
+            raise ValueError(f"{self.network.source}: its answers are no numbers")
         probabilities = softmax(logits[:, self.labels])
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         answer = [

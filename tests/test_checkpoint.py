@@ -98,6 +98,7 @@ def without(content: dict, key: str) -> dict:
 
 WEIGHT = "classifier.3.weight"
 SPARSE = {WEIGHT: GOOD["model"][WEIGHT].to_sparse()}
+SHARED = torch.zeros(max(t.numel() for t in GOOD["model"].values()))
 WRONG = {
     "a list": [1],
     "a tensor": torch.zeros(3),
@@ -112,7 +113,9 @@ WRONG = {
                        ["一", "十", ""], {"一": 0}],
            "metrics": [[], None, {"top1": "high"}, {1: 2.0}, {"top1": None}, {"top1": True},
                        {"reject": 0.1}, {"reject": {"scale": 1.0}},
-                       {"reject": REJECT | {"scale": "1"}}],
+                       {"reject": REJECT | {"scale": "1"}}, {"top1": 10**400},
+                       {"reject": REJECT | {"threshold": float("nan")}}],
+           "made_with": [[], {"torch": [1]}],
            "epoch": ["two", None, -1, 1.5, True],
            "resume": [[], 3],
        }.items() for value in values},
@@ -140,6 +143,9 @@ WRONG = {
            "float8": {WEIGHT: torch.zeros(3, 8).to(torch.float8_e5m2)},
            "without memory": {WEIGHT: torch.zeros(3, 8, device="meta")},
            "no tensor": {WEIGHT: [0.0] * 24},
+           "of one memory": {name: SHARED[: t.numel()].view(t.shape)
+                             for name, t in GOOD["model"].items() if t.is_floating_point()},
+           "of a variance below 0": {"features.0.1.running_var": -torch.ones(8)},
            "of counts that are floats": {"features.0.1.num_batches_tracked": torch.tensor(1.0)},
        }.items()},
 }  # fmt: skip
@@ -181,6 +187,14 @@ def test_files_that_are_no_checkpoint(tmp_path, good):
             new.writestr(info.filename, archive.read(info))
     with pytest.raises(ValueError, match="a compressed archive"):
         checkpoint.load(path)
+
+
+def test_what_nobody_knows_is_left_out(tmp_path):
+    deep = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    torch.save(GOOD | {"deep": deep, "config": GOOD["config"] | {"note": "x"}}, tmp_path / "a.pt")
+    assert "deep" not in checkpoint.load(tmp_path / "a.pt")
 
 
 def test_flipped_bits_are_noticed(tmp_path, good):

@@ -15,10 +15,11 @@ from conftest import CHARACTERS, bitmap, call_script, load_script, made_once, wr
 
 import checkpoint
 import export
+import recognizer
 from config import DEFAULT_CHECKPOINT
 from model import to_input
 from picture import to_glyph
-from recognizer import character_score, load_network, softmax
+from recognizer import Recognizer, character_score, load_network, softmax
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Largest difference of a logit, as a share of the logits' own spread.
@@ -362,3 +363,88 @@ def test_not_an_export(tmp_path, content, said):
         path.write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         load_network(path)
+
+
+def foreign(*nodes, metadata: dict | None = None, external: str = "") -> bytes:
+    """Return an ONNX file that is none of ours: three logits of a glyph of 32 pixels."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    weights = onnx.numpy_helper.from_array(np.ones((1024, 3), np.float32), "weights")
+    if external:
+        weights = TensorProto(name="weights", dims=[1024, 3], data_type=TensorProto.FLOAT)
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=external)
+    numbers = {"huge": np.array([1 << 42]), "many": np.array(1 << 60), "yes": np.array(True)}
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in numbers.items()]
+    nodes = [
+        helper.make_node("Flatten", ["glyph"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
+        *(nodes or [helper.make_node("Identity", ["sums"], ["logits"])]),
+    ]
+    glyph = helper.make_tensor_value_info("glyph", TensorProto.FLOAT, ["N", 1, 32, 32])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "foreign", [glyph], [logits], [weights, *constants])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    given = {"classes": list("一二三"), "config": {"size": 32}} | (metadata or {})
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in given.items()})
+    return model.SerializeToString()
+
+
+def endless():
+    """Return a node that goes on for ever."""
+    from onnx import TensorProto, helper
+
+    flag = [helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("go", "on")]
+    sums = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
+    count = helper.make_tensor_value_info("count", TensorProto.INT64, [])
+    same = [helper.make_node("Identity", [a], [b]) for a, b in (("go", "on"), ("x", "y"))]
+    body = helper.make_graph(same, "body", [count, flag[0], sums[0]], [flag[1], sums[1]])
+    return helper.make_node("Loop", ["many", "yes", "sums"], ["logits"], body=body)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"config": {}},
+        {"config": [1]},
+        {"config": {"size": "32"}},
+        {"config": {"size": 10**9}},
+        {"config": {"size": 64}},
+        {"classes": 5},
+        {"classes": list("一二")},
+        {"classes": list("一一二")},
+        {"classes": [1, 2, 3]},
+        {"reject": [1]},
+        {"reject": {"scale": 1, "offset": 2}},
+        {"reject": {"scale": 1, "offset": 2, "threshold": "high"}},
+    ],
+)
+def test_an_onnx_file_whose_metadata_are_wrong(tmp_path, metadata):
+    path = tmp_path / "network.onnx"
+    path.write_bytes(foreign())
+    assert load_network(path).size == 32
+    path.write_bytes(foreign(metadata=metadata))
+    with pytest.raises(ValueError, match=r"network.onnx: not a file that export.py writes"):
+        load_network(path)
+
+
+def test_an_onnx_file_that_means_harm(tmp_path, monkeypatch):
+    """A file elsewhere, terabytes, no end, no numbers: one sentence each."""
+    from onnx import helper
+
+    monkeypatch.setattr(recognizer, "TRY_SECONDS", 0.5)
+    path = tmp_path / "network.onnx"
+    fill = helper.make_node("ConstantOfShape", ["huge"], ["logits"])
+    for content, said in (
+        (foreign(external="/etc/hostname"), "not a readable ONNX file"),
+        (foreign(external="../elsewhere.bin"), "not a readable ONNX file"),
+        (foreign(fill), "not a file that export.py writes"),
+        (foreign(endless()), "not a file that export.py writes"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            load_network(path)
+    path.write_bytes(foreign(helper.make_node("Log", ["sums"], ["logits"])))
+    with pytest.raises(ValueError, match="no numbers"):
+        Recognizer(load_network(path)).read(np.zeros((1, 32, 32), np.uint8))

@@ -50,6 +50,17 @@ def test_table_and_json_say_the_same(weights, pictures):
         assert f"   1  {best['character']}" in table.stdout
 
 
+def test_neither_labels_nor_file_names_move_the_cursor(trained, tmp_path):
+    loaded = checkpoint.load(trained / "best.pt")
+    labels = [*CHARACTERS[:5], "\x1b[2J"]
+    checkpoint.save(tmp_path / "a.pt", loaded["model"], loaded["config"], labels, {}, 1)
+    (tmp_path / "notes\x1b[2J.txt").write_text("no picture")
+    cv2.imencode(".png", bitmap("一", 1300))[1].tofile(tmp_path / "a\n\x1b.png")
+    done = call_script("predict.py", tmp_path, "--checkpoint", tmp_path / "a.pt")
+    assert done.returncode == 0 and "\\x1b[2J" in done.stdout and "\\x1b[2J" in done.stderr
+    assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
+
+
 def test_same_labels_as_in_training(weights, data):
     recognizer = Recognizer.from_checkpoint(weights)
     files = sorted((data / "train").glob("*/*.png"))

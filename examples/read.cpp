@@ -3,9 +3,11 @@
 //   python export.py --out network.onnx
 //   python -c "from checkpoint import load; from config import DEFAULT_CHECKPOINT as file;
 //   print(''.join(load(file)['classes']))" > classes.txt
-//   g++ -std=c++17 -O2 examples/read.cpp -o read $(pkg-config --cflags --libs opencv4)
+//   g++ -std=c++17 -O2 -I/usr/include/opencv4 examples/read.cpp -o read
+//       -lopencv_dnn -lopencv_imgcodecs -lopencv_imgproc -lopencv_core
 //   ./read network.onnx classes.txt 80 samples/U+6C38.png
 //
+// Debian: apt-get install libopencv-dnn-dev libopencv-imgcodecs-dev libopencv-imgproc-dev.
 // glyph() is picture.to_glyph for clean pictures; unevenly lit photos need more (see picture/).
 #include <algorithm>
 #include <cmath>

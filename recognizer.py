@@ -136,7 +136,9 @@ def open_session(path: str | Path):
     elif os.environ.get("OMP_NUM_THREADS", "").isdigit():
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # The fallback is the same provider again, and prints to stdout.
+        given = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+        return onnxruntime.InferenceSession(str(path), options, **given)
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = str(error).splitlines()[0][:120]
         raise ValueError(f"{path}: not a readable ONNX file ({reason})") from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +14,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, bitmap, call_script, load_script, made_once, write_gnt
+from conftest import (
+    CHARACTERS,
+    KILLS,
+    bitmap,
+    call_script,
+    kill_at_random,
+    load_script,
+    made_once,
+    write_gnt,
+)
 
 import checkpoint
 import export
@@ -363,6 +375,30 @@ def test_not_an_export(tmp_path, content, said):
         path.write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         load_network(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_killed_export_leaves_a_whole_file_or_none(exported, data, tmp_path):
+    out, found = tmp_path / "a.onnx", []
+    given = ["--checkpoint", exported / "best.pt", "--out", out, "--calibration", data / "train"]
+
+    def work():
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            assert export.main([*map(str, given)]) == 0
+
+    work()
+    whole = out.read_bytes()
+    out.unlink()
+
+    def check():
+        found.append(out.exists())
+        assert not out.exists() or out.read_bytes() == whole
+        work()
+        assert out.read_bytes() == whole
+        out.unlink()
+
+    kill_at_random(work, KILLS, check)
+    print(f"files left by kills: {sum(found)}")
 
 
 def foreign(*nodes, metadata: dict | None = None, external: str = "") -> bytes:

@@ -353,6 +353,20 @@ def _zip_stream(stream: BinaryIO, member: _Member) -> Callable[[], BinaryIO]:
     return lambda: _Chunks(chunks())
 
 
+def is_whole_zip(path: Path) -> bool:
+    """Tell whether a .zip has files and a directory of them all, and each its right checksum."""
+    try:
+        with path.open("rb") as stream:
+            members, problems = _zip_members(stream)
+            for member in [] if problems else members:
+                content = _zip_stream(stream, member)()
+                while content.read(CHUNK):
+                    pass
+    except OSError:
+        return False
+    return bool(members) and not problems
+
+
 # -- .alz ------------------------------------------------------------------------------------------
 
 VOLUME_HEAD, VOLUME_TAIL = 8, 16

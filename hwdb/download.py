@@ -17,12 +17,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
 
 from tqdm import tqdm
 
+from hwdb.archives import is_whole_zip
 from hwdb.sets import EDITIONS, MD5, PAGE
 
 TIMEOUT = 30  # seconds without a byte
@@ -90,11 +89,7 @@ def _sound(path: Path, file: str | None = None) -> bool:
     """Tell whether a file has the known MD5 or, where none is known, is a .zip without a fault."""
     expected = MD5.get(file or path.name)
     if expected is None:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return bool(archive.infolist()) and archive.testzip() is None
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError):
-            return False
+        return is_whole_zip(path)
     with path.open("rb") as stream:
         digest = hashlib.md5(usedforsecurity=False)
         while chunk := stream.read(1 << 20):
@@ -156,7 +151,7 @@ def _continue(url: str, part: Path, have: int) -> bool:
         resumed = response.status == 206 and span is not None and int(span[1]) == have
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = have + int(length) if length and length.isdecimal() else None
         bar = tqdm(
             total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None
         )

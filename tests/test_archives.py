@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwdb import archives
-from hwdb.archives import GntFile, _Volumes, find_files, open_files
+from hwdb.archives import GntFile, _Volumes, find_files, is_whole_zip, open_files
 from hwdb.record import Damage
 from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes
 from tests.fuzz import check_archive, check_gnt, gnt_records, make_alz, make_zip
@@ -203,6 +203,16 @@ def test_archives_of_very_many_small_files_take_no_longer_than_their_size(write)
     archive = b"ALZ\1" + bytes(4) + 100_000 * (b"junk" + broken)
     assert len(read(write("b.alz", archive))[1]) == 200_001
     assert time.process_time() - begin < 5
+
+
+def test_a_downloaded_zip_is_whole_or_not(write):
+    whole = zipped(DATA)
+    assert is_whole_zip(write("a.zip", whole)) and not is_whole_zip(write("a.zip", zipped({})))
+    at = whole.index(b"1003.gnt") + 12
+    wrong = [b"", b"a page of an error", whole[:-1], whole[: len(whole) // 2]]
+    wrong += [whole[:at] + b"xy" + whole[at + 2 :], zipped(DATA, zipfile.ZIP_LZMA)]
+    for data in wrong:
+        assert not is_whole_zip(write("a.zip", data))
 
 
 @pytest.mark.parametrize("size", [1 << 20, (1 << 32) - 2])

@@ -167,9 +167,9 @@ class _Starts:
         end = min(begin + CHUNK, window.reach(begin + CHUNK + full) - full + 1)
         if end <= begin:
             return False
-        top = np.frombuffer(window.data, np.uint8, end - begin, begin - window.start + 3)
-        places = np.flatnonzero(top <= MAX_PIXELS >> 24) + begin  # not too large: the most of them
-        sizes, tags = self._headers(places)
+        sizes = self._numbers("<u4", begin)[: end - begin]
+        places = np.flatnonzero((sizes > full) & (sizes <= full + MAX_PIXELS)) + begin
+        sizes, tags = self._headers(places)  # of few
         good = (sizes > full) & _good_tags()[tags]
         places, sizes = places[good], sizes[good]
         behind = places + sizes
@@ -183,13 +183,18 @@ class _Starts:
 
     def _headers(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sizes (0 where width and height say another) and tags at these offsets."""
-        data, at = np.frombuffer(self.window.data, np.uint8), places - self.window.start
         size, tag, width, height = (
-            sum(data[at + first + i].astype(np.int64) << (8 * i) for i in range(count))
-            for first, count in ((0, 4), (4, 2), (6, 2), (8, 2))
+            self._numbers(kind, self.window.start + at)[places - self.window.start].astype(np.int64)
+            for kind, at in (("<u4", 0), ("<u2", 4), ("<u2", 6), ("<u2", 8))
         )
         agree = (size == HEADER.size + width * height) & (width * height <= MAX_PIXELS)
         return np.where(agree, size, 0), tag
+
+    def _numbers(self, kind: str, begin: int) -> np.ndarray:
+        """Return a view of the numbers of a type that begin at each byte from an offset on."""
+        data, at = self.window.data, begin - self.window.start
+        count = max(0, len(data) - at - np.dtype(kind).itemsize + 1)
+        return np.ndarray((count,), kind, data, at if count else 0, (1,))
 
 
 def read_records(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:

@@ -337,23 +337,15 @@ def main(argv: list[str] | None = None) -> int:
         description="Say what is in a checkpoint; with a second file, write it there to share: "
         "weights in float16, no training state, no folders of this machine.",
     )
-    parser.add_argument("checkpoint", metavar="FILE")
-    parser.add_argument("shared", nargs="?", metavar="NEW", help="file to write")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        metavar="T",
+    add = parser.add_argument
+    add("checkpoint", metavar="FILE")
+    add("shared", nargs="?", metavar="NEW", help="file to write")
+    add("--temperature", type=float, metavar="T",
         help="divide the logits by T, which test.py --temperature finds: readings stay, "
-        "probabilities can be taken at their word",
-    )
-    parser.add_argument(
-        "--reject",
-        type=float,
-        nargs=len(REJECT),
-        metavar=tuple(key.upper() for key in REJECT),
+        "probabilities can be taken at their word")  # fmt: skip
+    add("--reject", type=float, nargs=len(REJECT), metavar=tuple(key.upper() for key in REJECT),
         help="tell characters from what is none by these, which test.py --no-characters finds for "
-        "a file whose temperature is set",
-    )
+        "a file whose temperature is set")  # fmt: skip
     given = parser.parse_args(argv)
     if given.reject is not None and not (given.shared and 0 < given.reject[-1] < 1):
         parser.error("--reject has a threshold in 0...1, and goes with the name of a file to write")

@@ -241,6 +241,19 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
         groups[heading].add_argument(flag(item), default=argparse.SUPPRESS, help=text, **options)
 
 
+def add_checkpoint(parser: Any, what: str = "checkpoint (.pt) or exported network (.onnx)") -> None:
+    """Add --checkpoint to a parser or group; `default_checkpoint` is the default."""
+    default = "runs/train/best.pt if there is one, else the shipped weights"
+    parser.add_argument("--checkpoint", metavar="FILE", help=f"{what} (default: {default})")
+
+
+def add_classes(parser: Any) -> None:
+    """Add --classes, of which to read."""
+    parser.add_argument("--classes", default="all", metavar="WHICH",
+        help="read these alone: level1, symbols, all, a number N (the first N in GB order) or a "
+        "file of characters (default: all that the checkpoint knows)")  # fmt: skip
+
+
 def from_arguments(arguments: argparse.Namespace) -> Config:
     """Build the config from parsed arguments; fields that a script does not show keep defaults.
 

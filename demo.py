@@ -45,7 +45,7 @@ import cv2
 import numpy as np
 
 import page
-from config import add_arguments, default_checkpoint, from_arguments
+from config import add_arguments, add_checkpoint, default_checkpoint, from_arguments
 from jobs.bounded import Bounded, TooMuch
 from jobs.command import command
 from picture import decode_picture, find_glyph
@@ -372,26 +372,14 @@ def start(host: str, port: int, recognizer: Recognizer, opener: Bounded) -> Serv
 @command
 def main(argv: list[str] | None = None) -> int:
     """Serve the page as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Draw characters in the browser and see how they are read. Ctrl+C stops.",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: runs/train/best.pt if there "
-        "is one, else the shipped weights)",
-    )
-    server = parser.add_argument_group("server")
-    server.add_argument(
-        "--host",
-        default="127.0.0.1",
+    parser = argparse.ArgumentParser(description="Read characters as they are drawn in a browser.")
+    add_checkpoint(parser)
+    add = parser.add_argument_group("server").add_argument
+    add("--host", default="127.0.0.1",
         help="address to listen on; 0.0.0.0 opens the page to the whole network "
-        "(default: %(default)s, this machine alone)",
-    )
-    server.add_argument(
-        "--port", type=int, default=8000, help="0: any free port (default: %(default)s)"
-    )
-    server.add_argument("--open", action="store_true", help="open the page in the browser")
+        "(default: %(default)s, this machine alone)")  # fmt: skip
+    add("--port", type=int, default=8000, help="0: any free port (default: %(default)s)")
+    add("--open", action="store_true", help="open the page in the browser")
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     checkpoint = given.checkpoint or default_checkpoint()

@@ -56,7 +56,7 @@ from torch import nn
 
 import checkpoint
 import page
-from config import default_checkpoint
+from config import add_checkpoint, default_checkpoint
 from dataset import scan, stream_glyphs
 from jobs.command import command, printable
 from jobs.files import replacing
@@ -281,48 +281,23 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Needs the packages of requirements-optional.txt: onnx, onnxruntime.",
     )
     group = parser.add_argument_group("what to write")
-    group.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="checkpoint to export (default: runs/train/best.pt if there is one, else the shipped "
-        "weights)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "int8"),
-        help="of the weights in the file (default: fp32; int8 with --page)",
-    )
-    group.add_argument(
-        "--input",
-        choices=("glyph", "picture"),
-        help="what the file takes (default: glyph; picture with --page)",
-    )
-    group.add_argument(
-        "--out",
-        metavar="FILE.onnx",
-        help="file to write (default: the checkpoint's name with -picture, -fp16 or -int8)",
-    )
-    group.add_argument(
-        "--page",
-        metavar="DIR",
+    add_checkpoint(group, "checkpoint to export")
+    add = group.add_argument
+    add("--precision", choices=("fp32", "fp16", "int8"),
+        help="of the weights in the file (default: fp32; int8 with --page)")  # fmt: skip
+    add("--input", choices=("glyph", "picture"),
+        help="what the file takes (default: glyph; picture with --page)")  # fmt: skip
+    add("--out", metavar="FILE.onnx",
+        help="file (default: the checkpoint's name with -picture, -fp16 or -int8)")  # fmt: skip
+    add("--page", metavar="DIR",
         help="make a folder for a static host instead: a page that reads in the browser (once "
-        "before: npm ci --prefix page)",
-    )
-    group = parser.add_argument_group("calibration and check")
-    group.add_argument(
-        "--calibration",
-        default="",
-        metavar="PATH",
+        "before: npm ci --prefix page)")  # fmt: skip
+    add = parser.add_argument_group("calibration and check").add_argument
+    add("--calibration", default="", metavar="PATH",
         help="training glyphs for int8 and for the check: tree of class folders or .gnt (default: "
-        f"{TRAINING_DATA} if it is there, else synthetic handwriting)",
-    )
-    group.add_argument(
-        "--samples",
-        type=int,
-        default=2048,
-        metavar="N",
-        help="glyphs, half to calibrate and half to check (default: %(default)s)",
-    )
+        f"{TRAINING_DATA} if it is there, else synthetic handwriting)")  # fmt: skip
+    add("--samples", type=int, default=2048, metavar="N",
+        help="glyphs, half to calibrate and half to check (default: %(default)s)")  # fmt: skip
     given = parser.parse_args(argv)
     if missing:
         raise ValueError(
@@ -335,13 +310,10 @@ def main(argv: list[str] | None = None) -> int:
     given.input = given.input or ("picture" if given.page else "glyph")
     if given.page:
         if given.out or given.input != "picture":
-            raise ValueError("--page writes network.onnx, which takes pictures; leave --out and "
-                             "--input away")  # fmt: skip
+            raise ValueError("--page makes network.onnx, of pictures; leave --out and --input away")
         publish(given, source)
         return 0
-    parts = ["picture"] * (given.input == "picture") + [given.precision] * (
-        given.precision != "fp32"
-    )
+    parts = [part for part in (given.input, given.precision) if part not in ("glyph", "fp32")]
     out = Path(given.out or source.with_name("-".join([source.stem, *parts]) + ".onnx"))
     if out.suffix != ".onnx":
         raise ValueError(f"--out is {out}, expected a name that ends in .onnx")

@@ -25,7 +25,13 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from config import add_arguments, default_checkpoint, from_arguments
+from config import (
+    add_arguments,
+    add_checkpoint,
+    add_classes,
+    default_checkpoint,
+    from_arguments,
+)
 from jobs.command import command, printable, sentence
 from picture import PICTURE_SUFFIXES, decode_picture
 from picture.glyph import Found
@@ -133,30 +139,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("pictures", nargs="+", help="picture files, folders, - for standard input")
     group = parser.add_argument_group("reading")
-    group.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: runs/train/best.pt if there "
-        "is one, else the shipped weights)",
-    )
-    group.add_argument(
-        "--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)"
-    )
-    group.add_argument(
-        "--classes",
-        default="all",
-        metavar="WHICH",
-        help="read these alone: level1, symbols, all, a number N (the first N in GB order) or a "
-        "file of characters (default: all)",
-    )
-    group.add_argument("--json", action="store_true", help="print one JSON list")
-    group.add_argument(
-        "--debug",
-        default="",
-        metavar="DIR",
+    add_checkpoint(group)
+    add_classes(group)
+    add = group.add_argument
+    add("--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)")
+    add("--json", action="store_true", help="print one JSON list")
+    add("--debug", default="", metavar="DIR",
         help="write there what the network got of each picture, and the picture with boxes around "
-        "what is read (green) and what was left out (red, orange)",
-    )
+        "what is read (green) and what was left out (red, orange)")  # fmt: skip
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     config = from_arguments(given)

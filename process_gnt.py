@@ -450,49 +450,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog="Exit status: 0 all well; 1 something was damaged (all that is good was kept); "
         "2 an error stopped the run; 130 interrupted (run again to go on).",
     )
-    parser.add_argument(
-        "paths",
-        nargs="*",
-        metavar="PATH",
-        type=Path,
-        help=".gnt, .zip or .alz files or folders of them, in any mix (default: data/)",
-    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", type=Path,
+        help=".gnt, .zip or .alz files or folders of them, mixed (default: data/)")  # fmt: skip
     add = parser.add_argument_group("conversion").add_argument
     add("--out", default="data", metavar="DIR", help="where train/ and test/ go (default: data)")
-    add(
-        "--split",
-        choices=("train", "test"),
-        help="part for files whose name tells none (official names tell it)",
-    )
-    add(
-        "--classes",
-        default="all",
-        metavar="SPEC",
+    add("--split", choices=("train", "test"),
+        help="part for files whose name tells none (official names tell it)")  # fmt: skip
+    add("--classes", default="all", metavar="SPEC",
         help="level1 (3755), symbols (171), all, a number N (the first N of level 1 in GB order), "
-        "or a text file of characters (default: all)",
-    )
-    add(
-        "--workers",
-        type=int,
-        default=cores(),
-        metavar="N",
-        help="processes that write (default: one a core, here %(default)s)",
-    )
+        "or a text file of characters (default: all)")  # fmt: skip
+    add("--workers", type=int, default=cores(), metavar="N",
+        help="processes that write (default: one a core, here %(default)s)")  # fmt: skip
     add("--limit", type=int, metavar="N", help="stop after N images, for a quick try")
-    group = parser.add_argument_group("download")
-    group.add_argument(
-        "--download",
-        action="store_true",
-        help="fetch the official archives to --out first, then convert them",
-    )
-    group.add_argument(
-        "--set", choices=tuple(EDITIONS), default="1.1", help="which HWDB (default: 1.1)"
-    )
-    group.add_argument(
-        "--mirror",
-        metavar="URL",
-        help="fetch URL/<archive name> instead of from the official addresses",
-    )
+    add = parser.add_argument_group("download").add_argument
+    add("--download", action="store_true",
+        help="fetch the official archives to --out first, then convert them")  # fmt: skip
+    add("--set", choices=tuple(EDITIONS), default="1.1", help="which HWDB (default: 1.1)")
+    add("--mirror", metavar="URL",
+        help="fetch URL/<archive name> instead of from the official addresses")  # fmt: skip
     options = parser.parse_args(argv)
     if options.workers < 1:
         parser.error("--workers: at least 1")

@@ -25,7 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import Config, add_arguments, default_checkpoint, from_arguments
+from config import (
+    Config,
+    add_arguments,
+    add_checkpoint,
+    add_classes,
+    default_checkpoint,
+    from_arguments,
+)
 from dataset import GlyphSet, Pack, open_pack, shorten
 from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes
@@ -220,42 +227,21 @@ def write_json(path: str, figures: dict) -> None:
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure a checkpoint on a test set.")
-    parser.add_argument(
-        "path",
-        nargs="?",
-        default="data/test",
-        help="tree of class folders, .gnt file or folder of them (default: data/test)",
-    )
+    parser.add_argument("path", nargs="?", default="data/test",
+        help="tree of class folders, .gnt file or folder of such (default: data/test)")  # fmt: skip
     what = parser.add_argument_group("what to test")
-    what.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="checkpoint (.pt) or exported network (.onnx) (default: runs/train/best.pt if there "
-        "is one, else the shipped weights)",
-    )
-    what.add_argument(
-        "--classes",
-        default="all",
-        metavar="WHICH",
-        help="read these alone: level1, symbols, all, a number N (the first N in GB order) or a "
-        "file of characters (default: all that the checkpoint knows)",
-    )
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", help="write all figures; - for stdout only")
-    output.add_argument("--errors", metavar="DIR", help="write mistakes.csv and mistakes.png")
-    output.add_argument("--report", metavar="DIR", help="write report.html, a page with plots")
-    output.add_argument(
-        "--temperature",
-        action="store_true",
-        dest="find_temperature",  # a training setting has the name
-        help="find the temperature that fits these data best, for checkpoint.py --temperature",
-    )
-    output.add_argument(
-        "--no-characters",
-        metavar="DIR",
+    add_checkpoint(what)
+    add_classes(what)
+    add = parser.add_argument_group("output").add_argument
+    add("--json", metavar="FILE", help="write all figures; - for stdout only")
+    add("--errors", metavar="DIR", help="write mistakes.csv and mistakes.png")
+    add("--report", metavar="DIR", help="write report.html, a page with plots")
+    # A training setting has the name of --temperature.
+    add("--temperature", action="store_true", dest="find_temperature",
+        help="find what fits these data best, for checkpoint.py --temperature")  # fmt: skip
+    add("--no-characters", metavar="DIR",
         help="tell the data from the pictures of this folder, which hold no character: AUROC, and "
-        "the numbers for checkpoint.py --reject",
-    )
+        "the numbers for checkpoint.py --reject")  # fmt: skip
     add_arguments(parser, ["batch_size", "workers", "device", "amp"])
     return parser
 
@@ -265,9 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     """Test as the command line says; return the exit status."""
     given = arguments().parse_args(argv)
     if given.report:
-        from evaluation.report import (
-            write_report,  # matplotlib is optional; say at once if it is missing
-        )
+        from evaluation.report import write_report  # says at once if matplotlib is missing
     test = score(given, from_arguments(given))
     figures = summarise(test, str(given.path))
     if given.find_temperature:

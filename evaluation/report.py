@@ -62,57 +62,7 @@ STYLE = {
     "xtick.color": SOFT,
     "ytick.color": SOFT,
 }
-CSS = """
-:root { color-scheme: light dark; --page: #f6f5f2; --card: #fff; --text: #1d1c1a; --soft: #66625c;
-  --line: #dcd8d0; --accent: #b3261e; --han: "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei",
-  "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", sans-serif; }
-@media (prefers-color-scheme: dark) { :root { --page: #171615; --card: #211f1e; --text: #f0ece6;
-  --soft: #aca69d; --line: #3b3835; --accent: #ff8a7d; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0 0; }
-h2 { font-size: 1.125rem; margin: 2.25rem 0 .25rem; }
-p { margin: .25rem 0 .75rem; max-width: 46rem; color: var(--soft); overflow-wrap: anywhere; }
-.cards { display: grid; gap: .75rem; grid-template-columns: repeat(4, 1fr); }
-.cards > div, figure, .table { background: var(--card); border: 1px solid var(--line);
-  border-radius: .6rem; padding: .75rem; }
-.cards b { display: block; font-size: 1.5rem; line-height: 1.3;
-  font-variant-numeric: tabular-nums; }
-.cards span, .note { color: var(--soft); font-size: .875rem; }
-.pair { display: grid; gap: .75rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
-figure { margin: 0; }
-figure svg { display: block; width: 100%; height: auto; }
-.wide { overflow-x: auto; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-size: .875rem; color: var(--soft); font-weight: 600; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: middle; }
-tr:last-child td { border-bottom: 0; }
-.number { text-align: right; }
-td { white-space: nowrap; }
-.han { font-family: var(--han); font-size: 1.375rem; line-height: 1.2; }
-.pictures { display: flex; gap: .25rem; }
-img { width: 3rem; height: 3rem; display: block; background: #fff; border-radius: .25rem; }
-@media (prefers-color-scheme: dark) { img { filter: invert(.88); } }
-.gallery { display: grid; gap: .75rem;
-  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
-.gallery figure { display: grid; grid-template-columns: 1fr 1fr; gap: .35rem; padding: .6rem; }
-.gallery img { width: 100%; height: auto; }
-.gallery figcaption { grid-column: 1 / -1; line-height: 1.35; }
-.gallery small { display: block; color: var(--soft); overflow-wrap: anywhere; }
-.gallery .han { overflow-wrap: anywhere; }
-.wrong { color: var(--accent); }
-@media (max-width: 40rem) {
-  .cards { grid-template-columns: 1fr 1fr; }
-  .wide svg { width: 42rem; }
-  .table, figure { padding: .5rem; }
-  th, td { padding: .25rem .35rem; }
-  td img { width: 2.25rem; height: 2.25rem; }
-}
-"""
+CSS = Path(__file__).with_name("report.css")
 
 
 def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
@@ -128,10 +78,11 @@ def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
         mistakes_section(glyphs, mistakes, pictures),
     ]
     title = f"Test of {escape(Path(figures['checkpoint']).name)}"
+    css = CSS.read_text(encoding="utf-8")
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+        f"<title>{title}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -186,11 +137,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: set[int])
 
     lines = ["".join(cell("th", i, text) for i, text in enumerate(head))]
     lines += ["".join(cell("td", i, text) for i, text in enumerate(row)) for row in rows]
-    return (
-        '<div class="table" tabindex="0"><table><tr>'
-        + "</tr>\n<tr>".join(lines)
-        + "</tr></table></div>"
-    )
+    inner = "</tr>\n<tr>".join(lines)
+    return f'<div class="table" tabindex="0"><table><tr>{inner}</tr></table></div>'
 
 
 # --- plots
@@ -211,20 +159,16 @@ def figure(plot: Figure, name: str, text: str, kind: str = "") -> str:
     return f'<figure class="{kind}">{svg}</figure>'
 
 
-def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple:
-    """Return a figure and its axes."""
+def axes(width: float, height: float, xlabel: str, ylabel: str, shares: str = "xy") -> tuple:
+    """Return a figure and its axes; axes named in `shares` show per cent."""
     with matplotlib.rc_context(STYLE):
         plot = Figure(figsize=(width, height))
         part = plot.subplots()
         part.set_axisbelow(True)
-        part.set_xlabel(xlabel)
-        part.set_ylabel(ylabel)
+        part.set(xlabel=xlabel, ylabel=ylabel)
+        for axis in shares:
+            getattr(part, f"{axis}axis").set_major_formatter(PercentFormatter(1))
     return plot, part
-
-
-def as_percent(part: object, which: str) -> None:
-    for axis in which:
-        getattr(part, f"{axis}axis").set_major_formatter(PercentFormatter(1))
 
 
 # --- sections
@@ -259,13 +203,12 @@ def writers_section(glyphs: GlyphSet, result: Result) -> str:
         return f"{title}<p>The file names tell of fewer than two writers.</p>"
     accuracy = np.array([share.accuracy for share in shares])
     mean, spread = accuracy.mean(), accuracy.std(ddof=1)
-    plot, part = axes(9, 2.9, "writers, from the hardest to the easiest", "top-1")
+    plot, part = axes(9, 2.9, "writers, from the hardest to the easiest", "top-1", "y")
     at = np.arange(len(shares)) + 1
     part.axhline(mean, color=SOFT, linewidth=1, linestyle="--")
     part.plot(at, accuracy, "o", color=ACCENT, markersize=max(2.5, 6 - len(at) / 40))
     part.set_xlim(0, len(at) + 1)
     part.xaxis.get_major_locator().set_params(integer=True)
-    as_percent(part, "y")
     hardest = ", ".join(
         f"{escape(glyphs.writer_names[s.key])} {percent(s.accuracy)}" for s in shares[:5]
     )
@@ -293,10 +236,9 @@ def confidence_section(result: Result) -> str:
     for limit in THRESHOLDS:
         accepted = int((threshold >= limit).sum())
         if accepted:
-            right = accuracy[accepted - 1]
+            read, right = accepted / len(threshold), accuracy[accepted - 1]
             wrong = round(accepted * (1 - right))
-            cells = [f"{limit:g}", percent(accepted / len(threshold)), percent(right)]
-            rows.append([*cells, f"{wrong:,}"])
+            rows.append([f"{limit:g}", percent(read), percent(right), f"{wrong:,}"])
     return (
         "<h2>Confidence</h2><p>Left: how often a reading of some confidence is right; on the "
         f"diagonal, confidence can be taken at its word (ECE {percent(ece)}). Right: how many are "
@@ -317,9 +259,7 @@ def reliability_plot(bins: list[analysis.Bin]) -> str:
     part.scatter(
         confidence, accuracy, s=[12 + 110 * row.samples / most for row in bins], color=ACCENT
     )
-    part.set_xlim(0, 1.04)
-    part.set_ylim(0, 1.04)
-    as_percent(part, "xy")
+    part.set(xlim=(0, 1.04), ylim=(0, 1.04))
     return figure(plot, "reliability", "Reliability diagram: share read right over confidence")
 
 
@@ -330,7 +270,6 @@ def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> str:
     at = np.unique(np.linspace(first, len(coverage) - 1, 300).astype(int))
     part.plot(coverage[at], accuracy[at], color=ACCENT, linewidth=2)
     part.set_xlim(0, 1.02)
-    as_percent(part, "xy")
     return figure(plot, "coverage", "Share right among those read, over the share that is read")
 
 
@@ -342,9 +281,7 @@ def rejection_section(figures: dict | None) -> str:
     plot, part = axes(4.6, 3.4, "share of the characters that is kept", "share of the others told")
     part.plot(kept, told, color=ACCENT, linewidth=2)
     part.plot([figures["kept"]], [figures["told"]], "o", color=SOFT)
-    part.set_xlim(0, 1.02)
-    part.set_ylim(0, 1.02)
-    as_percent(part, "xy")
+    part.set(xlim=(0, 1.02), ylim=(0, 1.02))
     text = "Share of pictures without a character that is told, over the share of characters kept"
     whose = "checkpoint's" if figures["of_checkpoint"] else "fitted"
     return (

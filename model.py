@@ -104,28 +104,19 @@ class ConvNormAct(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        channels: int,
+        out: int,
         kernel: int,
         stride: int = 1,
         groups: int = 1,
         act: type[nn.Module] | None = None,
     ) -> None:
-        layers = [
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel,
-                stride,
-                padding=(kernel - 1) // 2,
-                groups=groups,
-                bias=False,
-            ),
-            nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM),
-        ]
-        if act is not None:
-            layers.append(act())
-        super().__init__(*layers)
+        padding = (kernel - 1) // 2
+        super().__init__(
+            nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=False),
+            nn.BatchNorm2d(out, eps=BN_EPS, momentum=BN_MOMENTUM),
+            *([act()] if act else []),
+        )
 
 
 class SqueezeExcite(nn.Module):
@@ -161,14 +152,11 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = []
         if row.expansion != in_channels:
             layers.append(ConvNormAct(in_channels, row.expansion, 1, act=act))
-        layers.append(
-            ConvNormAct(
-                row.expansion, row.expansion, row.kernel, row.stride, row.expansion, act=act
-            )
-        )
+        wide = row.expansion
+        layers.append(ConvNormAct(wide, wide, row.kernel, row.stride, groups=wide, act=act))
         if row.se:
-            layers.append(SqueezeExcite(row.expansion))
-        layers.append(ConvNormAct(row.expansion, row.out, 1))
+            layers.append(SqueezeExcite(wide))
+        layers.append(ConvNormAct(wide, row.out, 1))
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,6 +175,9 @@ class MobileNetV3(nn.Module):
         last_stride: stride of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2.
         head: width of the layer before the classifier.
         dropout: probability, before the classifier.
+
+    Raises:
+        ValueError: a stride other than 1 or 2, or a number that is not positive.
     """
 
     def __init__(
@@ -201,6 +192,10 @@ class MobileNetV3(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        if stem_stride not in (1, 2) or last_stride not in (1, 2):
+            raise ValueError(f"strides are {stem_stride} and {last_stride}, expected 1 or 2 each")
+        if in_channels < 1 or width <= 0:
+            raise ValueError(f"in_channels={in_channels}, width={width}: expected positive numbers")
         channels = make_divisible(16 * width)
         layers: list[nn.Module] = [ConvNormAct(in_channels, channels, 3, stem_stride, act=HSwish)]
         last = max(i for i, row in enumerate(rows) if row.stride == 2)
@@ -250,45 +245,24 @@ def to_input(glyphs: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 def mobilenet_v3(
-    variant: str = "small",
-    num_classes: int = 3755,
-    in_channels: int = 1,
-    width: float = 1.0,
-    stem_stride: int = 2,
-    last_stride: int = 2,
-    head: int = 0,
-    dropout: float = 0.2,
+    variant: str = "small", num_classes: int = 3755, head: int = 0, **options: float
 ) -> MobileNetV3:
     """Build a variant by name.
 
     Args:
         variant: 'large' or 'small'.
         head: width of the layer before the classifier; 0 is the paper's (1280 large, 1024 small).
-        others: see `MobileNetV3`.
+        options: see `MobileNetV3`.
 
     Raises:
         ValueError: unknown variant, a stride other than 1 or 2, or a count below 1.
     """
     if variant not in VARIANTS:
         raise ValueError(f"model variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
-    if stem_stride not in (1, 2) or last_stride not in (1, 2):
-        raise ValueError(f"strides are {stem_stride} and {last_stride}, expected 1 or 2 each")
-    if num_classes < 1 or in_channels < 1 or width <= 0 or head < 0:
-        raise ValueError(
-            f"num_classes={num_classes}, in_channels={in_channels}, width={width}, head={head}: "
-            "expected positive numbers (head may be 0)"
-        )
+    if num_classes < 1 or head < 0:
+        raise ValueError(f"num_classes is {num_classes}, head {head}; expected 1 or more, 0: paper")
     rows, default_head = VARIANTS[variant]
-    return MobileNetV3(
-        rows,
-        num_classes,
-        in_channels,
-        width,
-        stem_stride,
-        last_stride,
-        head or default_head,
-        dropout,
-    )
+    return MobileNetV3(rows, num_classes, head=head or default_head, **options)
 
 
 def count_macs(model: nn.Module, size: int, in_channels: int = 1) -> tuple[int, int]:
@@ -332,13 +306,9 @@ def main(argv: list[str] | None = None) -> int:
     for variant in VARIANTS:
         for stem_stride, last_stride in ((2, 2), (2, 1), (1, 2)):
             try:
+                strides = {"stem_stride": stem_stride, "last_stride": last_stride}
                 model = mobilenet_v3(
-                    variant,
-                    args.num_classes,
-                    width=args.width,
-                    stem_stride=stem_stride,
-                    last_stride=last_stride,
-                    head=args.head,
+                    variant, args.num_classes, args.head, width=args.width, **strides
                 )
             except ValueError as error:
                 print(f"error: {error}", file=sys.stderr)

@@ -248,10 +248,14 @@ def test_temperature_is_found():
 
 def test_temperature_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_path):
     best, new = trained / "best.pt", tmp_path / "new.pt"
+    # Some wrong labels: a network that is always right cannot be too sure.
+    wrong = shutil.copytree(data / "test", tmp_path / "test") / folder_name("一")
+    for path in (data / "test" / folder_name("十")).iterdir():
+        shutil.copy(path, wrong / f"wrong-{path.name}")
 
     def figures(path):
         done = call_script(
-            "test.py", data / "test", "--checkpoint", path, "--temperature", "--json", "-"
+            "test.py", tmp_path / "test", "--checkpoint", path, "--temperature", "--json", "-"
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

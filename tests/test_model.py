@@ -29,7 +29,7 @@ def test_equals_torchvision(variant, parameters):
 
 
 def test_training_mode_equals_torchvision():
-    ours = mobilenet_v3("small", 10, 3, dropout=0.0)
+    ours = mobilenet_v3("small", 10, in_channels=3, dropout=0.0)
     theirs = torchvision.models.mobilenet_v3_small(num_classes=10, dropout=0.0)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(4, 3, 64, 64)
@@ -48,7 +48,7 @@ def test_strides_decide_the_final_map(stem, last, side):
 
 def test_counts_multiply_accumulates():
     # torchvision states 0.06 GFLOPS (multiply-accumulates) for Small at 224 px.
-    macs, _ = count_macs(mobilenet_v3("small", 1000, 3), 224, in_channels=3)
+    macs, _ = count_macs(mobilenet_v3("small", 1000, in_channels=3), 224, in_channels=3)
     assert 54e6 < macs < 60e6
 
 

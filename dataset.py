@@ -71,21 +71,15 @@ class Entry(NamedTuple):
     mtime_ns: int
 
 
-def scan(source: str | Path) -> list[Entry]:
-    """List the files of a source in a fixed order.
-
-    Raises:
-        FileNotFoundError: no such path.
-        ValueError: neither pictures in class folders nor .gnt files.
-    """
-    return scan_all(source)[0]
-
-
-def scan_all(source: str | Path) -> tuple[list[Entry], list[str]]:
+def scan(source: str | Path) -> tuple[list[Entry], list[str]]:
     """List the files of a source in a fixed order, and the paths of what is no part of it.
 
     That is: files that are neither pictures in class folders nor .gnt files by their names, links
     that lead nowhere, links to folders within a class folder, pipes and devices.
+
+    Raises:
+        FileNotFoundError: no such path.
+        ValueError: neither pictures in class folders nor .gnt files.
     """
     source = Path(source)
     if source.is_file() and source.suffix.lower() == ".gnt":
@@ -110,13 +104,8 @@ def scan_all(source: str | Path) -> tuple[list[Entry], list[str]]:
         raise ValueError(
             f"{source}: holds neither class folders with pictures nor .gnt files {MAKE_DATA}"
         )
-    names = (path.rpartition("/")[2] for path in others)
-    missed = [
-        path
-        for path, name in zip(others, names, strict=True)
-        if name not in NO_DATA and not name.startswith(".")
-    ]
-    return entries, sorted(missed)
+    missed = {path: path.rpartition("/")[2] for path in sorted(others)}
+    return entries, [p for p, name in missed.items() if name not in NO_DATA and name[0] != "."]
 
 
 def _pictures(path: str, folder: str, below: str, others: list[str]) -> Iterator[Entry]:
@@ -161,10 +150,10 @@ def writer_of(file_name: str) -> str:
 
 
 class Sample(NamedTuple):
-    """A picture of a source that is yet to be read.
+    """A picture of a source that is yet to be read; `name` is for names.jsonl, `where` for people.
 
-    name: in names.jsonl; where: for people; label: '' where damage hides it; writer: '' where
-    unknown; read: returns the bitmap, raises ValueError or OSError.
+    `label` is '' where damage hides it, `writer` where it is unknown; `read` returns the bitmap,
+    or raises ValueError or OSError.
     """
 
     name: str
@@ -219,11 +208,9 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
 
 def _picture_samples(root: str, task: list[Entry]) -> Iterator[Sample]:
     for entry in task:
-        path = Path(root, entry.path)
-        label = character_of(entry.folder)
-        yield Sample(
-            entry.path, str(path), label, writer_of(path.name), partial(read_picture, path)
-        )
+        path, label = Path(root, entry.path), character_of(entry.folder)
+        read = partial(read_picture, path)
+        yield Sample(entry.path, str(path), label, writer_of(path.name), read)
 
 
 def _gnt_samples(path: Path) -> Iterator[Sample]:
@@ -248,9 +235,8 @@ def _glyphs(samples: list[Sample], size: int, margin: int | None) -> Chunk:
         try:
             chunk.glyphs[len(chunk.labels)] = to_glyph(sample.read(), size, margin)
         except (ValueError, OSError) as error:
-            reason = str(error)
-            named = reason.startswith(sample.where)
-            chunk.problems.append(reason if named else f"{sample.where}: {reason}")
+            reason = str(error).removeprefix(f"{sample.where}: ")
+            chunk.problems.append(f"{sample.where}: {reason}")
             chunk.refused.append(sample.label)
             continue
         chunk.labels.append(sample.label)
@@ -316,7 +302,7 @@ def open_pack(source: str | Path, size: int = 64, workers: int | None = None) ->
         ValueError: nothing readable in it, or another process is packing it.
     """
     source = Path(source)
-    entries, others = scan_all(source)
+    entries, others = scan(source)
     digest = fingerprint(entries)
     folder = pack_folder(source, size)
     pack = _whole_pack(source, folder, size)
@@ -406,14 +392,11 @@ def _write_glyphs(
     problems: list[str] = []
     refused: Counter[str] = Counter()
     pictures = sum(1 for entry in entries if entry.folder)
+    total = pictures if pictures == len(entries) else None  # what .gnt files hold is not known
     with (
         open(folder / "glyphs.bin", "wb") as glyphs,
         open(folder / "names.jsonl", "w", encoding="ascii") as names,
-        progress(
-            total=pictures if pictures == len(entries) else None,
-            desc=f"packing {source}",
-            unit=" glyphs",
-        ) as bar,
+        progress(total=total, desc=f"packing {source}", unit=" glyphs") as bar,
     ):
         for chunk in stream_glyphs(source, entries, size, workers=workers):
             glyphs.write(chunk.glyphs.tobytes())
@@ -424,22 +407,13 @@ def _write_glyphs(
             refused.update(chunk.refused)
             bar.update(len(chunk.labels) + len(chunk.problems))
         if not labels:
-            raise ValueError(
-                f"{source}: none of its {len(problems)} pictures could be read; first: "
-                f"{problems[0]}"
-                if problems
-                else f"{source}: holds no pictures"
-            )
+            first = f"; first: {problems[0]}" if problems else ""
+            raise ValueError(f"{source}: none of its {len(problems)} pictures could be read{first}")
     classes = sorted(set(labels), key=class_order)
     people = sorted(set(writers) - {""})
-    index = {label: i for i, label in enumerate(classes)}
-    person = {writer: i for i, writer in enumerate(people)} | {"": -1}
-    columns = {
-        "labels.npy": [index[label] for label in labels],
-        "writers.npy": [person[writer] for writer in writers],
-    }
-    for name, column in columns.items():
-        np.save(folder / name, np.array(column, np.int32))
+    for name, column, known in (("labels", labels, classes), ("writers", writers, people)):
+        number = {value: i for i, value in enumerate(known)}
+        np.save(folder / f"{name}.npy", np.array([number.get(v, -1) for v in column], np.int32))
     return {
         "fingerprint": fingerprint(entries),
         "count": len(labels),
@@ -492,10 +466,9 @@ class GlyphSet:
                 continue
             unknown = [label for label in pack.classes if label not in index]
             if unknown and not skip_unknown:
-                shown = " ".join(unknown[:20]) + (" ..." if len(unknown) > 20 else "")
                 raise ValueError(
-                    f"{pack.source} has {len(unknown)} classes that the model's "
-                    f"{len(index)} do not include: {shown}"
+                    f"{pack.source} has {len(unknown)} classes that the model's {len(index)} do "
+                    f"not include: {shorten(unknown, 20)}"
                 )
             table = np.array([index.get(label, UNLABELLED) for label in pack.classes], np.int64)
             labels.append(table[pack.labels])

@@ -173,7 +173,7 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
         source = str(TRAINING_DATA)
     rng = np.random.default_rng(0)
     if source:
-        entries = scan(source)
+        entries = scan(source)[0]
         entries = [entries[i] for i in rng.permutation(len(entries))]
         some = [e for e in entries if e.folder][:count]
         some += [e for e in entries if not e.folder][:SOME_FILES]

@@ -128,7 +128,7 @@ def test_gnt_files_are_a_source(tmp_path):
 def test_parallel_is_the_same_as_serial(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "CHUNK", 7)
     tree = small_tree(tmp_path / "train")
-    entries = dataset.scan(tree)
+    entries, _ = dataset.scan(tree)
     one = list(stream_glyphs(tree, entries, 32, workers=1))
     for _ in range(2):  # as for two sources
         two = list(stream_glyphs(tree, entries, 32, workers=2))

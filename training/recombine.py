@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = [
         chunk.glyphs
         for source in args.sources
-        for chunk in stream_glyphs(source, scan(source), SIDE, 0)
+        for chunk in stream_glyphs(source, scan(source)[0], SIDE, 0)
     ]
     if not parts:
         raise ValueError(f"{args.sources[0]}: no pictures to recombine")

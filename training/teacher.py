@@ -179,7 +179,7 @@ def write_labels(
     basis, bias = keep_basis(folder / "teacher.npz", teacher)
     file = folder / "labels.bin"
     bytes_each = 2 * basis.shape[1]
-    entries = scan(pack.source)
+    entries = scan(pack.source)[0]
     start, skipped = labelled(
         pack, entries, file.stat().st_size // bytes_each if file.exists() else 0
     )

@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     given.input = given.input or ("picture" if given.page else "glyph")
     if given.page:
         if given.out or given.input != "picture":
-            raise ValueError("--page makes network.onnx, of pictures; leave --out and --input away")
+            raise ValueError("--page writes network.onnx for pictures; leave --out and --input out")
         publish(given, source)
         return 0
     parts = [part for part in (given.input, given.precision) if part not in ("glyph", "fp32")]

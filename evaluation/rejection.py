@@ -86,7 +86,7 @@ def fit(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     slope, height = line.tolist()
     scale = slope / float(spread)
     offset = height - scale * float(middle)
-    threshold = logistic(np.quantile(inside, 1 - KEPT), scale, offset)
+    threshold = np.quantile(logistic(inside, scale, offset), 1 - KEPT)
     return dict(zip(REJECT, (scale, offset, float(threshold)), strict=True))
 
 

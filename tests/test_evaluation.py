@@ -286,8 +286,10 @@ def test_logistic_is_found():
     # Two normals of one width: the logit of the odds is linear, (12 - 8) * (x - 10).
     assert found["scale"] == pytest.approx(4, rel=0.15)
     assert found["offset"] / found["scale"] == pytest.approx(-10, rel=0.02)
-    kept = rejection.logistic(inside, found["scale"], found["offset"]) >= found["threshold"]
-    assert kept.mean() == pytest.approx(rejection.KEPT, abs=0.001)
+    for fitted, characters in ((found, inside), (rejection.fit(outside, inside), outside)):
+        scores = rejection.logistic(characters, fitted["scale"], fitted["offset"])
+        kept = (scores >= fitted["threshold"]).mean()  # also where the others have more energy
+        assert kept == pytest.approx(rejection.KEPT, abs=0.001)
 
 
 def test_what_is_no_character_is_told(trained, data, tmp_path):

@@ -31,7 +31,7 @@ from _pytest.runner import runtestprotocol  # noqa: E402
 
 TEXTS = {"help", "description", "epilog", "desc", "unit", "metavar"}
 SPEAKERS = {"print", "notice", "progress", "write", "Damage", "ArgumentParser"}
-SLOW = 8.0  # seconds; a test beyond runs for a mutant only if none before it did
+SLOW = 2.0  # seconds; a test beyond runs for a mutant only if none before it did
 
 
 def generate() -> dict[str, Path]:

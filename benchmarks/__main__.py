@@ -26,7 +26,6 @@ NAMES = (
     "load",
     "step",
     "latency",
-    "canvas",
     "startup",
     "gpu",
     "scaling",

@@ -18,18 +18,8 @@ from statistics import median
 
 import torch
 
+from benchmarks import timing
 from benchmarks.step import CLASSES, contestants, start_run
-from benchmarks.timing import (
-    Row,
-    alternate,
-    at_least_one,
-    machine,
-    parser,
-    rate,
-    ratio,
-    report,
-    start,
-)
 from config import Config
 from model import mobilenet_v3
 from training import devices
@@ -37,35 +27,35 @@ from training import devices
 
 def training(
     folder: Path, variant: str, batch_size: int, device: str, compile: bool, rounds: int
-) -> list[Row]:
+) -> list[timing.Row]:
     """Return the rows of one network."""
     cuda = device == "cuda"
     steps = 7 if cuda else 1  # the tree holds eight batches, a tenth of them for validation
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     run, state = start_run(folder, variant, batch_size, device, compile)
-    seconds = alternate(contestants(run, state, steps), rounds, warmup=3 if compile else 1)
+    seconds = timing.alternate(contestants(run, state, steps), rounds, warmup=3 if compile else 1)
     name = variant + (" compiled" if compile else "")
-    gain = 1 / ratio(seconds, "whole", "pure")
+    gain = 1 / timing.ratio(seconds, "whole", "pure")
     images = steps * batch_size
     rows = [
-        Row(f"{name}, steps", rate(seconds["pure"], images), "images/s"),
-        Row(
+        timing.Row(f"{name}, steps", timing.rate(seconds["pure"], images), "images/s"),
+        timing.Row(
             f"{name}, training",
-            rate(seconds["whole"], images),
+            timing.rate(seconds["whole"], images),
             "images/s",
             gain,
             "the steps alone",
         ),
-        Row(f"{name}, share of data and augmentation", 100 * (1 - gain), "%"),
+        timing.Row(f"{name}, share of data and augmentation", 100 * (1 - gain), "%"),
     ]
     if cuda:
         used = torch.cuda.max_memory_allocated() / 2**20
-        rows.append(Row(f"{name}, peak of memory, batch {batch_size}", used, "MiB"))
+        rows.append(timing.Row(f"{name}, peak of memory, batch {batch_size}", used, "MiB"))
     return rows
 
 
-def inference(variant: str, batch_size: int, device: torch.device, rounds: int) -> Row:
+def inference(variant: str, batch_size: int, device: torch.device, rounds: int) -> timing.Row:
     """Return the images a second from input to logits."""
     config = Config()
     network = mobilenet_v3(variant, CLASSES, last_stride=config.last_stride, head=config.head)
@@ -80,15 +70,17 @@ def inference(variant: str, batch_size: int, device: torch.device, rounds: int) 
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    seconds = alternate({"read": read}, rounds, warmup=3)["read"]
-    return Row(f"{variant}, inference", batch_size / median(seconds), "images/s")
+    seconds = timing.alternate({"read": read}, rounds, warmup=3)["read"]
+    return timing.Row(f"{variant}, inference", batch_size / median(seconds), "images/s")
 
 
-def measure(batch_size: int, rounds: int) -> list[Row]:
+def measure(batch_size: int, rounds: int) -> list[timing.Row]:
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     batch_size = batch_size or (1024 if cuda else 32)
-    named = torch.cuda.get_device_name() if cuda else f"no GPU here, small form on {machine()}"
+    named = (
+        torch.cuda.get_device_name() if cuda else f"no GPU here, small form on {timing.machine()}"
+    )
     print(f"device: {named}; batch {batch_size}", file=sys.stderr)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -100,13 +92,15 @@ def measure(batch_size: int, rounds: int) -> list[Row]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser(__doc__)
+    options = timing.parser(__doc__)
     options.add_argument("--batch-size", type=int, default=0, help="0: 1024 on a GPU, else 32")
-    options.add_argument("--rounds", type=at_least_one, default=7, help="of each (default: 7)")
+    options.add_argument(
+        "--rounds", type=timing.at_least_one, default=7, help="of each (default: 7)"
+    )
     given = options.parse_args(argv)
-    report(measure(given.batch_size, given.rounds), given.json)
+    timing.report(measure(given.batch_size, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    start(main)
+    timing.start(main)

@@ -20,17 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from benchmarks.timing import (
-    Row,
-    alternate,
-    at_least_one,
-    parser,
-    rate,
-    ratio,
-    report,
-    start,
-    write_tree,
-)
+from benchmarks import timing
 from config import Config
 from dataset import GlyphSet, epoch_order, open_pack
 from model import to_input
@@ -60,13 +50,13 @@ def ours(glyphs: GlyphSet, strength: Augmentation | None) -> None:
             augment(x, strength, generator)
 
 
-def measure(images: int, rounds: int) -> list[Row]:
+def measure(images: int, rounds: int) -> list[timing.Row]:
     config = Config()
     everything = Augmentation(**{key: getattr(config, key) for key in Augmentation._fields})
     affine = everything._replace(elastic=0, stroke=0, blur=0, erase=0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        root = write_tree(Path(folder) / "train", images)
+        root = timing.write_tree(Path(folder) / "train", images)
         pack = open_pack(root, SIZE)
         glyphs = GlyphSet([pack], pack.classes)
         for augmented, kinds in (
@@ -77,26 +67,28 @@ def measure(images: int, rounds: int) -> list[Row]:
             contestants = {"ImageFolder": lambda loader=loader: [len(x) for x, _ in loader]}
             for kind, strength in kinds.items():
                 contestants[kind] = lambda strength=strength: ours(glyphs, strength)
-            seconds = alternate(contestants, rounds)
+            seconds = timing.alternate(contestants, rounds)
             name = f"ImageFolder, {next(iter(kinds))}"
-            rows.append(Row(name, rate(seconds["ImageFolder"], images), "images/s"))
+            rows.append(timing.Row(name, timing.rate(seconds["ImageFolder"], images), "images/s"))
             for kind in kinds:
-                gain = ratio(seconds, "ImageFolder", kind)
-                fast = rate(seconds[kind], images)
-                rows.append(Row(f"packed, {kind}", fast, "images/s", gain, name))
+                gain = timing.ratio(seconds, "ImageFolder", kind)
+                fast = timing.rate(seconds[kind], images)
+                rows.append(timing.Row(f"packed, {kind}", fast, "images/s", gain, name))
     return rows
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser(__doc__)
+    options = timing.parser(__doc__)
     options.add_argument(
-        "--images", type=at_least_one, default=4096, help="files to make (default: 4096)"
+        "--images", type=timing.at_least_one, default=4096, help="files to make (default: 4096)"
     )
-    options.add_argument("--rounds", type=at_least_one, default=5, help="of each (default: 5)")
+    options.add_argument(
+        "--rounds", type=timing.at_least_one, default=5, help="of each (default: 5)"
+    )
     given = options.parse_args(argv)
-    report(measure(given.images, given.rounds), given.json)
+    timing.report(measure(given.images, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    start(main)
+    timing.start(main)

@@ -17,32 +17,22 @@ from statistics import median
 
 import cv2
 
-from benchmarks.timing import (
-    ROOT,
-    Row,
-    alternate,
-    at_least_one,
-    parser,
-    ratio,
-    report,
-    samples,
-    start,
-)
+from benchmarks import timing
 from config import DEFAULT_CHECKPOINT
 
 
-def measure(rounds: int) -> list[Row]:
+def measure(rounds: int) -> list[timing.Row]:
     with tempfile.TemporaryDirectory() as folder:
         picture, network = Path(folder) / "picture.png", Path(folder) / "network.onnx"
-        picture.write_bytes(cv2.imencode(".png", samples(1)[0][1])[1].tobytes())
+        picture.write_bytes(cv2.imencode(".png", timing.samples(1)[0][1])[1].tobytes())
         export = ["export.py", "--checkpoint", DEFAULT_CHECKPOINT, "--out", network]
         export += ["--precision", "int8", "--samples", "512"]
-        subprocess.run([sys.executable, *export], check=True, cwd=ROOT, stdout=sys.stderr)
+        subprocess.run([sys.executable, *export], check=True, cwd=timing.ROOT, stdout=sys.stderr)
         bare = {"torch, cv2": DEFAULT_CHECKPOINT, "numpy, cv2, onnxruntime": network}
         commands = {}
         for modules, checkpoint in bare.items():
             commands[modules] = ["-c", f"import {modules}"]
-            predict = [ROOT / "predict.py", picture, "--checkpoint", checkpoint]
+            predict = [timing.ROOT / "predict.py", picture, "--checkpoint", checkpoint]
             commands[f"predict.py, {Path(checkpoint).suffix}"] = predict
 
         # Ours may be kept compiled, as installed packages are.
@@ -52,22 +42,26 @@ def measure(rounds: int) -> list[Row]:
             command = [sys.executable, *arguments]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
-        seconds = alternate({name: lambda c=c: run(c) for name, c in commands.items()}, rounds)
+        seconds = timing.alternate(
+            {name: lambda c=c: run(c) for name, c in commands.items()}, rounds
+        )
     rows, names = [], list(commands)
     for modules, predict in zip(names[::2], names[1::2], strict=True):
-        gain = ratio(seconds, predict, modules)
-        rows.append(Row(f'python -c "import {modules}"', median(seconds[modules]), "s"))
-        rows.append(Row(predict, median(seconds[predict]), "s", gain, "imports"))
+        gain = timing.ratio(seconds, predict, modules)
+        rows.append(timing.Row(f'python -c "import {modules}"', median(seconds[modules]), "s"))
+        rows.append(timing.Row(predict, median(seconds[predict]), "s", gain, "imports"))
     return rows
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser(__doc__)
-    options.add_argument("--rounds", type=at_least_one, default=7, help="of each (default: 7)")
+    options = timing.parser(__doc__)
+    options.add_argument(
+        "--rounds", type=timing.at_least_one, default=7, help="of each (default: 7)"
+    )
     given = options.parse_args(argv)
-    report(measure(given.rounds), given.json)
+    timing.report(measure(given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    start(main)
+    timing.start(main)

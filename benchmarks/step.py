@@ -20,17 +20,7 @@ import torchvision
 from torch import Tensor, nn
 
 import train
-from benchmarks.timing import (
-    Row,
-    alternate,
-    at_least_one,
-    parser,
-    rate,
-    ratio,
-    report,
-    start,
-    write_tree,
-)
+from benchmarks import timing
 from config import Config
 from hwdb.characters import LEVEL1
 from model import mobilenet_v3
@@ -68,7 +58,7 @@ def start_run(
     """Return a run on a small tree, with the head of all level-1 characters."""
     tree = folder / "train"
     if not tree.is_dir():
-        write_tree(tree, 8 * batch_size, distinct=500)
+        timing.write_tree(tree, 8 * batch_size, distinct=500)
     config = Config(
         data=(str(tree),),
         variant=variant,
@@ -106,9 +96,9 @@ def contestants(run: train.Run, state: train.State, steps: int) -> dict[str, Cal
     return {"pure": pure, "whole": whole}
 
 
-def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
+def measure(variant: str, batch_size: int, rounds: int) -> list[timing.Row]:
     ours = mobilenet_v3(variant, CLASSES)
-    seconds = alternate(
+    seconds = timing.alternate(
         {
             "torchvision": paper_step(torchvisions(variant), batch_size),
             "ours": paper_step(ours, batch_size),
@@ -116,26 +106,34 @@ def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
         rounds,
     )
     rows = [
-        Row(
-            f"step of torchvision's {variant}", rate(seconds["torchvision"], batch_size), "images/s"
-        ),
-        Row(
-            f"step of mobilenet_v3 {variant}",
-            rate(seconds["ours"], batch_size),
+        timing.Row(
+            f"step of torchvision's {variant}",
+            timing.rate(seconds["torchvision"], batch_size),
             "images/s",
-            ratio(seconds, "ours", "torchvision"),
+        ),
+        timing.Row(
+            f"step of mobilenet_v3 {variant}",
+            timing.rate(seconds["ours"], batch_size),
+            "images/s",
+            timing.ratio(seconds, "ours", "torchvision"),
             "torchvision's time",
         ),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        seconds = alternate(contestants(*start_run(Path(folder), variant, batch_size), 1), rounds)
+        seconds = timing.alternate(
+            contestants(*start_run(Path(folder), variant, batch_size), 1), rounds
+        )
     rows += [
-        Row("train.py, steps on a batch in memory", rate(seconds["pure"], batch_size), "images/s"),
-        Row(
-            "train.py, with fetching and augmentation",
-            rate(seconds["whole"], batch_size),
+        timing.Row(
+            "train.py, steps on a batch in memory",
+            timing.rate(seconds["pure"], batch_size),
             "images/s",
-            1 / ratio(seconds, "whole", "pure"),
+        ),
+        timing.Row(
+            "train.py, with fetching and augmentation",
+            timing.rate(seconds["whole"], batch_size),
+            "images/s",
+            1 / timing.ratio(seconds, "whole", "pure"),
             "the steps alone",
         ),
     ]
@@ -143,14 +141,16 @@ def measure(variant: str, batch_size: int, rounds: int) -> list[Row]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser(__doc__)
+    options = timing.parser(__doc__)
     options.add_argument("--variant", choices=("small", "large"), default="small")
-    options.add_argument("--batch-size", type=at_least_one, default=128)
-    options.add_argument("--rounds", type=at_least_one, default=15, help="of each (default: 15)")
+    options.add_argument("--batch-size", type=timing.at_least_one, default=128)
+    options.add_argument(
+        "--rounds", type=timing.at_least_one, default=15, help="of each (default: 15)"
+    )
     given = options.parse_args(argv)
-    report(measure(given.variant, given.batch_size, given.rounds), given.json)
+    timing.report(measure(given.variant, given.batch_size, given.rounds), given.json)
     return 0
 
 
 if __name__ == "__main__":
-    start(main)
+    timing.start(main)

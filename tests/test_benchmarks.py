@@ -71,7 +71,7 @@ def test_value_of_the_parts(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("canvas", "--checkpoint", "absent.pt"),
+        ("penwidth", "absent.gnt"),
         ("value", "absent"),
         ("latency", "--teacher", "absent.onnx", "--rounds", "1"),
         ("load", "--rounds", "0"),

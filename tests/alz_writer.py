@@ -1,10 +1,20 @@
-"""Write small .alz archives for the tests: stored or deflated, in one or several volumes."""
+"""Write small archives for the tests: .zip; .alz, stored or deflated, in one or several volumes."""
 
+import io
 import struct
+import zipfile
 import zlib
 
 STORE, BZIP2, DEFLATE = 0, 1, 2  # bzip2 in name only
 VOLUME_HEAD, VOLUME_TAIL = b"ALZ\x01" + bytes(4), bytes(16)
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
 
 
 def pack(data: bytes, method: int) -> bytes:

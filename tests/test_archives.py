@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hwdb import archives
 from hwdb.archives import GntFile, _Volumes, find_files, is_whole_zip, open_files
 from hwdb.record import Damage
-from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes
+from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes, zipped
 from tests.fuzz import check_archive, check_gnt, gnt_records, make_alz, make_zip
 
 DATA = {f"{number}.gnt": f"content of {number}".encode() * 50 for number in range(1001, 1006)}
@@ -41,14 +41,6 @@ def read(*files: Path) -> tuple[dict[str, bytes], list[str]]:
         except OSError as error:
             said.append(f"{item.name}: {error}")
     return delivered, said
-
-
-def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
 
 
 def plain_zip(members: dict[str, bytes]) -> bytes:

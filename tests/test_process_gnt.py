@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from alz_writer import DEFLATE, STORE, alz, volumes
+from alz_writer import DEFLATE, STORE, alz, volumes, zipped
 from conftest import call_script, load_script
 
 from hwdb import download, sets
@@ -49,14 +49,6 @@ def large_gnt(seed: int, count: int = 400) -> bytes:
     stream = io.BytesIO()
     for _ in range(count):
         write_record(stream, "啊", rng.integers(0, 256, (256, 256), np.uint8))
-    return stream.getvalue()
-
-
-def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
     return stream.getvalue()
 
 

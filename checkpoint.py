@@ -58,8 +58,6 @@ SCHEMA = {
     "metrics": dict,
     "epoch": int,
 }
-
-
 REJECT = ("scale", "offset", "threshold")  # of metrics["reject"]
 LARGEST = 1e30  # number of the metrics
 
@@ -124,7 +122,10 @@ def load(path: str | Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
     loaded = {key: loaded[key] for key in (*SCHEMA, "made_with", "resume") if key in loaded}
-    loaded["model"] = {name: widen(tensor) for name, tensor in loaded["model"].items()}
+    # Shipped files hold float16.
+    loaded["model"] = {
+        n: t.float() if t.is_floating_point() else t for n, t in loaded["model"].items()
+    }
     loaded["classes"] = list(loaded["classes"])
     return loaded
 
@@ -231,11 +232,6 @@ def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} holds values that are not finite")
         if name.endswith("running_var") and tensor.min() < 0:
             raise ValueError(f"{name} holds variances below 0")
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Return floating point weights as float32 (shipped files hold float16)."""
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def skeleton(loaded: Mapping) -> nn.Module:

@@ -78,16 +78,9 @@ def score(given: argparse.Namespace, config: Config) -> Test:
     def logits(x: Tensor) -> Tensor:
         return network.logits(x)[:, read.to(x.device)]
 
+    dtype, size = pick_dtype(config.amp, device), config.batch_size
     with progress(total=len(indices), unit=" images", desc="testing") as bar:
-        result = evaluate(
-            logits,
-            glyphs,
-            indices,
-            device,
-            pick_dtype(config.amp, device),
-            config.batch_size,
-            progress=bar.update,
-        )
+        result = evaluate(logits, glyphs, indices, device, dtype, size, progress=bar.update)
     return Test(recognizer, pack, glyphs, result, logits, device)
 
 
@@ -95,13 +88,9 @@ def some_logits(test: Test, most: int = 5000) -> tuple[Tensor, Tensor]:
     """Return logits (n, classes that are read) and labels (n,) of at most that many samples."""
     known = test.result.indices
     chosen = known[:: -(-len(known) // most)]
+    batches = test.glyphs.batches(np.array_split(chosen, -(-len(chosen) // 256)))
     with torch.inference_mode():
-        parts = [
-            (test.logits(to_input(images, test.device)).float().cpu(), labels)
-            for images, labels in test.glyphs.batches(
-                np.array_split(chosen, -(-len(chosen) // 256))
-            )
-        ]
+        parts = [(test.logits(to_input(x, test.device)).float().cpu(), y) for x, y in batches]
     logits, labels = map(torch.cat, zip(*parts, strict=True))
     return logits, labels
 

@@ -26,11 +26,9 @@ BATCH = 256
 
 def energies(recognizer: Recognizer, glyphs: np.ndarray) -> np.ndarray:
     """Return the energies (n,) of glyphs (n,S,S) uint8."""
-    parts = [
-        energy(recognizer.network.logits(part[:, None].astype(np.float32) / 255))
-        for part in np.array_split(glyphs, max(1, -(-len(glyphs) // BATCH)))
-    ]
-    return np.concatenate(parts)
+    parts = np.array_split(glyphs[:, None], max(1, -(-len(glyphs) // BATCH)))
+    logits = (recognizer.network.logits(part.astype(np.float32) / 255) for part in parts)
+    return np.concatenate([energy(part) for part in logits])
 
 
 def folder_energies(recognizer: Recognizer, folder: str | Path) -> np.ndarray:
@@ -99,19 +97,18 @@ def summarise(
     inside: np.ndarray, outside: np.ndarray, reject: Mapping[str, float] | None
 ) -> dict[str, object]:
     """Return how well the two are told apart, at the checkpoint's threshold where it has one."""
-    figures: dict[str, object] = {
+    fitted = fit(inside, outside)
+    scale, offset, threshold = ((reject or fitted)[key] for key in REJECT)
+    return {
         "characters": len(inside),
         "others": len(outside),
         "auroc": auroc(inside, outside),
-        "fitted": fit(inside, outside),
+        "fitted": fitted,
         "of_checkpoint": reject is not None,
+        "kept": float((logistic(inside, scale, offset) >= threshold).mean()),
+        "told": float((logistic(outside, scale, offset) < threshold).mean()),
+        "curve": curve(inside, outside),
     }
-    used = reject or figures["fitted"]
-    scale, offset, threshold = (used[key] for key in REJECT)
-    figures["kept"] = float((logistic(inside, scale, offset) >= threshold).mean())
-    figures["told"] = float((logistic(outside, scale, offset) < threshold).mean())
-    figures["curve"] = curve(inside, outside)
-    return figures
 
 
 def curve(inside: np.ndarray, outside: np.ndarray, points: int = 200) -> list[Sequence[float]]:

@@ -303,15 +303,10 @@ def pairs_section(result: Result, pictures: Pictures) -> str:
         misread = np.flatnonzero((result.labels == pair.truth) & (result.top[:, 0] == pair.guess))
         text = f"{pictures.classes[pair.truth]} read as {pictures.classes[pair.guess]}"
         shown = "".join(pictures.sample(int(row), text) for row in misread[:4])
-        rows.append(
-            [
-                f"{pictures.name(pair.truth)} → {pictures.name(pair.guess)}",
-                f"{pair.count:,}",
-                f'<div class="pictures">{shown}</div>',
-                f'<div class="pictures">{pictures.of_class(pair.truth)}</div>',
-                f'<div class="pictures">{pictures.of_class(pair.guess)}</div>',
-            ]
-        )
+        names = f"{pictures.name(pair.truth)} → {pictures.name(pair.guess)}"
+        samples = shown, pictures.of_class(pair.truth), pictures.of_class(pair.guess)
+        cells = (f'<div class="pictures">{sample}</div>' for sample in samples)
+        rows.append([names, f"{pair.count:,}", *cells])
     head = ["truth → reading", "times", "misread", "a sample of the truth", "and of the reading"]
     note = f"{len(pairs):,} different confusions in all."
     return f"{title}<p>{note}</p>" + table(head, rows, {1})

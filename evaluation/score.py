@@ -56,9 +56,9 @@ def evaluate(
     """
     rank, world = (processes.rank, processes.world) if processes else (0, 1)
     mine = indices[rank::world]
-    training = isinstance(network, nn.Module) and network.training
-    if isinstance(network, nn.Module):
-        network.eval()
+    module = network if isinstance(network, nn.Module) else nn.Identity()
+    training = module.training
+    module.eval()
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(mine), batch_size):
         chosen = mine[start : start + batch_size]
@@ -69,18 +69,10 @@ def evaluate(
         logprob = logits.float().log_softmax(1).cpu()
         best = logprob.topk(min(TOP, logprob.shape[1]))
         losses = -logprob.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-        parts.append(
-            (
-                best.indices.numpy(),
-                best.values.exp().numpy(),
-                labels.numpy(),
-                losses.numpy(),
-                chosen,
-            )
-        )
+        columns = best.indices, best.values.exp(), labels, losses
+        parts.append((*(column.numpy() for column in columns), chosen))
         progress(len(chosen))
-    if isinstance(network, nn.Module):
-        network.train(training)
+    module.train(training)
     if world > 1:
         gathered: list[list] = [[] for _ in range(world)]
         dist.all_gather_object(gathered, parts)

@@ -93,15 +93,12 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, recognizer: Recognizer, opener: Bounded) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.network = recognizer.network
+        self.network, self.opener = recognizer.network, opener
         names = page.choices(self.network.classes)
         self.recognizers = {name: Recognizer(self.network, name) for name in names}
         self.names = {"localhost", socket.gethostname().lower(), host.lower()}
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self.reading = threading.Lock()
-        self.holding = threading.Lock()
-        self.held = 0
-        self.opener = opener
+        self.reading, self.holding, self.held = threading.Lock(), threading.Lock(), 0
         super().__init__((host, port), Handler)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:
@@ -345,11 +342,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def is_address(name: str) -> bool:
     """Tell whether a host name is an IP address."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def start(host: str, port: int, recognizer: Recognizer, opener: Bounded) -> Server:

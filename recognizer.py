@@ -79,10 +79,11 @@ class Network(NamedTuple):
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
     """Load a checkpoint (.pt), or a file of export.py (.onnx), which runs on the CPU.
 
+    `device` is auto, cpu, cuda, cuda:N or mps.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint or ONNX file of this repository; a package is missing; no such
-            device.
+        ValueError: not a file of this repository; a package is missing; no such device.
     """
     if str(path).endswith(".onnx"):
         return _load_onnx(path)
@@ -253,26 +254,14 @@ class Recognizer:
         if not labels:
             raise ValueError(f"--classes {classes}: {network.source} knows none of them")
         self.labels = np.array(labels)
+        self.classes = [network.classes[label] for label in labels]  # that are read
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, device: torch.device | str = "cpu", classes: str = "all"
     ) -> Recognizer:
-        """Load a checkpoint or an exported ONNX file.
-
-        Args:
-            device: auto, cpu, cuda, cuda:N or mps; ONNX files run on the CPU.
-            classes: see the class.
-
-        Raises:
-            FileNotFoundError, ValueError: see `load_network`.
-        """
+        """Load a checkpoint or an exported ONNX file; see `load_network` and the class."""
         return cls(load_network(path, device), classes)
-
-    @property
-    def classes(self) -> list[str]:
-        """Return the classes that are read."""
-        return [self.network.classes[label] for label in self.labels]
 
     def find(self, picture: str | Path | np.ndarray) -> Found:
         """Return what the network gets of a picture, and what was left out of it.
@@ -300,10 +289,7 @@ class Recognizer:
         probabilities = softmax(logits[:, self.labels])
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         answer = [
-            Readings(
-                Reading(self.network.classes[self.labels[i]], float(row[i]))
-                for i in chosen.tolist()
-            )
+            Readings(Reading(self.classes[i], float(row[i])) for i in chosen.tolist())
             for row, chosen in zip(probabilities, best, strict=True)
         ]
         if self.network.reject is not None:
@@ -317,19 +303,17 @@ class Recognizer:
         self, pictures: Iterable[str | Path | np.ndarray], top_k: int = 10
     ) -> list[Readings]:
         """Read pictures; what cannot be read has an error instead of readings, in its place."""
-        answer: list[Readings | None] = []
-        glyphs, notices = [], []
-        for picture in pictures:
+        answer: list[Readings] = []
+        glyphs: dict[int, np.ndarray] = {}  # by place in the answer
+        for place, picture in enumerate(pictures):
+            answer.append(Readings())
             try:
                 found = self.find(picture)
-                glyphs.append(found.glyph)
-                notices.append(found.notices)
-                answer.append(None)
+                glyphs[place], answer[place].notices = found.glyph, found.notices
             except (ValueError, OSError) as error:
-                answer.append(Readings())
-                answer[-1].error = str(error)
-        read = self.read(np.stack(glyphs), top_k) if glyphs else []
-        for readings, said in zip(read, notices, strict=True):
-            readings.notices = said
-        rest = iter(read)
-        return [next(rest) if readings is None else readings for readings in answer]
+                answer[place].error = str(error)
+        read = self.read(np.stack(list(glyphs.values())), top_k) if glyphs else ()
+        for place, readings in zip(glyphs, read, strict=True):
+            readings.notices = answer[place].notices
+            answer[place] = readings
+        return answer

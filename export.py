@@ -102,17 +102,16 @@ def to_onnx(
     reject = loaded.get("metrics", {}).get("reject")
     graph = NetworkGraph(model, precision, calibration, size)
     outputs = {"logits": (TensorProto.FLOAT, ["N", len(classes)])}
+    tensor, glyphs = helper.make_tensor_value_info, (TensorProto.FLOAT, ["N", 1, size, size])
     if takes == "glyph":
-        entry = helper.make_tensor_value_info("glyphs", TensorProto.FLOAT, ["N", 1, size, size])
+        entry = tensor("glyphs", *glyphs)
         graph.rename(graph.add("glyphs", model), "logits")
     else:
-        entry = helper.make_tensor_value_info("picture", TensorProto.UINT8, ["N", 1, "H", "W"])
+        entry = tensor("picture", TensorProto.UINT8, ["N", 1, "H", "W"])
         glyph = prepare(Value(graph, "picture"), size)
         graph.rename(glyph.node("Cast", to=TensorProto.UINT8).name, "glyph")
         x = (glyph / 255).node("Unsqueeze", np.array([1]))
-        graph.shapes.append(
-            helper.make_tensor_value_info(x.name, TensorProto.FLOAT, ["N", 1, size, size])
-        )
+        graph.shapes.append(tensor(x.name, *glyphs))
         graph.rename(graph.add(x.name, model), "logits")
         outputs["glyph"] = (TensorProto.UINT8, ["N", size, size])
         outputs |= add_readings(graph, min(READINGS, len(classes)), reject)
@@ -121,7 +120,7 @@ def to_onnx(
             graph.nodes,
             "mobilenet_v3",
             [entry],
-            [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
+            [tensor(name, *kind) for name, kind in outputs.items()],
             graph.constants,
             value_info=graph.shapes,
         ),

@@ -128,11 +128,8 @@ class Mistakes:
 
     def as_markdown(self, count: int) -> str:
         """Return the first mistakes as a table, numbered as on the sheet."""
-        lines = [
-            "Row by row: input, a sample of its class, a sample of the class that was read.",
-            "",
-        ]
-        lines += ["| | truth | read as | probability |", "|---|---|---|---|"]
+        lines = ["Row by row: input, a sample of its class, a sample of the class that was read."]
+        lines += ["", "| | truth | read as | probability |", "|---|---|---|---|"]
         for number, mistake in zip(range(1, count + 1), self, strict=False):
             read = [label.replace("|", "&#124;") for label in (mistake.truth, mistake.prediction)]
             lines.append(f"| {number} | {' | '.join(read)} | {mistake.probability:.1%} |")

@@ -149,7 +149,7 @@ def writer_of(file_name: str) -> str:
 # --- decode: files -> glyphs, by several processes
 
 
-class Sample(NamedTuple):
+class Unread(NamedTuple):
     """A picture of a source that is yet to be read; `name` is for names.jsonl, `where` for people.
 
     `label` is '' where damage hides it, `writer` where it is unknown; `read` returns the bitmap,
@@ -206,14 +206,14 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
     return chunks
 
 
-def _picture_samples(root: str, task: list[Entry]) -> Iterator[Sample]:
+def _picture_samples(root: str, task: list[Entry]) -> Iterator[Unread]:
     for entry in task:
         path, label = Path(root, entry.path), character_of(entry.folder)
         read = partial(read_picture, path)
-        yield Sample(entry.path, str(path), label, writer_of(path.name), read)
+        yield Unread(entry.path, str(path), label, writer_of(path.name), read)
 
 
-def _gnt_samples(path: Path) -> Iterator[Sample]:
+def _gnt_samples(path: Path) -> Iterator[Unread]:
     writer = writer_and_split(path.name)[0] or path.stem
 
     def bitmap(item) -> np.ndarray:
@@ -225,10 +225,10 @@ def _gnt_samples(path: Path) -> Iterator[Sample]:
         for item in read_gnt(stream, path.name):
             name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
             label = "" if isinstance(item, Damage) else item.character
-            yield Sample(name, where, label, writer, partial(bitmap, item))
+            yield Unread(name, where, label, writer, partial(bitmap, item))
 
 
-def _glyphs(samples: list[Sample], size: int, margin: int | None) -> Chunk:
+def _glyphs(samples: list[Unread], size: int, margin: int | None) -> Chunk:
     """Read samples; those that cannot be read or hold nothing are left out and named."""
     chunk = Chunk(np.empty((len(samples), size, size), np.uint8), [], [], [], [], [])
     for sample in samples:

@@ -56,14 +56,19 @@ def run_script(name: str, *arguments: object, cwd: Path | None = None, **options
     )
 
 
-def call_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+def call_script(
+    name: str, *arguments: object, cwd: Path | None = None
+) -> subprocess.CompletedProcess:
     """Run a script's main() in this process: run_script without the seconds that Python takes."""
-    out, error = io.StringIO(), io.StringIO()
+    out, error, before = io.StringIO(), io.StringIO(), os.getcwd()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         try:
+            os.chdir(cwd or before)
             status = load_script(name).main(list(map(str, arguments)))
         except SystemExit as stop:
             status = stop.code
+        finally:
+            os.chdir(before)
     return subprocess.CompletedProcess([name], status, out.getvalue(), error.getvalue())
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwdb import archives
-from hwdb.archives import GntFile, _Volumes, find_files, is_whole_zip, open_files
+from hwdb.archives import GntFile, _Chunks, _Volumes, find_files, is_whole_zip, open_files
 from hwdb.record import Damage
 from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes, zipped
 from tests.fuzz import check_archive, check_gnt, gnt_records, make_alz, make_zip
@@ -47,10 +47,11 @@ def plain_zip(members: dict[str, bytes]) -> bytes:
     """Pack names that zipfile refuses."""
     files = directory = b""
     for name, data in members.items():
-        sizes = struct.pack("<IIIHH", zlib.crc32(data), len(data), len(data), len(name), 0)
-        entry = bytes(12) + sizes + struct.pack("<HHHII", 0, 0, 0, 0, len(files)) + name.encode()
+        raw = name.encode()
+        sizes = struct.pack("<IIIHH", zlib.crc32(data), len(data), len(data), len(raw), 0)
+        entry = bytes(12) + sizes + struct.pack("<HHHII", 0, 0, 0, 0, len(files)) + raw
         directory += b"PK\1\2" + entry
-        files += b"PK\3\4" + bytes(10) + sizes + name.encode() + data
+        files += b"PK\3\4" + bytes(10) + sizes + raw + data
     counts = struct.pack("<HHIIH", len(members), len(members), len(directory), len(files), 0)
     return files + directory + b"PK\5\6" + bytes(4) + counts
 
@@ -89,6 +90,8 @@ def test_a_file_says_where_it_lies_and_how_far_reading_is(write):
 def test_names_of_any_encoding(write, name):
     for path in (write("a.zip", zipped({name: b"x"})), write("a.alz", alz({name: b"x"}))):
         assert read(path) == ({name: b"x"}, [])
+    old = plain_zip({name: b"x"})  # does not say that its names are UTF-8: they are CP437
+    assert read(write("c.zip", old)) == ({name.encode().decode("cp437"): b"x"}, [])
     for wrong in ("一".encode("cp949", "replace").ljust(3, b"?"), b"\xff\xfe\xff"):
         archive = alz({"---1001.gnt": b"x"} | DATA).replace(b"---", wrong)
         delivered, said = read(write("b.alz", archive))
@@ -110,6 +113,16 @@ def test_a_stream_s_zip_that_is_cut_off_tells_no_sizes(write):
     assert read(write("a.zip", pipe.data)) == (DATA, [])
     delivered, said = read(write("a.zip", pipe.data[: pipe.data.index(b"PK\1\2")]))
     assert not delivered and "not a whole .zip" in said[0]
+
+
+def test_streams_give_as_much_as_is_asked_for():
+    parts = [(lambda p=part: io.BytesIO(p), len(part)) for part in volumes(b"abcdefg", 3)]
+    with _Volumes(parts) as joined:
+        for stream in (joined, _Chunks(iter([b"ab", b"cdef", b"g"]))):
+            assert [stream.read(n) for n in (1, 2, 0, 3, 9)] == [b"a", b"bc", b"", b"def", b"g"]
+    with _Volumes(parts) as joined:
+        assert joined.read(1) == b"a" and joined.find(b"c") and joined.tell() == 2
+        assert joined.read(3) == b"cde" and joined.tell() == 5 and not joined.find(b"c")
 
 
 @pytest.mark.parametrize("chunk", [4, 5, 7, 64])
@@ -268,7 +281,8 @@ def test_unalz_reads_what_the_tests_write(write, tmp_path, method):
 def test_names_in_archives_stay_on_their_line(write, name):
     for path in (write("a.zip", zipped({name: b"x"})), write("a.alz", alz({name: b"x"}))):
         for item in open_files([path]):
-            assert isinstance(item, GntFile) and item.name.isprintable()
+            shown = "".join(c if c.isprintable() else "?" for c in name)
+            assert isinstance(item, GntFile) and item.name == f"{path}/{shown}"
             assert item.open().read() == b"x"
 
 

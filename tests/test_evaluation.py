@@ -130,7 +130,7 @@ def test_sheet_shows_the_input_its_class_and_the_reading(trained, data):
 def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
     for writer in (1241, 1242):
         write_gnt(tmp_path / "gnt" / f"{writer}-c.gnt", writer)
-    done = run_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
+    done = call_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     figures = []
     for path in (tmp_path / "gnt", tmp_path / "out" / "test"):
@@ -208,7 +208,7 @@ def test_twins_count_as_right_beside_top1():
 def test_without_a_name_it_is_ones_own_checkpoint_then_the_shipped(trained, data, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "train").symlink_to(trained)
-    done = run_script("test.py", data / "test", cwd=tmp_path)
+    done = call_script("test.py", data / "test", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     own = Path("runs") / "train" / "best.pt"
     assert done.stderr.splitlines()[0] == f"checkpoint {own}: 6 classes"
@@ -336,16 +336,16 @@ def test_what_is_no_character_is_told(trained, data, tmp_path):
 
 def test_whole_way_without_flags(tmp_path):
     """synthesize -> process -> train -> test -> predict, in a folder of its own."""
-    done = run_script("synthesize_gnt.py", "--writers", 6, "--test-writers", 2, "--classes", 8,
-                      cwd=tmp_path)  # fmt: skip
+    arguments = ["--writers", 6, "--test-writers", 2, "--classes", 8]
+    done = call_script("synthesize_gnt.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = run_script("process_gnt.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "data" / "train").glob("U+*/*.png"))) == 6 * 8
-    done = run_script("train.py", *SMALL, "--epochs", 1, cwd=tmp_path)
+    done = call_script("train.py", *SMALL, "--epochs", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     best = tmp_path / "runs" / "train" / "best.pt"
-    done = run_script("test.py", "--checkpoint", best, cwd=tmp_path)
+    done = call_script("test.py", "--checkpoint", best, cwd=tmp_path)
     assert done.returncode == 0 and "16" in done.stdout, done.stderr
     picture = next((tmp_path / "data" / "test").rglob("*.png"))
     done = call_script("predict.py", picture, "--checkpoint", best, "--json")

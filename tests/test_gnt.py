@@ -189,7 +189,7 @@ def test_folder_names():
     assert folder_name("啊") == "U+554A" and folder_name("A") == "U+0041"
     for character in "啊Aa/*・😀":
         assert character_of(folder_name(character)) == character
-    assert character_of("啊") == "啊" and character_of("U+zz") == "U+zz"
+    assert character_of("啊") == character_of("U+554a") == "啊" and character_of("U+zz") == "U+zz"
     assert character_of("U+110000") == "U+110000"
 
 

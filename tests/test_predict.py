@@ -110,14 +110,12 @@ def test_names_that_are_not_utf8(weights, pictures, tmp_path):
 
 
 def test_standard_input(weights, pictures, monkeypatch):
-    picture = (pictures / "0.png").read_bytes()
-    done = run_script("predict.py", "-", "--checkpoint", weights, "--json",
-                      input=picture, text=False, encoding=None)  # fmt: skip
-    assert done.returncode == 0
-    assert json.loads(done.stdout)[0]["path"] == "-"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    done = call_script("predict.py", "-", "--checkpoint", weights)
-    assert done.returncode == 2 and "empty" in done.stderr
+    for data, status, said in (((pictures / "0.png").read_bytes(), 0, ""), (b"", 2, "empty")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        done = call_script("predict.py", "-", "--checkpoint", weights, "--json")
+        assert done.returncode == status and said in done.stderr
+        (element,) = json.loads(done.stdout)
+        assert element["path"] == "-" and ("predictions" in element) == (status == 0)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +240,11 @@ def test_the_network_says_what_is_a_character(weights, pictures, tmp_path):
 
 def test_says_which_weights_are_read_where_none_are_named(weights, pictures, tmp_path):
     best = tmp_path / "runs" / "train" / "best.pt"
-    done = run_script("predict.py", pictures / "0.png", "--top-k", 1, cwd=tmp_path)
+    done = call_script("predict.py", pictures / "0.png", "--top-k", 1, cwd=tmp_path)
     assert done.stderr.splitlines()[0] == f"read with {DEFAULT_CHECKPOINT}"
     best.parent.mkdir(parents=True)
     best.write_bytes(weights.read_bytes())
-    done = run_script("predict.py", pictures / "0.png", "--top-k", 1, cwd=tmp_path)
+    done = call_script("predict.py", pictures / "0.png", "--top-k", 1, cwd=tmp_path)
     assert done.stderr.splitlines()[0] == f"read with {best.relative_to(tmp_path)}"
     assert done.stdout.split()[-2] in CHARACTERS
 

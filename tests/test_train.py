@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -14,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, ROOT, SMALL, call_script, fork, write_tree
+from conftest import CHARACTERS, SMALL, call_script, fork, write_tree
 from test_teacher import write_onnx
 
 import checkpoint
@@ -50,14 +48,6 @@ def train(data, out, *more) -> None:
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def start(*arguments) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def wait_for(path, seconds: float = 60) -> None:
@@ -259,14 +249,11 @@ def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path, capsys
 
 
 def test_kill_leaves_a_loadable_checkpoint(data, tmp_path):
-    process = start(
-        "--data", data / "train", "--out", tmp_path, *SMALL, "--epochs", 500,
-        "--save-minutes", "0.0001",
-    )  # fmt: skip
+    process = fork(train, data, tmp_path, "--epochs", 500, "--save-minutes", "0.0001")
     wait_for(tmp_path / "last.pt")
     time.sleep(0.5)
-    process.kill()
-    process.communicate()
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
     before = checkpoint.load(tmp_path / "last.pt")["resume"]["step"]
     assert before > 0
     assert main(["--resume", "--out", str(tmp_path), "--epochs", str(before // 6 + 1)]) == 0

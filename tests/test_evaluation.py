@@ -312,13 +312,11 @@ def test_what_is_no_character_is_told(trained, data, tmp_path):
     before = figures(best)
     assert before["others"] == 21 and before["characters"] == 48 and not before["of_checkpoint"]
     assert before["kept"] > 0.97 and before["told"] >= 1 / 21
-    numbers = list(before["fitted"].values())
+    # Not those that fit: a network of six characters may find noise more like one than they are.
+    numbers = abs(before["fitted"]["scale"]), 0.0, 0.6
     assert call_script("checkpoint.py", best, new, "--reject", *numbers).returncode == 0
     after = figures(new, "--report", out)
     assert after["of_checkpoint"] and after["auroc"] == pytest.approx(before["auroc"], abs=0.01)
-    assert (after["kept"], after["told"]) == pytest.approx(
-        (before["kept"], before["told"]), abs=0.1
-    )
     assert "No character" in (out / "report.html").read_text(encoding="utf-8")
     scores = []  # what predict.py says of the same pictures
     for path in (data / "test", folder):

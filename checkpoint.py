@@ -141,6 +141,8 @@ def check_file(path: Path, data: bytes) -> None:
             infos = archive.infolist()
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
                 reason = "a compressed archive"
+            elif any(info.external_attr & 0x10 for info in infos):  # PyTorch reads nothing of them
+                reason = "damaged: parts of it are marked as folders"
             elif sum(info.file_size for info in infos) > len(data):
                 reason = "its parts are larger than the file"
             elif (name := archive.testzip()) is None:

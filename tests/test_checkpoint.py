@@ -197,6 +197,15 @@ def test_what_nobody_knows_is_left_out(tmp_path):
     assert "deep" not in checkpoint.load(tmp_path / "a.pt")
 
 
+def test_a_part_that_is_marked_as_a_folder_is_noticed(tmp_path, good):
+    """PyTorch would take whatever is in memory for the weights."""
+    data = bytearray(good.read_bytes())
+    data[data.rindex(b"PK\1\2") + 38] |= 0x10
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(ValueError, match="marked as folders"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
 def test_flipped_bits_are_noticed(tmp_path, good):
     """Bits of padding and of unused fields are the only ones that may flip unseen."""
     whole, path, rng = good.read_bytes(), tmp_path / "a.pt", random.Random(0)

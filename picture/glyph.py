@@ -32,10 +32,16 @@ DENSE_PAPER = 0.15
 STRIP_PAPER = 0.02
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
-# Longest side at which the character of an unclean picture is sought, and then looked at.
-ANALYSIS_SIDE = 512
-FINE_SIDE = 320
 MANY = 1 << 20  # pixels
+LINE = 200  # of a clean scan: a line is darker all along
+# The character of an unclean picture is sought in at most so many looks, each at a picture of at
+# most so many pixels a side, until it with some paper around takes more than a share of its side.
+LOOKS = 3
+ANALYSIS_SIDE = 320
+SURROUNDINGS = 0.3
+NEAR = 0.6
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
@@ -121,22 +127,48 @@ def clean(grey: np.ndarray) -> np.ndarray:
     return _find(grey)[1]
 
 
-def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None]:
-    """Return what is read (h',w') before and after `clean`, and what was left out of it."""
+def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
+    """Return what is read (h',w') before and after `clean`, what was left out, the ink's box."""
     if is_clean(grey):
-        return grey, grey, None
-    if max(grey.shape) > FINE_SIDE:
+        box = _ink_box(grey)
+        if not _is_framed(grey, box):
+            return grey, grey, None, box
+        before, bitmap, scene = _search(grey)
+        if not scene.marks:
+            return grey, grey, None, box
+    else:
+        before, bitmap, scene = _search(grey)
+    return before, bitmap, scene, _ink_box(bitmap)
+
+
+def _search(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene]:
+    """Look for the character, ever closer."""
+    more = False
+    for _ in range(LOOKS):
         scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
-        small = _reduce(grey, scale) if scale < 1 else grey
-        ink = find_character(255 - _lift(small)).ink
-        top, bottom, left, right = (round(v / scale) for v in _ink_box(255 - ink, 0.3))
+        bitmap = lift(_reduce(grey, scale) if scale < 1 else grey)
+        scene = find_character(255 - bitmap)
+        more |= scene.more
+        top, bottom, left, right = (
+            round(v / scale) for v in _ink_box(255 - scene.ink, SURROUNDINGS)
+        )
+        if max(bottom - top, right - left) > NEAR * max(grey.shape):
+            break
         grey = grey[top:bottom, left:right]
-        scale = FINE_SIDE / max(grey.shape)
-        if scale < 1:
-            grey = _reduce(grey, scale)
-    bitmap = _lift(grey)
-    scene = find_character(255 - bitmap)
-    return bitmap, 255 - scene.ink, scene
+    return bitmap, 255 - scene.ink, scene._replace(more=more)
+
+
+def _is_framed(grey: np.ndarray, box: Box) -> bool:
+    """Tell whether two lines of a clean scan go all across its ink, level or upright.
+
+    So do ruled lines and the sides of cells, and hardly ever strokes in a tight box.
+    """
+    top, bottom, left, right = box
+    ink = grey[top:bottom, left:right]
+    for across in (ink.max(0) < LINE, ink.max(1) < LINE):
+        if np.count_nonzero(across) > 1 and (across[1:] & ~across[:-1]).sum() + across[0] > 1:
+            return True
+    return False
 
 
 def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
@@ -145,7 +177,7 @@ def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
 
 
-def _lift(grey: np.ndarray) -> np.ndarray:
+def lift(grey: np.ndarray) -> np.ndarray:
     """Return ink on 255 from a picture of at most `ANALYSIS_SIDE`; see `clean`."""
     if _is_inverted(grey):
         grey = 255 - grey
@@ -210,7 +242,7 @@ def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return bitmap | np.where(keep, 0, 255).astype(np.uint8)[pieces]
 
 
-def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> tuple[int, int, int, int]:
+def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> Box:
     """Return top, bottom, left, right of the ink, widened by a share of its longer side.
 
     Raises:
@@ -279,8 +311,8 @@ def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> 
 def find_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> Found:
     """Return the glyph of a picture as `to_glyph` does, and what was left out of the picture."""
     margin = size // 32 if margin is None else margin
-    before, bitmap, scene = _find(to_grey(picture))
-    top, bottom, left, right = _ink_box(bitmap)
+    before, bitmap, scene, box = _find(to_grey(picture))
+    top, bottom, left, right = box
     ink = 255 - bitmap[top:bottom, left:right]
     h, w = ink.shape
     scale = (size - 2 * margin) / max(h, w)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from conftest import bitmap
 
-from picture import find_glyph, to_glyph
+from config import DEFAULT_CHECKPOINT
+from picture import find_glyph, scene, to_glyph
+from recognizer import Recognizer
 
 SIDE = 160
 INK = bitmap("永", 7)
@@ -32,42 +34,98 @@ def page(ink: np.ndarray = INK) -> np.ndarray:
     return paper
 
 
-def scenes() -> dict[str, np.ndarray]:
-    """Return the page in the ways in which it stands before a camera."""
-    grid = page()
-    cv2.rectangle(grid, (12, 12), (148, 148), 90, 2)
-    for at in range(14, 148, 8):
-        grid[80, at : at + 4] = grid[at : at + 4, 80] = np.minimum(grid[80, at], 150)
-    ruled = page()
-    ruled[18:20] = ruled[140:142] = 60
-    through = page()
-    through[94:96] = np.minimum(through[94:96], 80)  # across strokes, along none
-    cell = page()
-    cell[:3] = cell[-3:] = 0
-    cell[:, :3] = cell[:, -3:] = 0
-    circle = page()
-    cv2.rectangle(circle, (6, 6), (153, 153), 90, 2)
-    cv2.circle(circle, (80, 80), 72, 90, 1, cv2.LINE_AA)
-    neighbour = page()
-    other = page(bitmap("国", 3))
-    neighbour[:, :18] = other[:, 104:122]
-    return {
-        "grid": grid,
-        "ruled": ruled,
-        "through": through,
-        "cell": cell,
-        "circle": circle,
-        "neighbour": neighbour,
-    }
+def dashes(paper: np.ndarray, ends: tuple[int, int, int, int], grey: int) -> None:
+    """Draw a dashed line from x0, y0 to x1, y1."""
+    x0, y0, x1, y1 = ends
+    for t in np.arange(0, 1, 0.06):
+        a, b = ((round(x0 + (x1 - x0) * u), round(y0 + (y1 - y0) * u)) for u in (t, t + 0.03))
+        cv2.line(paper, a, b, min(grey, int(paper[a[::-1]])), 1)
 
 
-@pytest.mark.parametrize("kind", sorted(scenes()))
-def test_the_character_is_found(kind):
+def lined(kind: str) -> np.ndarray:
+    """Return the page with lines of a kind."""
+    paper = page()
+    lines = np.full_like(paper, 255)
+    if kind in ("grid", "diagonal grid", "tilted grid", "shadow"):
+        cv2.rectangle(lines, (12, 12), (148, 148), 90, 2)
+        dashes(lines, (12, 80, 148, 80), 120)
+        dashes(lines, (80, 12, 80, 148), 120)
+        if kind == "diagonal grid":
+            dashes(lines, (12, 12, 148, 148), 120)
+            dashes(lines, (12, 148, 148, 12), 120)
+    elif kind == "circle":
+        cv2.rectangle(lines, (6, 6), (153, 153), 90, 2)
+        cv2.circle(lines, (80, 80), 72, 90, 1, cv2.LINE_AA)
+    elif kind == "ruled":
+        lines[18:20] = lines[140:142] = 60
+    elif kind == "through":  # across strokes, along none
+        lines[94:96] = 80
+    elif kind == "cell":
+        lines[:3] = lines[-3:] = lines[:, :3] = lines[:, -3:] = 0
+    elif kind == "box by hand":
+        corners = [(14, 17), (80, 13), (147, 16), (143, 80), (146, 148), (78, 144), (16, 146)]
+        cv2.polylines(lines, [np.array(corners)], True, 30, 3, cv2.LINE_AA)
+    if kind == "tilted grid":
+        turn = cv2.getRotationMatrix2D((80, 80), 6, 0.95)
+        lines = cv2.warpAffine(lines, turn, (SIDE, SIDE), borderValue=255)
+    return np.minimum(paper, lines)
+
+
+def neighbours(sides: int) -> np.ndarray:
+    """Return the page with pieces of others at some of its sides."""
+    paper = page()
+    for side, character in enumerate("国明我何"[:sides]):
+        view = np.rot90(paper, side)
+        other = np.rot90(page(bitmap(character, 3)), side)
+        last = np.flatnonzero((other < 128).any(0))[-1]
+        view[:, :18] = np.minimum(view[:, :18], other[:, last - 17 : last + 1])
+    return paper
+
+
+def specks() -> np.ndarray:
+    """Return the page with dust."""
+    paper = page()
+    y, x = np.random.default_rng(2).integers(0, SIDE, (2, 200))
+    paper[y, x] = 90
+    return paper
+
+
+LINED = ("grid", "diagonal grid", "tilted grid", "shadow", "circle", "ruled", "through", "cell")
+SCENES = {kind: lined(kind) for kind in (*LINED, "box by hand")}
+SCENES |= {"neighbour": neighbours(1), "neighbours": neighbours(4), "specks": specks()}
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return Recognizer.from_checkpoint(DEFAULT_CHECKPOINT)
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_the_character_is_found_and_read(kind, recognizer):
     expected = to_glyph(photograph(page()))
-    found = find_glyph(photograph(scenes()[kind]))
+    photo = photograph(SCENES[kind])
+    if kind == "shadow":
+        photo[:, :60] = photo[:, :60] * 0.7
+    found = find_glyph(photo)
     assert like(found.glyph, expected) > 0.85
-    assert found.scene.marks
+    assert found.scene.marks or kind == "specks"
     assert found.view().shape == (*found.picture.shape, 3)
+    assert recognizer.recognize([photo], top_k=1)[0][0].character == "永"
+
+
+def test_the_finder_decides(monkeypatch):
+    """Without its word, all ink stays; with another word, other ink does."""
+    photo = photograph(SCENES["ruled"])
+    monkeypatch.setattr(scene, "evidence", lambda ink: np.ones(ink.shape, np.float32))
+    assert find_glyph(photo).scene.marks == []
+    monkeypatch.setattr(scene, "evidence", lambda ink: -np.ones(ink.shape, np.float32))
+    assert find_glyph(photo).scene.marks == []  # nothing would be left: weak evidence
+
+
+def test_a_large_photo_is_looked_at_twice():
+    large = np.full((1500, 2000), 255, np.uint8)
+    large[500:900, 800:1200] = cv2.resize(SCENES["grid"], (400, 400))
+    assert like(find_glyph(photograph(large)).glyph, to_glyph(photograph(page()))) > 0.85
 
 
 @pytest.mark.parametrize("character", "一口田回目日国王二三小川心")

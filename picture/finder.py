@@ -1,0 +1,120 @@
+"""Which ink is the character's: a small convolutional network, run by numpy alone.
+
+    ink (h,w) uint8, 0 = paper -> log odds (h,w) float32 that ink there is the character's
+
+The weights, finder.npz, are made by `python -m training.finder` from drawn scenes; their card is in
+checkpoints/README.md. Maps are (height, width, channels), one after the other as in LAYERS.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+WEIGHTS = Path(__file__).with_name("finder.npz")
+SIDE = 128
+CERTAIN = 6.0  # log odds beyond say no more when they are interpolated
+# Name: input channels, output channels, kernel, stride, dilation.
+LAYERS = {
+    "down1": (2, 12, 4, 2, 1),
+    "down2": (12, 20, 3, 2, 1),
+    "same2": (20, 20, 3, 1, 1),
+    "down3": (20, 36, 3, 2, 1),
+    "same3": (36, 36, 3, 1, 1),
+    "down4": (36, 48, 3, 2, 1),
+    "same4": (48, 48, 3, 1, 1),
+    "wide4": (48, 48, 3, 1, 2),
+    "up3": (48, 36, 1, 1, 1),
+    "join3": (36, 36, 3, 1, 1),
+    "up2": (36, 20, 1, 1, 1),
+    "join2": (20, 20, 3, 1, 1),
+    "up1": (20, 12, 1, 1, 1),
+    "join1": (12, 12, 3, 1, 1),
+    "out": (12, 4, 1, 1, 1),
+}
+
+
+def to_finder(ink: np.ndarray) -> np.ndarray:
+    """Bring ink (h,w) uint8 into the middle of (SIDE,SIDE,2) float32: ink in 0...1; 1 inside."""
+    small = shrink(ink)
+    page = np.zeros((SIDE, SIDE, 2), np.float32)
+    top, left = ((SIDE - side) // 2 for side in small.shape)
+    view = page[top : top + small.shape[0], left : left + small.shape[1]]
+    view[..., 0] = small * np.float32(1 / 255)
+    view[..., 1] = 1
+    return page
+
+
+def shrink(ink: np.ndarray) -> np.ndarray:
+    """Bring the longer side of ink (h,w) uint8 to SIDE."""
+    scale = SIDE / max(ink.shape)
+    w, h = (max(1, round(side * scale)) for side in ink.shape[::-1])
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(ink, (w, h), interpolation=way)
+
+
+def evidence(ink: np.ndarray) -> np.ndarray:
+    """Return the log odds (h,w) float32 that ink (h,w) uint8 is the middle character's."""
+    found = run(to_finder(ink))
+    scale = SIDE / max(ink.shape)
+    w, h = (max(1, round(side * scale)) for side in ink.shape[::-1])
+    top, left = (SIDE - h) // 2, (SIDE - w) // 2
+    found = found[top : top + h, left : left + w].clip(-CERTAIN, CERTAIN)
+    return cv2.resize(found, ink.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def run(x: np.ndarray) -> np.ndarray:
+    """Return the logits (SIDE,SIDE) float32 of an input (SIDE,SIDE,2) float32."""
+    x1 = _apply("down1", x)
+    x2 = _apply("same2", _apply("down2", x1))
+    x3 = _apply("same3", _apply("down3", x2))
+    x4 = _apply("same4", _apply("down4", x3))
+    x4 = x4 + _apply("wide4", x4)
+    x3 = _apply("join3", _apply("up3", x4, x3))
+    x2 = _apply("join2", _apply("up2", x3, x2))
+    x1 = _apply("join1", _apply("up1", x2, x1))
+    parts = _apply("out", x1).reshape(SIDE // 2, SIDE // 2, 2, 2)
+    return parts.transpose(0, 2, 1, 3).reshape(SIDE, SIDE)
+
+
+def _apply(name: str, x: np.ndarray, finer: np.ndarray | None = None) -> np.ndarray:
+    """Return the map of a layer, doubled and added to a finer one where that is given."""
+    _, channels, kernel, stride, dilation = LAYERS[name]
+    weight, bias = weights()[name]
+    if kernel > 1:
+        x = _windows(x, kernel, stride, dilation)
+    h, w = x.shape[:2]
+    y = x.reshape(h * w, -1) @ weight
+    y += bias
+    y = y.reshape(h, w, channels)
+    if finer is not None:
+        y = y.repeat(2, 0).repeat(2, 1)
+        y += finer
+    return y if name == "out" else np.maximum(y, 0, out=y)
+
+
+def _windows(x: np.ndarray, kernel: int, stride: int, dilation: int) -> np.ndarray:
+    """Return the windows (h',w',kernel,kernel,channels) of a map with a border of zeros."""
+    h, w, channels = x.shape
+    rim = dilation * ((kernel - 1) // 2)
+    padded = np.zeros((h + 2 * rim, w + 2 * rim, channels), np.float32)
+    padded[rim : rim + h, rim : rim + w] = x
+    down, right, deep = padded.strides
+    return np.lib.stride_tricks.as_strided(
+        padded,
+        (h // stride, w // stride, kernel, kernel, channels),
+        (down * stride, right * stride, down * dilation, right * dilation, deep),
+    )
+
+
+@lru_cache(maxsize=1)
+def weights() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read weights (kernel * kernel * inputs, outputs) and biases (outputs,) of all layers."""
+    with np.load(WEIGHTS) as file:
+        return {
+            name: (file[name].astype(np.float32), file[f"{name}.bias"].astype(np.float32))
+            for name in LAYERS
+        }

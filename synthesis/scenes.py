@@ -1,0 +1,371 @@
+"""Characters as people photograph them: on grids, lines and in cells, among others, by any light.
+
+    hands = characters(4000, seed=1)                  # bitmaps of many writers to choose from
+    picture, written, others = scene(hands, rng)      # (h, w) uint8: any light; ink, 0 = paper
+
+The finder of picture/ learns from them which ink is that of the character in the middle
+(training/finder.py). Some are tight crops or stand alone: there all ink is the character's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from hwdb.characters import LEVEL1
+from synthesis.templates import symbols
+from synthesis.writer import Writer, render
+
+# Straight, framed or of several parts: what is most easily taken for lines, boxes and neighbours.
+HARD_TO_TELL = "一二三十土工王干千八人川小心六口四田回目日白百自国园围圆团因困固图圈囚门间问闭同且"
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+def characters(count: int, seed: int | np.random.Generator) -> list[np.ndarray]:
+    """Return ink (h, w) uint8, 0 = paper, of many characters by as many writers."""
+    rng = np.random.default_rng(seed)
+    others = list(symbols())
+    drawn = []
+    for _ in range(count):
+        pool = HARD_TO_TELL if rng.random() < 0.25 else others if rng.random() < 0.07 else LEVEL1
+        writer = Writer.draw(rng, rng.uniform(0.5, 1.5), small=0.25, coarse=0.1)
+        drawn.append(255 - render(pool[rng.integers(len(pool))], writer, rng))
+    return drawn
+
+
+def scene(hands: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Draw a picture (h, w) uint8; the ink that was written, and other ink, (h, w) uint8."""
+    ink = _pen(hands[rng.integers(len(hands))], rng)
+    if rng.random() < 0.25:
+        written = _tight(ink, rng)
+        others = np.zeros_like(written)
+    else:
+        written, box = _placed(ink, rng)
+        others = _surroundings(written.shape, box, hands, rng)
+        if rng.random() < 0.3:
+            _neighbours(written, box, hands, rng)
+    page = 1 - written * (rng.uniform(0.35, 1) / 255)
+    page *= 1 - others * (rng.uniform(0.4, 1) / 255)
+    return _photographed(page.astype(np.float32), rng), written, others
+
+
+def _pen(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bring ink to 40 to 200 px, thinner or thicker at times."""
+    scale = rng.uniform(40, 200) / max(ink.shape)
+    width, height = (max(2, round(side * scale)) for side in ink.shape[::-1])
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    ink = cv2.resize(ink, (width, height), interpolation=way)
+    if rng.random() < 0.15:
+        ink = cv2.dilate(ink, np.ones((3, 3), np.uint8))
+    elif rng.random() < 0.15 and scale > 1:
+        thin = cv2.erode(ink, np.ones((2, 2), np.uint8))
+        ink = thin if thin.sum() > 0.4 * ink.sum() else ink
+    return ink
+
+
+def _tight(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Leave next to no paper around the ink, cut a little off at times; nothing else is there."""
+    high, low = rng.choice([0, 0.03, 0.15]), -0.03 * (rng.random() < 0.3)
+    top, bottom, left, right = np.rint(rng.uniform(low, high, 4) * max(ink.shape)).astype(int)
+    ink = ink[max(0, -top) : len(ink) + min(0, bottom), max(0, -left) :]
+    ink = ink[:, : ink.shape[1] + min(0, right)]
+    return np.pad(ink, [(max(0, top), max(0, bottom)), (max(0, left), max(0, right))])
+
+
+def _placed(ink: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple]:
+    """Put ink near the middle of a page; return both page and top, bottom, left, right of it."""
+    share = rng.uniform(0.28, 0.9) if rng.random() < 0.85 else rng.uniform(0.13, 0.3)
+    side = max(ink.shape) / share
+    if side > 400:
+        ink = cv2.resize(ink, None, fx=400 / side, fy=400 / side, interpolation=cv2.INTER_AREA)
+        side = 400
+    sides = np.rint(side * np.exp(np.minimum(rng.normal(0, 0.12, 2), 0.3))).astype(int)
+    h, w = np.maximum(sides, np.array(ink.shape) + 4).tolist()
+    off = np.clip(rng.normal(0, rng.choice([0.04, 0.1]), 2), -0.22, 0.22) * side
+    top, left = ((np.array([h, w]) - ink.shape) / 2 + off).astype(int)
+    top = min(max(top, 0), h - ink.shape[0])
+    left = min(max(left, 0), w - ink.shape[1])
+    page = np.zeros((h, w), np.uint8)
+    page[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return page, (top, top + ink.shape[0], left, left + ink.shape[1])
+
+
+def _surroundings(shape, box, hands, rng: np.random.Generator) -> np.ndarray:
+    """Draw what stands around a character: ink (h, w) uint8, 0 = paper."""
+    layer = np.zeros(shape, np.uint8)
+    chance = rng.random(3)
+    if chance[0] < 0.72:
+        warp = _tilted(shape, rng)
+        for _ in range(1 + (rng.random() < 0.15)):
+            kinds = [_practice] * 6 + [_ruled] * 3 + [_squares, _cell, _cell, _by_hand, _through]
+            kinds[rng.integers(len(kinds))](layer, box, warp, rng)
+    if chance[1] < 0.2:
+        _specks(layer, rng)
+    if chance[2] < 0.06:  # the back of the page shows through
+        back = cv2.flip(hands[rng.integers(len(hands))], 1)
+        back = cv2.GaussianBlur(cv2.resize(back, shape[::-1]), (0, 0), 2)
+        layer = np.maximum(layer, (back * rng.uniform(0.1, 0.3)).astype(np.uint8))
+    return layer
+
+
+# Lines ------------------------------------------------------------------------------------------
+
+
+def _tilted(shape, rng: np.random.Generator) -> Map:
+    """Return a map of points (N,) complex in px: turned, seen from aside, the paper bent."""
+    h, w = shape
+    middle, side = (w + 1j * h) / 2, max(h, w)
+    angle = rng.normal(0, 0.012) if rng.random() < 0.7 else rng.uniform(-0.16, 0.16)
+    turn = np.exp(1j * angle)
+    tip = rng.normal(0, 0.03, 2) * (rng.random() < 0.5)
+    bow = rng.normal(0, 0.02, 2) * (rng.random() < 0.3)
+
+    def warp(points: np.ndarray) -> np.ndarray:
+        z = (points - middle) / side * turn
+        z = z / (1 + tip[0] * z.real + tip[1] * z.imag)
+        return middle + side * (z + bow[0] * z.imag**2 + 1j * bow[1] * z.real**2)
+
+    return warp
+
+
+def _style(rng: np.random.Generator, side: float) -> dict:
+    """Choose how a line is drawn: strength, width in px, dash and gap in px or none."""
+    width = 1 + int(rng.gamma(1.2, 0.006) * side) if rng.random() < 0.75 else 1
+    dash = None
+    if rng.random() < 0.4:
+        dash = side * rng.uniform(0.012, 0.1), side * rng.uniform(0.012, 0.07)
+    return {"strength": int(rng.uniform(50, 256)), "width": min(width, 9), "dash": dash}
+
+
+def _draw(layer, ends, warp: Map, rng, strength=255, width=1, dash=None, shake=0.0) -> None:
+    """Draw the polyline through `ends` (N,) complex px, solid or dashed, with a shaking hand."""
+    ends = np.asarray(ends, complex)
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(ends)))])
+    if dash:
+        starts = np.arange(-rng.random() * sum(dash), length[-1], sum(dash))
+        at = np.clip(np.stack([starts, starts + dash[0]], 1), 0, length[-1])
+    else:
+        at = np.linspace(0, length[-1], 25)[None]
+    points = np.interp(at, length, ends.real) + 1j * np.interp(at, length, ends.imag)
+    if shake:
+        way = np.cumsum(rng.standard_normal((2, at.shape[1])), 1) * shake
+        points = points + way[0] + 1j * way[1]
+    points = warp(points)
+    points = np.rint(np.stack([points.real, points.imag], -1) * 16).astype(np.int32)
+    cv2.polylines(layer, list(points), False, strength, width, cv2.LINE_AA, 4)
+
+
+def _practice(layer, box, warp: Map, rng: np.random.Generator) -> None:
+    """Draw a practice cell around the character: frame, cross, diagonals, circle; more cells."""
+    h, w = layer.shape
+    top, bottom, left, right = box
+    side = max(bottom - top, right - left) * rng.uniform(1.1, 2.2)
+    middle = (left + right + 1j * (top + bottom)) / 2
+    middle += side * 0.08 * complex(*rng.normal(0, 1, 2))
+    a, b = middle - side * (0.5 + 0.5j), middle + side * (0.5 + 0.5j)
+    c, d = complex(b.real, a.imag), complex(a.real, b.imag)
+    chance = rng.random(6)
+    style = _style(rng, side) | {"dash": None}
+    if chance[0] < 0.85:
+        _draw(layer, [a, c, b, d, a], warp, rng, **style)
+        if chance[1] < 0.4:  # the cells beside it
+            far, gap = 2 * max(h, w), side * rng.choice([0, 0, rng.uniform(0.02, 0.2)])
+            for step in (-1, 1):
+                for ends in ([a.imag, b.imag], [a.real, b.real]):
+                    for x in ends:
+                        if ends[0] == a.imag:
+                            here = complex((a, b)[step > 0].real + step * gap, x)
+                            _draw(layer, [here, here + step * far], warp, rng, **style)
+                        elif rng.random() < 0.7:
+                            here = complex(x, (a, b)[step > 0].imag + step * gap)
+                            _draw(layer, [here, here + 1j * step * far], warp, rng, **style)
+    inner = _style(rng, side)
+    if chance[2] < 0.75:
+        if chance[2] < 0.65:
+            _draw(layer, [(a + c) / 2, (b + d) / 2], warp, rng, **inner)
+        _draw(layer, [(a + d) / 2, (b + c) / 2], warp, rng, **inner)
+    if chance[3] < 0.45:
+        reach = rng.choice([0.5, 0.5, 0.35, 0.7])
+        for turn in (1 + 1j, 1 - 1j):
+            _draw(
+                layer,
+                [middle - side * reach * turn, middle + side * reach * turn],
+                warp,
+                rng,
+                **inner,
+            )
+    if chance[4] < 0.3:
+        radius = side * rng.uniform(0.33, 0.5)
+        round_ = middle + radius * np.exp(1j * np.linspace(0, 2 * np.pi, 90))
+        circle = _style(rng, side) if chance[5] < 0.3 else style
+        at = warp(round_)
+        points = np.rint(np.stack([at.real, at.imag], -1) * 16).astype(np.int32)
+        cv2.polylines(layer, [points], True, circle["strength"], circle["width"], cv2.LINE_AA, 4)
+        if chance[5] < 0.15:
+            _draw(layer, middle + (round_ - middle) * rng.uniform(0.5, 0.9), warp, rng, **circle)
+
+
+def _ruled(layer, box, warp: Map, rng: np.random.Generator) -> None:
+    """Draw level (seldom upright) lines anywhere, each in a style of its own or all alike."""
+    h, w = layer.shape
+    far, side = max(h, w), max(h, w)
+    upright = rng.random() < 0.2
+    style = _style(rng, side)
+    places = rng.uniform(0, w if upright else h, int(rng.integers(1, 5)))
+    top, bottom, left, right = box
+    if rng.random() < 0.5:  # above and below, as writing stands between lines
+        low, high = (left, right) if upright else (top, bottom)
+        gap = (high - low) * rng.uniform(0.02, 0.5, 2)
+        places = np.array([low - gap[0], high + gap[1]])
+    for at in places:
+        if rng.random() < 0.4:
+            style = _style(rng, side)
+        ends = np.array([-far + 1j * at, 2 * far + 1j * at])
+        _draw(layer, ends.imag + 1j * ends.real if upright else ends, warp, rng, **style)
+
+
+def _squares(layer, box, warp: Map, rng: np.random.Generator) -> None:
+    """Draw squared paper."""
+    h, w = layer.shape
+    far = 2 * max(h, w)
+    pitch = max(8, (box[1] - box[0]) * rng.uniform(0.15, 1.2))
+    style = _style(rng, pitch) | {"width": 1 + int(rng.random() < 0.2)}
+    style["strength"] = int(style["strength"] * rng.uniform(0.4, 1))
+    start = rng.random(2) * pitch
+    for x in np.arange(start[0] - pitch, w + pitch, pitch):
+        _draw(layer, [x - 1j * far, x + 1j * far], warp, rng, **style)
+    for y in np.arange(start[1] - pitch, h + pitch, pitch):
+        _draw(layer, [1j * y - far, 1j * y + far], warp, rng, **style)
+
+
+def _cell(layer, box, warp: Map, rng: np.random.Generator) -> None:
+    """Draw some sides of a table's cell, thick at times, near the picture's border or outside."""
+    h, w = layer.shape
+    far = 2 * max(h, w)
+    style = _style(rng, max(h, w)) | {"dash": None}
+    if rng.random() < 0.5:
+        style["width"] += int(rng.uniform(0, 0.03) * max(h, w))
+    top, bottom, left, right = box
+    sides = rng.random(4) < rng.choice([0.4, 1.0])
+    share = rng.random(4) ** 0.7 * 1.1  # 0: at the ink, 1: at the border
+    for side, wanted in enumerate(sides):
+        if wanted and side < 2:
+            y = top * (1 - share[0]) if side == 0 else bottom + (h - bottom) * share[1]
+            _draw(layer, [1j * y - far, 1j * y + far], warp, rng, **style)
+        elif wanted:
+            x = left * (1 - share[2]) if side == 2 else right + (w - right) * share[3]
+            _draw(layer, [x - 1j * far, x + 1j * far], warp, rng, **style)
+
+
+def _by_hand(layer, box, warp: Map, rng: np.random.Generator) -> None:
+    """Draw a box or a ring by hand well around the character."""
+    top, bottom, left, right = box
+    side = max(bottom - top, right - left, 10)
+    middle = (left + right + 1j * (top + bottom)) / 2
+    wide, high = side * rng.uniform(0.72, 1.2, 2)
+    corners = np.array([-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j])
+    if rng.random() < 0.25:
+        corners = np.exp(1j * np.linspace(-2, 4.4, 40))
+    corners = corners.real * wide + 1j * corners.imag * high
+    if len(corners) == 4:
+        corners = corners + side * 0.05 * (rng.normal(0, 1, 4) + 1j * rng.normal(0, 1, 4))
+        corners = np.append(corners, corners[0] + side * 0.05 * complex(*rng.normal(0, 1, 2)))
+    width = 1 + int(side * rng.uniform(0.005, 0.06))
+    corners = middle + corners
+    strength = int(rng.uniform(120, 256))
+    for a, b in zip(corners[:-1], corners[1:], strict=True):
+        shake = side * 0.003 if len(corners) == 5 else 0
+        _draw(layer, [a, b], warp, rng, strength=strength, width=width, shake=shake)
+
+
+def _through(layer, box, warp: Map, rng: np.random.Generator) -> None:
+    """Draw a line or two across the character, from border to border."""
+    h, w = layer.shape
+    far = 2 * max(h, w)
+    for _ in range(int(rng.integers(1, 3))):
+        y = box[0] + (box[1] - box[0]) * rng.random()
+        _draw(layer, [1j * y - far, 1j * y + far], warp, rng, **_style(rng, max(h, w)))
+
+
+# Neighbours -------------------------------------------------------------------------------------
+
+
+def _neighbours(layer, box, hands, rng: np.random.Generator) -> None:
+    """Put other characters beside the one in the middle, whole or cut by the picture's border."""
+    h, w = layer.shape
+    top, bottom, left, right = box
+    side = max(bottom - top, right - left)
+    around = [(0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]
+    count = 1 if rng.random() < 0.5 else int(rng.integers(2, 9))
+    small = rng.random() < 0.05  # pinyin, a number
+    close = rng.uniform(0.08, 0.6)
+    for step in rng.permutation(around)[:count].tolist():
+        other = hands[rng.integers(len(hands))]
+        scale = (
+            side * (rng.uniform(0.2, 0.4) if small else rng.uniform(0.75, 1.2)) / max(other.shape)
+        )
+        width, height = (max(2, round(n * scale)) for n in other.shape[::-1])
+        other = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA)
+        gap = side * close * rng.uniform(0.8, 1.3)
+        y = (top + bottom - height) / 2 + side * rng.normal(0, 0.05)
+        x = (left + right - width) / 2 + side * rng.normal(0, 0.05)
+        if step[0]:
+            y = top - gap - height if step[0] < 0 else bottom + gap
+        if step[1]:
+            x = left - gap - width if step[1] < 0 else right + gap
+        y0, x0 = max(0, round(y)), max(0, round(x))
+        part = other[max(0, -round(y)) :, max(0, -round(x)) :][: max(0, h - y0), : max(0, w - x0)]
+        if part.size:
+            view = layer[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]]
+            np.maximum(view, part, out=view)
+
+
+def _specks(layer, rng: np.random.Generator) -> None:
+    """Strew dust: dots, blots and short hairs."""
+    h, w = layer.shape
+    if rng.random() < 0.5:
+        y, x = (rng.random((2, int(rng.integers(5, 250)))) * [[h], [w]]).astype(int)
+        layer[y, x] = np.maximum(layer[y, x], rng.integers(40, 255, len(y)))
+    for _ in range(int(rng.integers(0, 12))):
+        at = tuple((rng.random(2) * [w, h]).astype(int).tolist())
+        cv2.circle(layer, at, int(rng.integers(1, 3)), int(rng.integers(60, 255)), -1, cv2.LINE_AA)
+
+
+# Light ------------------------------------------------------------------------------------------
+
+
+def _photographed(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Take a picture (h, w) uint8 of a page (h, w) float32, 1 = paper."""
+    h, w = page.shape
+    if rng.random() < 0.7:
+        page = cv2.GaussianBlur(page, (0, 0), rng.uniform(0.2, 1.1))
+    light = np.float32(rng.uniform(150, 256))
+    if rng.random() < 0.6:
+        across, down = np.float32(rng.normal(0, 0.15, 2))
+        x, y = (
+            np.linspace(-0.5, 0.5, w, dtype=np.float32),
+            np.linspace(-0.5, 0.5, h, dtype=np.float32),
+        )
+        light = light * (1 + across * x + down * y[:, None])
+        if rng.random() < 0.35:
+            edge = np.float32(np.cos(angle := rng.uniform(0, 6.28))) * x
+            edge = (edge + np.float32(np.sin(angle)) * y[:, None] - rng.uniform(-0.4, 0.4)) * max(
+                h, w
+            )
+            light = light * (
+                1
+                - rng.uniform(0.08, 0.4) / (1 + np.exp(np.clip(edge / rng.uniform(1, 12), -30, 30)))
+            )
+        if rng.random() < 0.3:
+            coarse = rng.standard_normal((h // 6 + 2, w // 6 + 2)).astype(np.float32)
+            light = light * (1 + rng.uniform(0, 0.02) * cv2.resize(coarse, (w, h)))
+    noise = rng.gamma(1.5, 1.5) * (rng.random() < 0.8)
+    picture = page * light + np.float32(noise) * rng.standard_normal((h, w), np.float32)
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    if rng.random() < 0.7:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 98))]
+        picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_GRAYSCALE)
+    return 255 - picture if rng.random() < 0.08 else picture

@@ -21,7 +21,7 @@ BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
 ONE = np.ones(1, np.float32)
 LAST = np.array([2])  # a third axis
 THUMB, PAPER = 24, 32  # sides of the maps on which light and paper are estimated
-WINDOW = 9  # of the paper's map, a quarter of the side as in picture.glyph._lift
+WINDOW = 9  # of the paper's map, a quarter of the side as in picture.glyph.lift
 
 
 def _plane() -> np.ndarray:
@@ -128,7 +128,7 @@ def is_inverted(grey: Value) -> Value:
 
 
 def lift(grey: Value, height: Value, width: Value) -> Value:
-    """Return ink (N,H,W) of pictures that are no clean scans: glyph._lift."""
+    """Return ink (N,H,W) of pictures that are no clean scans: glyph.lift."""
     inverted = is_inverted(grey)
     strength = inverted.where(grey, 255 - grey)  # grows from paper to ink
     # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.

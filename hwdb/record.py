@@ -264,6 +264,8 @@ def _header_damage(
     else:
         rest = _resumed(offset, found)
     reason = f"size {size}, but {width} x {height} pixels need {HEADER.size + width * height}"
+    if size == HEADER.size + width * height:
+        reason = f"{width} x {height} pixels, more than {MAX_PIXELS}"
     return Damage(name, offset, f"{reason}; {rest}", "size")
 
 

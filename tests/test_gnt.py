@@ -215,3 +215,9 @@ def test_a_long_run_of_zeros_is_passed_over_fast():
     begin = time.process_time()
     assert len(list(read_gnt(io.BytesIO(bytes(30_000_000)), "x.gnt"))) == 1
     assert time.process_time() - begin < 0.8
+
+
+def test_a_record_beyond_any_character_is_said_to_be_too_large():
+    header = struct.pack("<I2sHH", 10 + 65535**2, b"\xb0\xa1", 65535, 65535)
+    (damage,) = read_gnt(io.BytesIO(header + bytes(100)), "x.gnt")
+    assert damage.reason.startswith("65535 x 65535 pixels, more than")

@@ -8,13 +8,13 @@ checkpoints/README.md. Maps are (height, width, channels), one after the other a
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-WEIGHTS = Path(__file__).with_name("finder.npz")
+WEIGHTS = os.path.join(os.path.dirname(__file__), "finder.npz")
 SIDE = 128
 CERTAIN = 6.0  # log odds beyond say no more when they are interpolated
 # Name: input channels, output channels, kernel, stride, dilation.

@@ -24,7 +24,7 @@ draw --writers 56 --hard 0.7 1.6 --small 0.08 --coarse 0.08 --paper 0.1 --fonts 
 draw --writers 32 --hard 1.2 2.2 --small 0.05 --coarse 0.05 --seed 53 --out "$work/s53"
 draw --writers 100 --classes symbols --hard 0.7 1.6 --small 0.2 --coarse 0.3 --seed 52 --out "$work/s52"
 [ -e "$work/r54" ] || python -m training.recombine "$real/hwdb63/train" "$real/hwdb25/train" \
-    "$real/scans" --count 80000 --seed 54 --out "$work/r54"
+    "$real/scans" --count 60000 --seed 54 --out "$work/r54"
 python -m synthesis.papers --count 500 --seed 55 --out "$work/none"
 
 # The weights before, whose logits had been divided by 0.582.

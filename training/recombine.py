@@ -27,6 +27,7 @@ from jobs.files import replacing
 
 SIDE = 96
 MOST_GROWTH = 1.3  # of a part that takes its place in a collage
+FAINT = 20  # ink below: what bending leaves of edges, and JPEG's noise
 PULLS = 5  # side of the grid of pulls that bends a picture
 # Parts of the unit square (left, top, right, bottom), as components of characters share it.
 LAYOUTS = (
@@ -109,7 +110,7 @@ def recombine(glyphs: np.ndarray, count: int, rng: np.random.Generator):
             ink = collage(some[: 2 + (rng.random() < 0.3)], rng)
         ink = trim(ink)
         if ink.max() > 100:
-            yield 255 - ink
+            yield 255 - np.where(ink < FAINT, 0, ink)  # a clean scan
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -4,8 +4,8 @@
     python -m benchmarks.agreement picture.onnx numerals icdar13.gnt
     python -m benchmarks.agreement picture.onnx --drawings 500
 
-How often both say the same first reading, and how often each is right. Drawings are those of
-benchmarks/canvas.py, of characters in every width, padding and polarity.
+How often both say the same first reading, and how often each is right. Drawings are the
+printed strokes of characters as lines of three widths, in both polarities, with three paddings.
 """
 
 from __future__ import annotations
@@ -13,15 +13,30 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.canvas import PADDINGS, WIDTHS, draw
 from benchmarks.peers import pictures
 from config import DEFAULT_CHECKPOINT
 from hwdb.characters import LEVEL1
 from picture import to_grey
 from recognizer import Recognizer, open_session
+from synthesis.templates import stroke_data
+
+SIDE = 280  # pixels of a drawn character
+WIDTHS = (2, 4, 8)
+PADDINGS = (4, 40, 160)
+
+
+def draw(character: str, width: int, padding: int, dark: bool, rng) -> np.ndarray:
+    """Return a canvas (h,w) uint8 with the character's strokes as lines."""
+    canvas = np.full((SIDE + 2 * padding,) * 2, 255, np.uint8)
+    for stroke in stroke_data()[character][0]:
+        points = np.stack([stroke.real, stroke.imag], 1) * SIDE + rng.normal(0, 1, 2) + padding
+        at = np.rint(points * 16).astype(np.int32)
+        cv2.polylines(canvas, [at], False, 0, width, cv2.LINE_AA, shift=4)
+    return canvas if dark else 255 - canvas
 
 
 def drawings(count: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -29,7 +44,7 @@ def drawings(count: int) -> Iterator[tuple[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     kinds = itertools.cycle(itertools.product(WIDTHS, PADDINGS, (True, False)))
     for character, kind in zip(rng.permutation(list(LEVEL1))[:count], kinds, strict=False):
-        yield character, draw(character, *kind, rng, 1.0)
+        yield character, draw(character, *kind, rng)
 
 
 def main(argv: list[str] | None = None) -> int:

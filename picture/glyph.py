@@ -152,7 +152,8 @@ def _search(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene]:
         top, bottom, left, right = (
             round(v / scale) for v in _ink_box(255 - scene.ink, SURROUNDINGS)
         )
-        if max(bottom - top, right - left) > NEAR * max(grey.shape):
+        near = max(bottom - top, right - left) > NEAR * max(grey.shape)
+        if near or (scale == 1 and not scene.marks):
             break
         grey = grey[top:bottom, left:right]
     return bitmap, 255 - scene.ink, scene._replace(more=more)

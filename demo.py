@@ -27,8 +27,11 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import http.client
+import io
 import ipaddress
 import json
+import math
 import re
 import socket
 import sys
@@ -54,7 +57,9 @@ from recognizer import Recognizer
 MAX_BODY = 8 << 20  # bytes of a picture
 MAX_HELD = 64 << 20  # bytes of all pictures that are on their way or waiting
 MAX_CONNECTIONS = 256
-BODY_SECONDS = 20  # for a body to arrive
+MAX_HEAD = 1 << 17  # bytes of a request line and its headers
+REQUEST_SECONDS = 20  # for a request to arrive, from its first byte
+IDLE_SECONDS = 5  # that a silent client holds a thread
 PICTURE_SECONDS = 10  # to open a picture
 PICTURE_MEMORY = 1 << 30  # bytes, to open a picture
 READINGS = 10
@@ -183,13 +188,58 @@ class Server(ThreadingHTTPServer):
         }
 
 
+class Incoming(io.RawIOBase):
+    """What a client sends, as long and as much as a request may take."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.begin()
+
+    def begin(self) -> None:
+        """Wait for a request."""
+        self.end, self.room = None, MAX_HEAD
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Receive some bytes.
+
+        Raises:
+            TimeoutError: the time is over.
+            HTTPException: too much was sent; the base class answers with status 431.
+        """
+        left = IDLE_SECONDS if self.end is None else self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if self.room <= 0:
+            raise http.client.HTTPException(f"more than {MAX_HEAD:,} bytes")
+        self.connection.settimeout(left)
+        try:
+            count = self.connection.recv_into(buffer)
+        finally:
+            self.connection.settimeout(IDLE_SECONDS)
+        self.end = self.end or time.monotonic() + REQUEST_SECONDS
+        self.room -= count
+        return count
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answer one connection; see the module's table."""
 
     server: Server
     protocol_version = "HTTP/1.1"
-    timeout = 30  # seconds that a silent client holds a thread
+    timeout = IDLE_SECONDS
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(Incoming(self.connection))
+
+    def handle_one_request(self) -> None:
+        self.rfile.raw.begin()
+        self.headers = None
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         self.answer()
@@ -259,28 +309,22 @@ class Handler(BaseHTTPRequestHandler):
         Raises:
             Refusal: it ends early, or takes too long.
         """
-        data = bytearray()
-        for part in self.parts(length):
-            data += part
+        self.rfile.raw.room += length
+        try:
+            data = self.rfile.read(length)
+        except TimeoutError:
+            reason = f"the request took more than {REQUEST_SECONDS} s to arrive"
+            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, reason) from None
         if len(data) < length:
             raise Refusal(HTTPStatus.BAD_REQUEST, "the request ended before its Content-Length")
-        return bytes(data)
-
-    def parts(self, length: float) -> Iterator[bytes]:
-        """Yield what arrives of a body, as long as it may take."""
-        end = time.monotonic() + BODY_SECONDS
-        while length > 0 and time.monotonic() < end:
-            part = self.rfile.read1(min(length, 1 << 16))
-            if not part:
-                return
-            length -= len(part)
-            yield part
+        return data
 
     def discard(self) -> None:
         """Read away what is left of a body: a client sends all before it looks for an answer."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
-            for _ in self.parts(float("inf")):
+            self.rfile.raw.room = math.inf
+            while self.rfile.read1(1 << 16):
                 pass
 
     def check_origin(self) -> None:
@@ -312,7 +356,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {}
         if code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = METHODS.get(self.path, "GET, HEAD, POST")
-        if code >= HTTPStatus.INTERNAL_SERVER_ERROR or not hasattr(self, "headers"):
+        if code >= HTTPStatus.INTERNAL_SERVER_ERROR or self.headers is None:
             self.close_connection = True
         with contextlib.suppress(OSError):  # the client has gone
             self.send_json({"error": message}, code, **headers)

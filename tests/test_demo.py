@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -218,8 +219,26 @@ def test_bounds_the_bodies_that_are_held(port):
     assert ask(port, "POST", "/read", png(bitmap("大", 1300)))[0] == 200
 
 
-def readable(connection: socket.socket) -> bool:
-    return bool(select.select([connection], [], [], 0)[0])
+def readable(connection: socket.socket, seconds: float = 0) -> bool:
+    return bool(select.select([connection], [], [], seconds)[0])
+
+
+def test_a_request_has_to_arrive_in_time_and_bounds(trained, monkeypatch):
+    monkeypatch.setattr(demo, "REQUEST_SECONDS", 0.5)
+    recognizer = Recognizer.from_checkpoint(trained / "best.pt")
+    post = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
+    lines = (b"GET / HTTP/1.1\r\n" + (b"X: " + b"a" * 8000 + b"\r\n") * 20)[: demo.MAX_HEAD]
+    with demo.start("127.0.0.1", 0, recognizer, None) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        for text, answer in ((b"GET /", b""), (post, b"HTTP/1.1 408"), (lines, b"HTTP/1.1 431")):
+            with socket.create_connection(server.server_address, 1) as connection:
+                connection.sendall(text)
+                drops = 0  # of a client that is slow, but never silent
+                while not readable(connection, 0.1) and drops < 30:
+                    connection.sendall(b"a")
+                    drops += 1
+                assert connection.recv(12) == answer
+        server.shutdown()
 
 
 def test_a_connection_serves_many_requests_and_an_old_one_is_closed(port):

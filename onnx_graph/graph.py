@@ -130,6 +130,10 @@ class Value:
         """Return 0, 1... below this one number, float32 (L,)."""
         return self.lift(0.0).node("Range", self.node("Squeeze"), 1.0)
 
+    def length(self, axis: int) -> Value:
+        """Return the length of an axis, float32 (1,)."""
+        return self.node("Shape", start=axis, end=axis + 1).float()
+
     def transpose(self, *axes: int) -> Value:
         return self.node("Transpose", perm=axes)
 

@@ -20,15 +20,15 @@ from picture.glyph import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, STRIP_PAPE
 BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
 ONE = np.ones(1, np.float32)
 LAST = np.array([2])  # a third axis
-THUMB, PAPER = 24, 32  # sides of the maps on which light and paper are estimated
+PAPER = 32  # side of the map on which light and paper are estimated
 WINDOW = 9  # of the paper's map, a quarter of the side as in picture.glyph.lift
 
 
 def _plane() -> np.ndarray:
-    """Return planes of light from left to right and from top to bottom, (2,24*24), orthonormal."""
-    slope = np.arange(THUMB, dtype=np.float32) - (THUMB - 1) / 2
+    """Return what finds the slopes of light to the right and to the bottom, (2,32*32)."""
+    slope = np.arange(PAPER, dtype=np.float32) - (PAPER - 1) / 2
     both = np.stack(np.broadcast_arrays(slope, slope[:, None])).reshape(2, -1)
-    return both / np.linalg.norm(both[0])
+    return both / (both[0] ** 2).sum()
 
 
 def _blur() -> np.ndarray:
@@ -50,7 +50,7 @@ def prepare(picture: Value, size: int) -> Value:
         picture: (N,1,H,W) uint8, grey, N pictures of one size.
         size: S.
     """
-    height, width = (picture.node("Shape", start=i, end=i + 1).float() for i in (2, 3))  # (1,)
+    height, width = picture.length(2), picture.length(3)
     ink = to_ink(picture.node("Squeeze", np.array([1])).float(), height, width)  # (N,H,W)
     of_rows, of_columns = ink.max(2), ink.max(1)  # (N,H,1), (N,1,W)
     darkest = of_columns.max(2)  # (N,1,1)
@@ -108,18 +108,25 @@ def is_clean(grey: Value, height: Value, width: Value) -> Value:
     return (share(grey >= 236) - paper <= CLEAN_NEAR_PAPER) & (paper >= needed)
 
 
-def is_inverted(grey: Value) -> Value:
-    """Return whether ink is lighter than paper in pictures (N,H,W), (N,1,1); at half their size."""
-    half = grey.node("Unsqueeze", np.array([1])).node(
-        "AveragePool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1
-    )
-    height, width = (half.node("Shape", start=i, end=i + 1).float() for i in (2, 3))
-    half = half.node("Squeeze", np.array([1]))
-    rows, columns = (coarse(side, THUMB) for side in (height, width))  # (24,H/2), (24,W/2)
-    thumb = (rows @ half @ columns.transpose(1, 0)).node("Flatten", axis=1)  # (N,24*24)
-    light = (thumb @ PLANE.T @ PLANE).node("Reshape", np.array([-1, THUMB, THUMB]))
-    light = enlarge(light, THUMB, height, width)
-    counts = histogram(((half - light) * 0.5 + 64).clip(0, 255).node("Floor"))
+def halve(maps: Value) -> Value:
+    """Return maps (N,H,W) at half their size, rounded up."""
+    maps = maps.node("Unsqueeze", np.array([1]))
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+    return maps.node("AveragePool", **pool).node("Squeeze", np.array([1]))
+
+
+def is_inverted(grey: Value, few: Value) -> Value:
+    """Return whether ink is lighter than paper in pictures (N,H,W), (N,1,1); at half their size.
+
+    few is the same at 32 x 32, (N,32,32).
+    """
+    half = halve(grey)
+    height, width = half.length(1), half.length(2)
+    slopes = few.node("Flatten", axis=1) @ (PLANE.T * 0.5)  # (N,2)
+    right, down = (slopes.node("Gather", np.array([[i]]), axis=1) for i in (0, 1))  # (N,1,1)
+    down = down * centres(height, PAPER).node("Unsqueeze", np.array([1]))  # (N,H/2,1)
+    level = half * 0.5 - (right * centres(width, PAPER) + (down - 64))
+    counts = histogram(level.clip(0, 255))
     low, middle, high = (quantile(counts, share) for share in (5, 500, 995))
     little = (high - middle).at_least(middle - low) < 2  # ink, less than 0.5 % of the page
     ends = (end.node("Squeeze", LAST) for end in span(counts > 0))
@@ -129,17 +136,17 @@ def is_inverted(grey: Value) -> Value:
 
 def lift(grey: Value, height: Value, width: Value) -> Value:
     """Return ink (N,H,W) of pictures that are no clean scans: glyph.lift."""
-    inverted = is_inverted(grey)
-    strength = inverted.where(grey, 255 - grey)  # grows from paper to ink
-    # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.
     rows, columns = (coarse(side, PAPER) for side in (height, width))
-    paper = (rows @ strength @ columns.transpose(1, 0)).node("Unsqueeze", np.array([1]))
+    few = rows @ grey @ columns.transpose(1, 0)  # (N,32,32)
+    sign = is_inverted(grey, few).where(1.0, -1.0)  # times grey grows from paper to ink
+    # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.
+    paper = (few * (0.0 - sign)).node("Unsqueeze", np.array([1]))
     window = {"kernel_shape": [WINDOW] * 2, "pads": [WINDOW // 2] * 4}
-    paper = (0.0 - (0.0 - paper).node("MaxPool", **window)).node("MaxPool", **window)
+    paper = (0.0 - paper.node("MaxPool", **window)).node("MaxPool", **window)
     paper = paper.lift(BLUR) @ paper.node("Squeeze", np.array([1])) @ BLUR.T
-    ink = (strength - enlarge(paper, PAPER, height, width)).node("Round").at_least(0)
+    ink = (grey * sign - enlarge(paper, PAPER, height, width)).at_least(0).node("Round")
     low, gain, edge = (v.node("Unsqueeze", LAST) for v in contrast(histogram(ink)))
-    kept = without_specks((ink > edge).float(), height, width).node("Unsqueeze", np.array([1]))
+    kept = without_specks((ink > edge).float(), height, width)
     near = kept.node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4).node("Squeeze", np.array([1]))
     return ((ink - low) * gain).clip(0, 255).node("Ceil") * near
 
@@ -150,14 +157,17 @@ def without_specks(mask: Value, height: Value, width: Value) -> Value:
     A piece that picture.glyph._drop_specks would keep has 0.5 % of the mask. If it is as thin as a
     hair, its middle still sees as much within half as many pixels.
     """
-    least = mask.node("ReduceSum", np.array([1, 2]), keepdims=1) * 0.005  # (N,1,1)
-    reach = (least * 0.5).node("Ceil")
+    least = mask.node("ReduceSum", np.array([1, 2]), keepdims=1) * 0.00125  # (N,1,1), a quarter
+    reach = (least * 2).node("Ceil")
+    half = halve(mask)  # counted at half the size
 
-    def band(side: Value) -> Value:  # (N,L,L)
-        place = side.range()
-        return ((place.node("Unsqueeze", np.array([1])) - place).node("Abs") <= reach).float()
+    def band(axis: int, side: Value) -> Value:  # (N,L,L/2)
+        centre = half.length(axis).range() * 2 + 0.5
+        apart = side.range().node("Unsqueeze", np.array([1])) - centre
+        return (apart.node("Abs") <= reach).float()
 
-    return mask * (band(height) @ mask @ band(width) >= least).float()
+    near = band(1, height) @ half @ band(2, width).transpose(0, 2, 1)
+    return (mask * (near >= least).float()).node("Unsqueeze", np.array([1]))
 
 
 def contrast(counts: Value) -> tuple[Value, Value, Value]:
@@ -191,12 +201,18 @@ def coarse(side: Value, count: int) -> Value:
     return ((pixel + 1).at_most(low + step) - pixel.at_least(low)).node("Relu") / step
 
 
+def centres(side: Value, count: int) -> Value:
+    """Return where the centres of a side's pixels are in a map of few, 0...count-1, (L,)."""
+    return ((side.range() + 0.5) * (count / side) - 0.5).clip(0, count - 1)
+
+
 def enlarge(few: Value, count: int, height: Value, width: Value) -> Value:
     """Return maps (N,count,count) at the size of the picture (N,H,W), linear between centres."""
 
     def weights(side: Value) -> Value:  # (L,count)
-        centre = ((side.range() + 0.5) * (count / side) - 0.5).clip(0, count - 1)
-        apart = centre.node("Unsqueeze", np.array([1])) - np.arange(count, dtype=np.float32)
+        apart = centres(side, count).node("Unsqueeze", np.array([1])) - np.arange(
+            count, dtype=np.float32
+        )
         return (1 - apart.node("Abs")).node("Relu")
 
     return weights(height) @ few @ weights(width).transpose(1, 0)

@@ -124,8 +124,8 @@ def is_inverted(grey: Value, few: Value) -> Value:
     height, width = half.length(1), half.length(2)
     slopes = few.node("Flatten", axis=1) @ (PLANE.T * 0.5)  # (N,2)
     right, down = (slopes.node("Gather", np.array([[i]]), axis=1) for i in (0, 1))  # (N,1,1)
-    down = down * centres(height, PAPER).node("Unsqueeze", np.array([1]))  # (N,H/2,1)
-    level = half * 0.5 - (right * centres(width, PAPER) + (down - 64))
+    down = down * centres(height).node("Unsqueeze", np.array([1]))  # (N,H/2,1)
+    level = half * 0.5 - (right * centres(width) + (down - 64))
     counts = histogram(level.clip(0, 255))
     low, middle, high = (quantile(counts, share) for share in (5, 500, 995))
     little = (high - middle).at_least(middle - low) < 2  # ink, less than 0.5 % of the page
@@ -136,7 +136,7 @@ def is_inverted(grey: Value, few: Value) -> Value:
 
 def lift(grey: Value, height: Value, width: Value) -> Value:
     """Return ink (N,H,W) of pictures that are no clean scans: glyph.lift."""
-    rows, columns = (coarse(side, PAPER) for side in (height, width))
+    rows, columns = (coarse(side) for side in (height, width))
     few = rows @ grey @ columns.transpose(1, 0)  # (N,32,32)
     sign = is_inverted(grey, few).where(1.0, -1.0)  # times grey grows from paper to ink
     # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.
@@ -144,7 +144,7 @@ def lift(grey: Value, height: Value, width: Value) -> Value:
     window = {"kernel_shape": [WINDOW] * 2, "pads": [WINDOW // 2] * 4}
     paper = (0.0 - paper.node("MaxPool", **window)).node("MaxPool", **window)
     paper = paper.lift(BLUR) @ paper.node("Squeeze", np.array([1])) @ BLUR.T
-    ink = (grey * sign - enlarge(paper, PAPER, height, width)).at_least(0).node("Round")
+    ink = (grey * sign - enlarge(paper, height, width)).node("Relu").node("Round")
     low, gain, edge = (v.node("Unsqueeze", LAST) for v in contrast(histogram(ink)))
     kept = without_specks((ink > edge).float(), height, width)
     near = kept.node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4).node("Squeeze", np.array([1]))
@@ -193,26 +193,26 @@ def contrast(counts: Value) -> tuple[Value, Value, Value]:
     return low, gain, (split + low) * 0.5
 
 
-def coarse(side: Value, count: int) -> Value:
-    """Return weights (count,L) that bring a side of L pixels, (1,) float32, to a few pixels."""
-    step = side / count
-    pixel, place = side.range(), np.arange(count, dtype=np.float32)[:, None]
+def coarse(side: Value) -> Value:
+    """Return weights (32,L) that bring a side of L pixels, (1,) float32, to a few pixels."""
+    step = side / PAPER
+    pixel, place = side.range(), np.arange(PAPER, dtype=np.float32)[:, None]
     low = place * step
     return ((pixel + 1).at_most(low + step) - pixel.at_least(low)).node("Relu") / step
 
 
-def centres(side: Value, count: int) -> Value:
-    """Return where the centres of a side's pixels are in a map of few, 0...count-1, (L,)."""
-    return ((side.range() + 0.5) * (count / side) - 0.5).clip(0, count - 1)
+def centres(side: Value) -> Value:
+    """Return where the centres of a side's pixels are in a map of 32, from its middle, (L,)."""
+    middle = (PAPER - 1) / 2
+    return ((side.range() + 0.5) * (PAPER / side) - PAPER / 2).clip(-middle, middle)
 
 
-def enlarge(few: Value, count: int, height: Value, width: Value) -> Value:
-    """Return maps (N,count,count) at the size of the picture (N,H,W), linear between centres."""
+def enlarge(few: Value, height: Value, width: Value) -> Value:
+    """Return maps (N,32,32) at the size of the picture (N,H,W), linear between centres."""
+    places = np.arange(PAPER, dtype=np.float32) - (PAPER - 1) / 2
 
-    def weights(side: Value) -> Value:  # (L,count)
-        apart = centres(side, count).node("Unsqueeze", np.array([1])) - np.arange(
-            count, dtype=np.float32
-        )
+    def weights(side: Value) -> Value:  # (L,32)
+        apart = centres(side).node("Unsqueeze", np.array([1])) - places
         return (1 - apart.node("Abs")).node("Relu")
 
     return weights(height) @ few @ weights(width).transpose(1, 0)

@@ -309,6 +309,15 @@ def soften(loaded: dict, temperature: float) -> None:
     loaded["metrics"].pop("reject", None)  # was of the logits before
 
 
+def favour(loaded: dict, spec: str, amount: float) -> None:
+    """Add an amount to the logits of some classes of a loaded checkpoint, in place: a prior."""
+    from hwdb.characters import select_classes
+
+    chosen = set(select_classes(spec, "--favour") or loaded["classes"])
+    rows = torch.tensor([label in chosen for label in loaded["classes"]])
+    loaded["model"]["classifier.3.bias"] = loaded["model"]["classifier.3.bias"] + amount * rows
+
+
 def without_folders(config: Mapping) -> dict:
     """Return a config to share: of each path only the last part, which says what it was."""
     short = dict(config)
@@ -341,6 +350,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--temperature", type=float, metavar="T",
         help="divide the logits by T, which test.py --temperature finds: readings stay, "
         "probabilities can be taken at their word")  # fmt: skip
+    add("--favour", nargs=2, metavar=("CLASSES", "V"),
+        help="add V to the logits of some classes (level1, symbols, N or a file), after the "
+        "temperature: a prior, V < 0 for classes that are rare")  # fmt: skip
     add("--reject", type=float, nargs=len(REJECT), metavar=tuple(key.upper() for key in REJECT),
         help="tell characters from what is none by these, which test.py --no-characters finds for "
         "a file whose temperature is set")  # fmt: skip
@@ -349,12 +361,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--reject has a threshold in 0...1, and goes with the name of a file to write")
     if given.temperature is not None and not (given.shared and 0 < given.temperature < 100):
         parser.error("--temperature is above 0, and goes with the name of a file to write")
+    if given.favour is not None and not given.shared:
+        parser.error("--favour goes with the name of a file to write")
     loaded = load(given.checkpoint)
     if given.shared is None:
         print(describe(loaded))
         return 0
     if given.temperature is not None:
         soften(loaded, given.temperature)
+    if given.favour is not None:
+        favour(loaded, given.favour[0], float(given.favour[1]))
     if given.reject is not None:
         loaded["metrics"]["reject"] = dict(zip(REJECT, given.reject, strict=True))
     loaded["config"] = without_folders(loaded["config"])

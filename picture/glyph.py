@@ -137,17 +137,20 @@ def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
         if not scene.marks:
             return grey, grey, None, box
     else:
-        before, bitmap, scene = _search(grey)
+        # Light ink on paper of exactly 0 is a drawing: its straight strokes are no lines.
+        light = 255 - grey
+        drawn = is_clean(light) and not _is_framed(light, _ink_box(light))
+        before, bitmap, scene = _search(grey, drawn)
     return before, bitmap, scene, _ink_box(bitmap)
 
 
-def _search(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene]:
-    """Look for the character, ever closer."""
+def _search(grey: np.ndarray, alone: bool = False) -> tuple[np.ndarray, np.ndarray, Scene]:
+    """Look for the character, ever closer; `alone` says that there is nothing else."""
     more = False
     for _ in range(LOOKS):
         scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
         bitmap = lift(_reduce(grey, scale) if scale < 1 else grey)
-        scene = find_character(255 - bitmap)
+        scene = Scene(255 - bitmap, [], False) if alone else find_character(255 - bitmap)
         more |= scene.more
         top, bottom, left, right = (
             round(v / scale) for v in _ink_box(255 - scene.ink, SURROUNDINGS)

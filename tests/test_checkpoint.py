@@ -293,3 +293,17 @@ def test_says_what_a_file_holds_and_shares_it(tmp_path, good):
         new["model"][WEIGHT], GOOD["model"][WEIGHT] * 2, rtol=1e-3, atol=1e-6
     )
     assert call_script("checkpoint.py", good, "--temperature", "0.5").returncode == 2
+
+
+def test_favour_adds_to_the_logits_of_some_classes(trained, tmp_path):
+    chosen, new = tmp_path / "some.txt", tmp_path / "new.pt"
+    chosen.write_text("口大", encoding="utf-8")
+    done = call_script("checkpoint.py", trained / "best.pt", new, "--favour", chosen, "-1.5")
+    assert done.returncode == 0, done.stderr
+    before, after = checkpoint.load(trained / "best.pt"), checkpoint.load(new)
+    x = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        a, b = (checkpoint.build_model(loaded).eval()(x) for loaded in (before, after))
+    expected = torch.tensor([-1.5 * (label in "口大") for label in before["classes"]])
+    torch.testing.assert_close(b - a, expected.expand(2, -1), atol=0.02, rtol=0)
+    assert call_script("checkpoint.py", trained / "best.pt", "--favour", "all", "1").returncode == 2

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,19 +113,25 @@ def test_card_names_the_very_file():
         assert hashlib.sha256((ROOT / path).read_bytes()).hexdigest() in card
 
 
-def test_model_card_is_of_the_shipped_weights():
-    card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    common = re.search(r'COMMON="([^"]*)"', card)[1]
-    command = re.findall(r"^python train.py (.*)$", card, re.MULTILINE)[-1]
+def test_recipe_is_of_the_shipped_weights():
+    script = (ROOT / "checkpoints" / "small80.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"^python train.py (.*?) --out", script, re.MULTILINE)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    given = vars(parser.parse_args(shlex.split(command.replace("$COMMON", common))))
+    given = vars(parser.parse_args(shlex.split(command.replace("$teacher", "fastcompact.onnx"))))
     shipped = checkpoint.load(ROOT / DEFAULT_CHECKPOINT)
     named = checkpoint.without_folders(Config().to_dict() | given)
     stored = from_dict(shipped["config"]).to_dict()
     for key in given:
         assert str(stored[key]) == str(from_dict(named).to_dict()[key]), key
     assert shipped["epoch"] == given["epochs"] and shipped["metrics"]
+
+
+def test_recipe_says_what_it_wants():
+    done = subprocess.run(
+        ["bash", ROOT / "checkpoints" / "small80.sh"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "TEACHER.onnx REAL FONTS" in done.stderr and not done.stdout
 
 
 def test_named_files_exist():

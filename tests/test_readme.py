@@ -115,7 +115,7 @@ def test_card_names_the_very_file():
 
 def test_recipe_is_of_the_shipped_weights():
     script = (ROOT / "checkpoints" / "small80.sh").read_text(encoding="utf-8").replace("\\\n", " ")
-    (command,) = re.findall(r"^python train.py (.*?) --out", script, re.MULTILINE)
+    (command,) = re.findall(r'^python train.py (.*?) --out "', script, re.MULTILINE)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     given = vars(parser.parse_args(shlex.split(command.replace("$teacher", "fastcompact.onnx"))))

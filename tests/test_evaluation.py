@@ -130,7 +130,9 @@ def test_sheet_shows_the_input_its_class_and_the_reading(trained, data):
 def test_gnt_and_tree_give_the_same_figures(trained, tmp_path):
     for writer in (1241, 1242):
         write_gnt(tmp_path / "gnt" / f"{writer}-c.gnt", writer)
-    done = call_script("process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out")
+    done = call_script(
+        "process_gnt.py", tmp_path / "gnt", "--out", tmp_path / "out", "--workers", 1
+    )
     assert done.returncode == 0, done.stderr
     figures = []
     for path in (tmp_path / "gnt", tmp_path / "out" / "test"):
@@ -335,7 +337,7 @@ def test_what_is_no_character_is_told(trained, data, tmp_path):
 def test_whole_way_without_flags(tmp_path):
     """synthesize -> process -> train -> test -> predict, in a folder of its own."""
     arguments = ["--writers", 6, "--test-writers", 2, "--classes", 8]
-    done = call_script("synthesize_gnt.py", *arguments, cwd=tmp_path)
+    done = run_script("synthesize_gnt.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = run_script("process_gnt.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

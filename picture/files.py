@@ -26,7 +26,8 @@ PIXELS_A_BYTE = 2048
 # A scan goes over all pixels; progressive JPEGs have ten or so, but may have thousands.
 MAX_SCANNED = 1 << 30
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we say it in a sentence
+# What OpenCV would add on stderr is said in a sentence; 0 is silence.
+(cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 
 def read_picture(path: str | Path) -> np.ndarray:

@@ -113,12 +113,13 @@ def test_card_names_the_very_file():
         assert hashlib.sha256((ROOT / path).read_bytes()).hexdigest() in card
 
 
-def test_recipe_is_of_the_shipped_weights():
-    script = (ROOT / "checkpoints" / "small80.sh").read_text(encoding="utf-8").replace("\\\n", " ")
-    (command,) = re.findall(r'^python train.py (.*?) --out "', script, re.MULTILINE)
+def test_model_card_is_of_the_shipped_weights():
+    card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    common = re.search(r'COMMON="([^"]*)"', card)[1]
+    command = re.findall(r"^python train.py (.*)$", card, re.MULTILINE)[-1]
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    given = vars(parser.parse_args(shlex.split(command.replace("$teacher", "fastcompact.onnx"))))
+    given = vars(parser.parse_args(shlex.split(command.replace("$COMMON", common))))
     shipped = checkpoint.load(ROOT / DEFAULT_CHECKPOINT)
     named = checkpoint.without_folders(Config().to_dict() | given)
     stored = from_dict(shipped["config"]).to_dict()
@@ -129,7 +130,7 @@ def test_recipe_is_of_the_shipped_weights():
 
 def test_recipe_says_what_it_wants():
     done = subprocess.run(
-        ["bash", ROOT / "checkpoints" / "small80.sh"], capture_output=True, text=True
+        ["bash", ROOT / "checkpoints" / "all3926.sh"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "TEACHER.onnx REAL FONTS" in done.stderr and not done.stdout
 

@@ -48,6 +48,7 @@ class Job:
     hard: tuple[float, float]
     small: float
     coarse: float
+    pens: float
     paper: float
     fonts: str  # folder, '' for none
     font_share: float
@@ -57,7 +58,7 @@ class Job:
     ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
         """Yield the characters in the hand of a writer: bitmaps (h, w) uint8, and the generator."""
         rng = np.random.default_rng((self.seed, number))
-        writer = Writer.draw(rng, rng.uniform(*self.hard), self.small, self.coarse)
+        writer = Writer.draw(rng, rng.uniform(*self.hard), self.small, self.coarse, self.pens)
         fonts = open_fonts(self.fonts, self.characters)
         for character in characters:
             yield character, render(character, writer, rng, fonts, self.font_share), rng
@@ -153,6 +154,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="share of the writers who write 16 to 50 pixels small with a thin pen")  # fmt: skip
     add("--coarse", type=float, default=0.0, metavar="SHARE",
         help="share of the writers who draw 26 to 50 px, black or white")  # fmt: skip
+    add("--pens", type=float, default=0.0, metavar="SHARE",
+        help="share of the writers with a pen of 1 to 14 %% of the height, not 3 to 8 %%")  # fmt: skip
     add("--paper", type=float, default=0.0, metavar="SHARE",
         help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
@@ -181,7 +184,7 @@ def check(args: argparse.Namespace) -> None:
 
     for name in ("writers", "test_writers"):
         within(name, 0, MOST_WRITERS)
-    for name in ("small", "coarse", "paper", "font_share"):
+    for name in ("small", "coarse", "pens", "paper", "font_share"):
         within(name, 0, 1)
     if args.writers + args.test_writers == 0:
         raise ValueError("--writers and --test-writers are both 0: nothing to do")
@@ -203,8 +206,8 @@ def main(argv: list[str] | None = None) -> int:
     characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
     fonts = str(args.fonts.absolute()) if args.fonts else ""
     drawable(characters, open_fonts(fonts, characters))
-    job = Job(characters, args.seed, tuple(args.hard), args.small, args.coarse, args.paper, fonts,
-              args.font_share)  # fmt: skip
+    job = Job(characters, args.seed, tuple(args.hard), args.small, args.coarse, args.pens,
+              args.paper, fonts, args.font_share)  # fmt: skip
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
         draw_sheet(job, numbers, args.sheet)

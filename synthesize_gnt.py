@@ -155,7 +155,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--coarse", type=float, default=0.0, metavar="SHARE",
         help="share of the writers who draw 26 to 50 px, black or white")  # fmt: skip
     add("--pens", type=float, default=0.0, metavar="SHARE",
-        help="share of the writers with a pen of 1 to 14 %% of the height, not 3 to 8 %%")  # fmt: skip
+        help="share of the writers with a pen of 1 to 14 %% of the height")  # fmt: skip
     add("--paper", type=float, default=0.0, metavar="SHARE",
         help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",

@@ -222,6 +222,22 @@ def test_coarse_drawings_are_black_or_white():
     assert min(shares) < 0.2 and max(shares) > 0.4  # thin pens and thick ones
 
 
+def test_some_pens_are_not_those_of_hwdb():
+    widths = {}
+    for pens in (0.0, 1.0):
+        hands = [Writer.draw(seed, pens=pens) for seed in range(60)]
+        widths[pens] = np.sort([hand.pen / hand.em for hand in hands])
+    assert widths[0.0][0] >= 0.033 and widths[0.0][-1] <= 0.08
+    assert widths[1.0][5] < 0.02 and widths[1.0][-5] > 0.1 and widths[1.0][-1] <= 0.14
+    thin, thick = (
+        (
+            render("永", replace(hands[0], pen=share * 100, em=100), np.random.default_rng(0)) < 128
+        ).mean()
+        for share in (0.01, 0.14)
+    )
+    assert thin < 0.15 < 0.4 < thick
+
+
 def test_hasty_hands_join_more():
     joined = []
     for joining in (-3.0, 0.0, 3.0):
@@ -522,6 +538,7 @@ def test_sheet(tmp_path):
         (["--seed", "-1"], "--seed"),
         (["--hard", "2", "1"], "--hard"),
         (["--coarse", "-1"], "--coarse"),
+        (["--pens", "1.5"], "--pens"),
         (["--paper", "2"], "--paper"),
         (["--font-share", "2"], "--font-share"),
         (["--classes", "0"], "--classes"),

@@ -6,7 +6,7 @@ import pytest
 from conftest import bitmap
 
 from config import DEFAULT_CHECKPOINT
-from picture import find_glyph, scene, to_glyph
+from picture import find_glyph, is_clean, scene, to_glyph
 from recognizer import Recognizer
 
 SIDE = 160
@@ -118,6 +118,17 @@ def test_the_finder_decides_what_is_a_line(monkeypatch):
     assert "line" in {mark.kind for mark in find_glyph(photo).scene.marks}
     monkeypatch.setattr(scene, "evidence", lambda ink: np.ones(ink.shape, np.float32))
     assert "line" not in {mark.kind for mark in find_glyph(photo).scene.marks}
+
+
+def test_a_light_drawing_as_jpeg_keeps_it_has_no_lines(monkeypatch):
+    light = np.zeros((64, 64), np.uint8)
+    cv2.line(light, (8, 34), (56, 30), 160, 1, cv2.LINE_AA)
+    cv2.line(light, (32, 8), (32, 56), 160, 1, cv2.LINE_AA)
+    kept = cv2.imdecode(cv2.imencode(".jpg", light, [cv2.IMWRITE_JPEG_QUALITY, 70])[1], 0)
+    assert not is_clean(255 - kept)
+    left = np.where(np.arange(64) < 30, -np.ones((64, 1), np.float32), 1)
+    monkeypatch.setattr(scene, "evidence", lambda ink: left)  # half a stroke is a line, it says
+    assert not find_glyph(kept).scene.marks
 
 
 def test_a_large_photo_is_looked_at_twice():

@@ -90,7 +90,7 @@ def test_strokes_become_thicker_and_thinner():
     before = stroke()
     y = vary_stroke_width(before.clone(), 1.0, generator())
     change = y.sum((1, 2, 3)) / before.sum((1, 2, 3)) - 1
-    assert change.max() > 0.25 and change.max() < 0.45  # two pixels of six, and the ends
+    assert 0.6 < change.max() < 0.9  # four pixels of six, and the ends
     assert -0.25 < change.min() < -0.12  # thinning goes only part of the way
     assert (change == 0).sum() == 0
     some = vary_stroke_width(before.clone(), 0.25, generator())
@@ -167,7 +167,7 @@ def test_other_precisions_stay_what_they_are(dtype):
     y = augment(x, strength, generator())
     assert y.dtype == dtype
     expected = augment(x.float(), strength, generator())
-    assert (y.float() - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.1)
+    assert (y.float() - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.15)
 
 
 def test_all_steps_are_on_the_device_of_the_batch():

@@ -113,17 +113,21 @@ def _chosen(generator: torch.Generator, count: int, probability: float) -> Tenso
 
 
 def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make the strokes of some samples thicker or thinner by up to about a pixel on either side.
+    """Make the strokes of some samples thicker by up to two pixels on either side, or thinner.
 
     A 3x3 maximum thickens, a 3x3 minimum thins; each sample gets its own mix with the original.
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = _uniform(generator, len(rows))
-    # Thinning wipes out strokes of one or two pixels: go only part of the way there.
-    ways = (mix >= 0, 1.0, torch.maximum), (mix < 0, -0.6, torch.minimum)
+    ways = (
+        (mix >= 0, (2 * mix).clamp(max=1), torch.maximum),
+        (mix > 0.5, 2 * mix - 1, torch.maximum),  # the second pixel
+        # Thinning wipes out strokes of one or two pixels: go only part of the way there.
+        (mix < 0, -0.6 * mix, torch.minimum),
+    )
     for chosen, share, extreme in ways:
         here = rows[chosen].to(x.device, non_blocking=True)
-        part = (share * mix[chosen]).view(-1, 1, 1, 1).to(x.device, x.dtype, non_blocking=True)
+        part = share[chosen].view(-1, 1, 1, 1).to(x.device, x.dtype, non_blocking=True)
         some = x[here]
         wide = some.clone()  # the extreme of the pixel and its two neighbours, along rows
         extreme(wide[..., 1:], some[..., :-1], out=wide[..., 1:])

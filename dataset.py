@@ -23,7 +23,6 @@ Left out: anything about models; augmentation is in training/augment.py.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -31,10 +30,9 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +42,7 @@ import torch
 from torch import Tensor
 
 from hwdb.characters import character_of
-from hwdb.record import Damage, read_gnt
+from hwdb.record import Damage, Sample, read_gnt
 from hwdb.sets import writer_and_split
 from jobs.command import printable, progress
 from jobs.files import only_one, read_mark, write_mark
@@ -75,29 +73,22 @@ def scan(source: str | Path) -> tuple[list[Entry], list[str]]:
     """List the files of a source in a fixed order, and the paths of what is no part of it.
 
     That is: files that are neither pictures in class folders nor .gnt files by their names, links
-    that lead nowhere, links to folders within a class folder, pipes and devices.
-
-    Raises:
-        FileNotFoundError: no such path.
-        ValueError: neither pictures in class folders nor .gnt files.
+    that lead nowhere, links to folders within a class folder, pipes and devices. Raises
+    FileNotFoundError or ValueError where there is nothing else.
     """
     source = Path(source)
     if source.is_file() and source.suffix.lower() == ".gnt":
-        info = source.stat()
-        return [Entry(source.name, "", info.st_size, info.st_mtime_ns)], []
+        return [_entry(source, source.name, "")], []
     if not source.is_dir():
-        raise FileNotFoundError(
-            f"{source}: no such folder; expected class folders of pictures or .gnt files "
-            f"{MAKE_DATA}"
-        )
+        expected = f"expected class folders of pictures or .gnt files {MAKE_DATA}"
+        raise FileNotFoundError(f"{source}: no such folder; {expected}")
     entries: list[Entry] = []
     others: list[str] = []
     for item in sorted(os.scandir(source), key=lambda item: item.name):
         if item.is_dir():
             entries += sorted(_pictures(item.path, item.name, item.name, others))
         elif item.name.lower().endswith(".gnt") and item.is_file():
-            info = item.stat()
-            entries.append(Entry(item.name, "", info.st_size, info.st_mtime_ns))
+            entries.append(_entry(item, item.name, ""))
         else:
             others.append(item.name)
     if not entries:
@@ -108,6 +99,11 @@ def scan(source: str | Path) -> tuple[list[Entry], list[str]]:
     return entries, [p for p, name in missed.items() if name not in NO_DATA and name[0] != "."]
 
 
+def _entry(item: Path | os.DirEntry, path: str, folder: str) -> Entry:
+    info = item.stat()
+    return Entry(path, folder, info.st_size, info.st_mtime_ns)
+
+
 def _pictures(path: str, folder: str, below: str, others: list[str]) -> Iterator[Entry]:
     """Yield the pictures of a class folder and of the folders in it; add the rest to `others`."""
     for item in os.scandir(path):
@@ -115,8 +111,7 @@ def _pictures(path: str, folder: str, below: str, others: list[str]) -> Iterator
         if item.is_dir(follow_symlinks=False):  # a link may lead back up, without an end
             yield from _pictures(item.path, folder, name, others)
         elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES and item.is_file():
-            info = item.stat()
-            yield Entry(name, folder, info.st_size, info.st_mtime_ns)
+            yield _entry(item, name, folder)
         else:
             others.append(name)
 
@@ -149,20 +144,6 @@ def writer_of(file_name: str) -> str:
 # --- decode: files -> glyphs, by several processes
 
 
-class Unread(NamedTuple):
-    """A picture of a source that is yet to be read; `name` is for names.jsonl, `where` for people.
-
-    `label` is '' where damage hides it, `writer` where it is unknown; `read` returns the bitmap,
-    or raises ValueError or OSError.
-    """
-
-    name: str
-    where: str
-    label: str
-    writer: str
-    read: Callable[[], np.ndarray]
-
-
 class Chunk(NamedTuple):
     """Part of a source, decoded: n glyphs in order, and a sentence for each picture left out."""
 
@@ -179,9 +160,9 @@ def stream_glyphs(
     entries: Sequence[Entry],
     size: int,
     margin: int | None = None,
-    workers: int | None = None,
+    workers: int = 0,
 ) -> Iterator[Chunk]:
-    """Decode a source in parallel and yield it in order; the order depends on the files alone."""
+    """Decode a source in parallel (0: one process a core) and yield it in order."""
     tasks: list[list[Entry]] = []
     for entry in entries:
         if entry.folder and tasks and tasks[-1][0].folder and len(tasks[-1]) < CHUNK:
@@ -195,28 +176,45 @@ def stream_glyphs(
 
 
 def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
-    """Decode one task, some pictures or one .gnt file, into chunks of at most CHUNK glyphs."""
+    """Decode one task, some pictures or one .gnt file, into chunks of at most CHUNK glyphs.
+
+    Pictures that cannot be read or hold nothing are left out and named.
+    """
     cv2.setNumThreads(1)  # processes are the parallelism here
     path = Path(root, task[0].path) if os.path.isdir(root) else Path(root)
     samples = _picture_samples(root, task) if task[0].folder else _gnt_samples(path)
-    chunks = []
-    with contextlib.closing(samples):
-        while batch := list(islice(samples, CHUNK)):
-            chunks.append(_glyphs(batch, size, margin))
-    return chunks
+    chunks, glyphs = [], []
+    for number, (name, where, label, writer, read) in enumerate(samples):
+        if number % CHUNK == 0:
+            glyphs = []
+            chunks.append(Chunk(glyphs, [], [], [], [], []))
+        chunk = chunks[-1]
+        try:
+            glyphs.append(to_glyph(read(), size, margin))
+        except (ValueError, OSError) as error:
+            chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
+            chunk.refused.append(label)
+            continue
+        chunk.labels.append(label)
+        chunk.writers.append(writer)
+        chunk.names.append(name)
+    shape = (-1, size, size)
+    return [c._replace(glyphs=np.array(c.glyphs, np.uint8).reshape(shape)) for c in chunks]
 
 
-def _picture_samples(root: str, task: list[Entry]) -> Iterator[Unread]:
+def _picture_samples(root: str, task: list[Entry]) -> Iterator[tuple]:
+    """Yield name for names.jsonl, place for people, label, writer, and what reads the picture."""
     for entry in task:
         path, label = Path(root, entry.path), character_of(entry.folder)
         read = partial(read_picture, path)
-        yield Unread(entry.path, str(path), label, writer_of(path.name), read)
+        yield entry.path, str(path), label, writer_of(path.name), read
 
 
-def _gnt_samples(path: Path) -> Iterator[Unread]:
+def _gnt_samples(path: Path) -> Iterator[tuple]:
+    """Yield as `_picture_samples`; what is damaged has no label."""
     writer = writer_and_split(path.name)[0] or path.stem
 
-    def bitmap(item) -> np.ndarray:
+    def bitmap(item: Sample | Damage) -> np.ndarray:
         if isinstance(item, Damage):
             raise ValueError(item.reason)
         return item.bitmap
@@ -225,24 +223,7 @@ def _gnt_samples(path: Path) -> Iterator[Unread]:
         for item in read_gnt(stream, path.name):
             name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
             label = "" if isinstance(item, Damage) else item.character
-            yield Unread(name, where, label, writer, partial(bitmap, item))
-
-
-def _glyphs(samples: list[Unread], size: int, margin: int | None) -> Chunk:
-    """Read samples; those that cannot be read or hold nothing are left out and named."""
-    chunk = Chunk(np.empty((len(samples), size, size), np.uint8), [], [], [], [], [])
-    for sample in samples:
-        try:
-            chunk.glyphs[len(chunk.labels)] = to_glyph(sample.read(), size, margin)
-        except (ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{sample.where}: ")
-            chunk.problems.append(f"{sample.where}: {reason}")
-            chunk.refused.append(sample.label)
-            continue
-        chunk.labels.append(sample.label)
-        chunk.writers.append(sample.writer)
-        chunk.names.append(sample.name)
-    return chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)])
+            yield name, where, label, writer, partial(bitmap, item)
 
 
 # --- pack: glyphs -> one folder, made once
@@ -250,12 +231,7 @@ def _glyphs(samples: list[Unread], size: int, margin: int | None) -> Chunk:
 
 @dataclass(frozen=True)
 class Pack:
-    """A packed source, memory-mapped.
-
-    glyphs (N,S,S) uint8, labels (N,) int32 into `classes`, writer_ids (N,) int32 into `writers`
-    (-1: unknown); `problems` has a sentence for each picture that could not be read, `refused` the
-    number of them by label ('' where damage hides it).
-    """
+    """A packed source, memory-mapped."""
 
     source: Path
     folder: Path
@@ -263,11 +239,11 @@ class Pack:
     fingerprint: str
     classes: list[str]
     writers: list[str]
-    glyphs: np.ndarray = field(repr=False)
-    labels: np.ndarray = field(repr=False)
-    writer_ids: np.ndarray = field(repr=False)
-    problems: list[str] = field(repr=False)
-    refused: dict[str, int] = field(repr=False)
+    glyphs: np.ndarray  # (N,S,S) uint8
+    labels: np.ndarray  # (N,) int32 into `classes`
+    writer_ids: np.ndarray  # (N,) int32 into `writers`, -1: unknown
+    problems: list[str]  # a sentence for each picture that could not be read
+    refused: dict[str, int]  # their number by label, '' where damage hides it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -294,12 +270,10 @@ def pack_folder(source: str | Path, size: int) -> Path:
     return CACHE / f"{source.name}-{digest}.pack{size}"
 
 
-def open_pack(source: str | Path, size: int = 64, workers: int | None = None) -> Pack:
+def open_pack(source: str | Path, size: int = 64, workers: int = 0) -> Pack:
     """Open the pack of a source; make it first if there is none or the source has changed.
 
-    Raises:
-        FileNotFoundError: no such source.
-        ValueError: nothing readable in it, or another process is packing it.
+    Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
     """
     source = Path(source)
     entries, others = scan(source)
@@ -310,11 +284,9 @@ def open_pack(source: str | Path, size: int = 64, workers: int | None = None) ->
         if pack is not None:
             print(f"{source} has changed: packing it anew", file=sys.stderr)
         if others:
-            print(
-                f"{source}: {len(others)} files are left out, they are neither pictures in class "
-                f"folders nor .gnt files by their names: {shorten(others)}",
-                file=sys.stderr,
-            )
+            why = "they are neither pictures in class folders nor .gnt files by their names"
+            said = f"{source}: {len(others)} files are left out, {why}: {shorten(others)}"
+            print(said, file=sys.stderr)
         make_pack(source, folder, entries, size, workers)
         pack = _whole_pack(source, folder, size)
         assert pack is not None
@@ -352,16 +324,13 @@ def _whole_pack(source: Path, folder: Path, size: int) -> Pack | None:
         raise
     except Exception:  # files that something else has changed raise almost anything
         return None
-    if not whole:
-        return None
     classes, people, problems = texts
-    return Pack(source, folder, size, meta["fingerprint"], classes, people, glyphs, labels, writers,
+    pack = Pack(source, folder, size, meta["fingerprint"], classes, people, glyphs, labels, writers,
                 problems, meta["refused"])  # fmt: skip
+    return pack if whole else None
 
 
-def make_pack(
-    source: Path, folder: Path, entries: list[Entry], size: int, workers: int | None
-) -> None:
+def make_pack(source: Path, folder: Path, entries: list[Entry], size: int, workers: int) -> None:
     """Decode a source into `folder`; see the module's table. One process at a time.
 
     What was there goes first: the pack of an earlier state of the source with its soft labels, or
@@ -384,13 +353,10 @@ def make_pack(
 
 
 def _write_glyphs(
-    source: Path, folder: Path, entries: list[Entry], size: int, workers: int | None
+    source: Path, folder: Path, entries: list[Entry], size: int, workers: int
 ) -> dict:
     """Write all files of a pack but pack.json, and return what that says."""
-    labels: list[str] = []
-    writers: list[str] = []
-    problems: list[str] = []
-    refused: Counter[str] = Counter()
+    labels, writers, problems, refused = [], [], [], Counter()
     pictures = sum(1 for entry in entries if entry.folder)
     total = pictures if pictures == len(entries) else None  # what .gnt files hold is not known
     with (
@@ -431,19 +397,14 @@ class GlyphSet:
     """Packs behind one index, with labels in one class order.
 
     Args:
-        packs: what to read, one after the other.
-        classes: label order; every class of the packs must be in it.
-        skip_unknown: leave glyphs of other classes out instead of raising.
+        classes: label order; a class of the packs that is not in it is a ValueError, unless
+            `skip_unknown` leaves its glyphs out.
         unlabelled: how many of the last packs have labels and writers that do not count.
 
     Attributes:
-        labels: (N,) int64; UNLABELLED for glyphs of unknown classes (only with `skip_unknown`) and
-            of unlabelled packs.
+        labels: (N,) int64; UNLABELLED for glyphs that are left out or of unlabelled packs.
         writers: (N,) int64, one number a writer's name over all packs; -1 where unknown.
         sources: (N,) int64, number of the pack.
-
-    Raises:
-        ValueError: a class that is not in `classes`.
     """
 
     def __init__(
@@ -455,10 +416,10 @@ class GlyphSet:
     ) -> None:
         self.packs = list(packs)
         self.classes = list(classes)
-        index = {label: i for i, label in enumerate(classes)}
-        labels, writers = [], []
         self.writer_names = sorted({name for pack in packs for name in pack.writers})
+        index = {label: i for i, label in enumerate(classes)}
         person = {name: i for i, name in enumerate(self.writer_names)}
+        labels, writers = [], []
         for number, pack in enumerate(packs):
             if number >= len(packs) - unlabelled:
                 labels.append(np.full(len(pack), UNLABELLED))
@@ -474,10 +435,10 @@ class GlyphSet:
             labels.append(table[pack.labels])
             people = np.array([person[name] for name in pack.writers] + [-1], np.int64)
             writers.append(people[pack.writer_ids])  # -1 is the last
-        self.labels = np.concatenate(labels)
-        self.writers = np.concatenate(writers)
-        self.sources = np.repeat(np.arange(len(packs)), [len(pack) for pack in packs])
-        self.starts = np.concatenate([[0], np.cumsum([len(pack) for pack in packs])])
+        self.labels, self.writers = np.concatenate(labels), np.concatenate(writers)
+        lengths = [len(pack) for pack in packs]
+        self.sources = np.repeat(np.arange(len(packs)), lengths)
+        self.starts = np.cumsum([0, *lengths])
         self._resident: Tensor | None = None
 
     def __len__(self) -> int:
@@ -530,10 +491,8 @@ def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, 
 
     Writers that make up `fraction` of all writers are drawn with `seed`; a writer of the same name
     in several packs is one. Glyphs of unknown writers, or of a single one, are split by sample.
-    Glyphs of unknown classes are in neither part.
-
-    Returns:
-        training indices, validation indices (both ascending), a sentence that says how.
+    Glyphs of unknown classes are in neither part. Returns training indices, validation indices
+    (both ascending), and a sentence that says how.
     """
     rng = np.random.default_rng([seed, 0x5EED])
     known = np.unique(glyphs.writers[glyphs.writers >= 0])

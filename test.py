@@ -64,7 +64,7 @@ def score(given: argparse.Namespace, config: Config) -> Test:
     network, classes = recognizer.network, recognizer.classes
     said = "" if len(classes) == len(network.classes) else f", {len(classes)} of them are read"
     print(f"checkpoint {path}: {len(network.classes)} classes{said}", file=sys.stderr)
-    pack = open_pack(given.path, network.size, config.workers or None)
+    pack = open_pack(given.path, network.size, config.workers)
     print(f"data {pack.describe()}", file=sys.stderr)
     glyphs = GlyphSet([pack], classes, skip_unknown=True)
     indices = np.flatnonzero(glyphs.labels >= 0)

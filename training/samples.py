@@ -110,18 +110,18 @@ def synthetic(config: Config, device: torch.device, classes: list[str] | None) -
 def packed(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
     """Return packed sources, parted by writer or with a source of their own to validate on."""
     folders, repeats = zip(*map(split_repeat, config.data), strict=True)
-    packs = [open_pack(folder, config.size, config.workers or None) for folder in folders]
+    packs = [open_pack(folder, config.size, config.workers) for folder in folders]
     present = sorted({label for pack in packs for label in pack.classes}, key=class_order)
     chosen = select_classes(config.classes)
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
     classes = classes or present
     free = [*config.unlabelled, *config.outliers]
-    packs += [open_pack(path, config.size, config.workers or None) for path in free]
+    packs += [open_pack(path, config.size, config.workers) for path in free]
     source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=len(free))
     source.labels[source.sources >= len(packs) - len(config.outliers)] = NO_CHARACTER
     if config.val_data:
-        pack = open_pack(config.val_data, config.size, config.workers or None)
+        pack = open_pack(config.val_data, config.size, config.workers)
         other = GlyphSet([pack], classes, skip_unknown=chosen is not None)
         packs = [*packs, pack]
         train, validation = (np.flatnonzero(glyphs.labels >= 0) for glyphs in (source, other))

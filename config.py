@@ -13,7 +13,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 # The weights that are shipped.
@@ -174,9 +174,9 @@ class Config:
         for item in fields(self):
             value, check = getattr(self, item.name), item.metadata["check"]
             if not _is_a(value, item.type):
-                raise ValueError(f"{flag(item)} is {value!r}, expected {KINDS[item.type]}")
+                raise ValueError(f"{flag(item.name)} is {value!r}, expected {KINDS[item.type]}")
             if not check.holds(value):
-                raise ValueError(f"{flag(item)} is {value!r}, expected {check.words}")
+                raise ValueError(f"{flag(item.name)} is {value!r}, expected {check.words}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in checkpoints."""
@@ -190,10 +190,9 @@ def default_checkpoint() -> str:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a config; settings that this version does not know are ignored.
+    """Rebuild a config; ignore settings that this version does not know.
 
-    Raises:
-        ValueError: a value is of another type than its setting, or fails its check.
+    Raises ValueError if a value is of another type than its setting, or fails its check.
     """
     known = {item.name for item in fields(Config)}
     once = {"scale": 1.0, "margin": -1, "classes": "level1"}  # settings of their own
@@ -207,9 +206,9 @@ def from_dict(values: dict[str, Any]) -> Config:
     return Config(**kept)
 
 
-def flag(item: Field) -> str:
+def flag(name: str) -> str:
     """Return the command-line name of a field."""
-    return "--" + item.name.replace("_", "-")
+    return "--" + name.replace("_", "-")
 
 
 def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
@@ -238,7 +237,8 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
             options["type"] = type(default)
         if default != "" and item.type != "bool":
             text += f" (default: {default})"
-        groups[heading].add_argument(flag(item), default=argparse.SUPPRESS, help=text, **options)
+        name = flag(item.name)
+        groups[heading].add_argument(name, default=argparse.SUPPRESS, help=text, **options)
 
 
 def add_checkpoint(parser: Any, what: str = "checkpoint (.pt) or exported network (.onnx)") -> None:
@@ -255,11 +255,5 @@ def add_classes(parser: Any) -> None:
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:
-    """Build the config from parsed arguments; fields that a script does not show keep defaults.
-
-    Raises:
-        ValueError: a value fails its check.
-    """
-    known = {item.name for item in fields(Config)}
-    values = {k: v for k, v in vars(arguments).items() if k in known}
-    return from_dict(values)
+    """Build the config from parsed arguments; fields that a script does not show keep defaults."""
+    return from_dict(vars(arguments))

@@ -27,9 +27,8 @@ import math
 import os
 import re
 import sys
-import time
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,15 +68,15 @@ class Batch(NamedTuple):
     pictures: list[tuple[int, Record]]
 
 
-def write_batch(batch: Batch) -> int:
-    """Write the pictures of a batch as PNG files and return their size in bytes."""
+def write_batch(batch: Batch) -> tuple[str, str, int, int]:
+    """Write the pictures of a batch; return folder, prefix, how many, and how many bytes."""
     total = 0
     for number, (character, width, height, pixels, _) in batch.pictures:
         bitmap = np.frombuffer(pixels, np.uint8).reshape(height, width)
         data = cv2.imencode(".png", bitmap, PNG)[1]
         _write(f"{batch.folder}/{folder_name(character)}/{batch.prefix}_{number:05d}.png", data)
         total += len(data)
-    return total
+    return batch.folder, batch.prefix, len(batch.pictures), total
 
 
 def _write(path: str, data: np.ndarray) -> None:
@@ -116,11 +115,12 @@ class Tree:
                 f"{folder} holds folders that process_gnt.py did not make (or its {STATE} is "
                 "damaged or of an older version); give another --out or move them away"
             )
-        before = mark.get("classes", self.chosen)
-        if before != self.chosen:
+        both = [mark.get("classes", self.chosen), self.chosen]
+        if both[0] != both[1]:
+            was, now = (chosen if chosen == "all" else f"{len(chosen)} classes" for chosen in both)
             raise ValueError(
-                f"{folder} was made with another --classes ({_describe(before)}, now "
-                f"{_describe(self.chosen)}); delete it or give another --out"
+                f"{folder} was made with another --classes ({was}, now {now}); delete it or give "
+                "another --out"
             )
         # Every picture's prefix, to be compared with the record.
         self.present = Counter(name.rpartition("_")[0] for _, name in self._files())
@@ -142,9 +142,8 @@ class Tree:
 
     def note(self, key: str) -> None:
         """Add an entry as it is now to the record, in a time that does not grow with that."""
-        line = json.dumps([key, self.sources[key]])
         with open(self.folder / CHANGES, "a", encoding="ascii") as stream:
-            stream.write(f"{line}\n")
+            stream.write(json.dumps([key, self.sources[key]]) + "\n")
 
     def _changes(self) -> Iterator[tuple[str, dict]]:
         """Yield what was added to the record; a kill may have cut the last line."""
@@ -206,23 +205,7 @@ def _checksum(source: GntFile) -> int:
     return source.crc
 
 
-def _describe(classes: str) -> str:
-    return classes if classes == "all" else f"{len(classes)} classes"
-
-
 # -- conversion ------------------------------------------------------------------------------------
-
-
-class _Checksummed:
-    """A stream that keeps the CRC-32 of what was read."""
-
-    def __init__(self, stream) -> None:
-        self.stream, self.crc = stream, 0
-
-    def read(self, count: int) -> bytes:
-        data = self.stream.read(count)
-        self.crc = zlib.crc32(data, self.crc)
-        return data
 
 
 class Conversion:
@@ -231,32 +214,25 @@ class Conversion:
     def __init__(self, options: argparse.Namespace, classes: str | None) -> None:
         self.out, self.split, self.workers = Path(options.out), options.split, options.workers
         self.limit = math.inf if options.limit is None else options.limit
-        self.classes = classes
-        self.selected = None if classes is None else frozenset(classes)
-        self.trees: dict[str, Tree] = {}
+        self.classes = None if classes is None else frozenset(classes)
+        self.trees: dict[str, Tree] = {}  # by split
         self.locks = contextlib.ExitStack()  # one a tree
         self.entries: dict[tuple[str, str], dict] = {}  # (split, prefix) of every source of the run
         self.notes: list[str] = []
         self.overruled = 0
         self.damaged: list[Damage] = []  # archives and files; that of records is in the entries
         self.images = 0  # pictures, with those of finished sources
-        # Of every batch that is under way: the tree, the source's prefix, how many pictures.
-        self.waiting: deque[tuple[Tree, str, int]] = deque()
 
     def run(self, files: list[Path]) -> None:
         """Convert all files; raises ValueError and OSError for what the user has to settle."""
         sizes = {file: file.stat().st_size for file in files if file.is_file()}
-        bar_format = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        bar = progress(total=sum(sizes.values()), bar_format=bar_format)
-        began, written = time.monotonic(), 0
+        bar = progress(total=sum(sizes.values()), unit="B", unit_scale=True)
         with self.locks, bar, Workers(self.workers, "process_gnt") as workers:
-            for size in workers.map(write_batch, self._batches(files, sizes, bar)):
-                tree, prefix, count = self.waiting.popleft()
+            written = workers.map(write_batch, self._batches(files, sizes, bar))
+            for folder, prefix, count, size in written:
+                tree = self.trees[os.path.basename(folder)]
                 entry = tree.sources[prefix]
                 entry["png_bytes"] += size
-                written += count
-                rate = written / max(1e-9, time.monotonic() - began)
-                bar.set_postfix_str(f"{written:,} images, {rate:,.0f} images/s", refresh=False)
                 if not count:
                     # A source whose archive is damaged is read again: a better one may come.
                     entry["complete"] = "archive" not in {kind for _, kind, _ in entry["damage"]}
@@ -315,28 +291,22 @@ class Conversion:
         if entry["complete"]:
             self.images += entry["images"]
             return
-        stream = _Checksummed(source.open())  # belongs to open_files
         batch, size = Batch(str(tree.folder), prefix, []), 0
-        for number, record in self._records(stream, source.name, entry):
+        for number, record in self._records(source, entry):
             batch.pictures.append((number, record))
             size += len(record.pixels)
             if size >= BATCH_BYTES:
-                yield self._under_way(tree, batch)
+                yield batch
                 batch, size = batch._replace(pictures=[]), 0
         if batch.pictures:
-            yield self._under_way(tree, batch)
-        if self.images >= self.limit:
-            return  # unfinished
-        entry["crc"] = stream.crc if source.crc is None else source.crc
-        yield self._under_way(tree, batch._replace(pictures=[]))
+            yield batch
+        if self.images < self.limit:  # else it is unfinished
+            entry["crc"] = _checksum(source)
+            yield batch._replace(pictures=[])
 
-    def _under_way(self, tree: Tree, batch: Batch) -> Batch:
-        self.waiting.append((tree, batch.prefix, len(batch.pictures)))
-        return batch
-
-    def _records(self, stream, name: str, entry: dict) -> Iterator[tuple[int, Record]]:
+    def _records(self, source: GntFile, entry: dict) -> Iterator[tuple[int, Record]]:
         """Yield the selected records of a source with their numbers, and count them all."""
-        for item in read_records(stream, name):
+        for item in read_records(source.open(), source.name):
             if self.images >= self.limit:
                 return
             number = entry["records"]
@@ -346,7 +316,7 @@ class Conversion:
                 entry["undecodable"] += item.kind == "tag"
                 continue
             entry["records"] += 1
-            if self.selected is not None and item.character not in self.selected:
+            if self.classes is not None and item.character not in self.classes:
                 entry["skipped"] += 1
                 continue
             self.images += 1
@@ -358,12 +328,8 @@ class Conversion:
 # -- report ----------------------------------------------------------------------------------------
 
 _LEVEL1 = frozenset(LEVEL1)
-
-
-HEADINGS = (
-    *("split", "set", "files", "writers", "records", "images", "official", "MB"),
-    *("skipped", "undecodable", "damaged"),
-)
+HEADINGS = ("split", "set", "files", "writers", "records", "images", "official", "MB",
+            "skipped", "undecodable", "damaged")  # fmt: skip
 
 
 def report(run: Conversion) -> str:
@@ -371,10 +337,10 @@ def report(run: Conversion) -> str:
     groups: dict[tuple[str, str], list[tuple[str, dict]]] = {}
     for (split, prefix), entry in run.entries.items():
         groups.setdefault((split, set_of(entry["source"])), []).append((prefix, entry))
-    rows = [list(HEADINGS)]
+    rows = [HEADINGS]
     for (split, name), members in sorted(groups.items(), key=lambda g: (g[0][0] != "train", g[0])):
         symbols = any(entry["extra"] for _, entry in members)
-        all_of_level1 = run.classes is None or set(run.classes) >= _LEVEL1
+        all_of_level1 = run.classes is None or run.classes >= _LEVEL1
         official = published(name, split, symbols) if all_of_level1 else "-"
         rows.append(_row(split, name, members, official))
     if len(groups) > 1:
@@ -416,11 +382,11 @@ def _table(rows: list[list[str]]) -> str:
 
 def damages(run: Conversion) -> list[Damage]:
     """Return all damage of the sources of this run, with that of sources finished earlier."""
-    found = list(run.damaged)
-    for entry in run.entries.values():
-        for offset, kind, reason in entry["damage"]:
-            found.append(Damage(entry["source"], offset, reason, kind))
-    return found
+    return run.damaged + [
+        Damage(entry["source"], offset, reason, kind)
+        for entry in run.entries.values()
+        for offset, kind, reason in entry["damage"]
+    ]
 
 
 # -- command line ----------------------------------------------------------------------------------
@@ -444,7 +410,6 @@ Without the data: python synthesize_gnt.py makes a stand-in in the same format.
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description="Convert CASIA-HWDB archives or .gnt files to PNG files, a folder a character.",
         epilog="Exit status: 0 all well; 1 something was damaged (all that is good was kept); "
@@ -476,8 +441,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def convert(options: argparse.Namespace) -> int:
-    """Do what the options say and return the exit status."""
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = parse(argv)
     classes = select_classes(options.classes)
     paths = list(options.paths)
     if options.download:
@@ -513,12 +480,6 @@ def convert(options: argparse.Namespace) -> int:
     if found:
         print(f"{len(found)} places were damaged; everything else was kept", file=sys.stderr)
     return 1 if found else 0
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    return convert(parse(argv))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import checkpoint
-from config import Config, add_arguments, from_arguments, from_dict
+from config import Config, add_arguments, flag, from_arguments, from_dict
 from dataset import NO_CHARACTER, UNLABELLED
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
@@ -63,9 +63,9 @@ def learning_rate(step: int, steps: int, config: Config) -> float:
 
 
 class Ema:
-    """Exponential moving average of weights and BatchNorm statistics.
+    """Exponential moving average of weights and BatchNorm statistics; its start is soon forgotten.
 
-    The decay grows from 0.1 as (1 + step) / (10 + step), so that the start is soon forgotten.
+    The decay grows from 0.1 as (1 + step) / (10 + step).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -95,10 +95,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def loss_function(
-    logits: Tensor,
-    labels: Tensor,
-    soft: tuple[Tensor, Tensor] | None,
-    config: Config,
+    logits: Tensor, labels: Tensor, soft: tuple[Tensor, Tensor] | None, config: Config
 ) -> Tensor:
     """Return cross-entropy with label smoothing, mixed with the teacher's where there is one.
 
@@ -113,13 +110,8 @@ def loss_function(
         soft: the teacher's logits (B,K') and which classes (K,) bool those are.
     """
     logits = logits.float()
-    hard = F.cross_entropy(
-        logits,
-        labels.clamp(min=UNLABELLED),
-        label_smoothing=config.label_smoothing,
-        reduction="none",
-        ignore_index=UNLABELLED,
-    )
+    options = {"label_smoothing": config.label_smoothing, "ignore_index": UNLABELLED}
+    hard = F.cross_entropy(logits, labels.clamp(min=UNLABELLED), reduction="none", **options)
     if soft is None:
         return hard.mean()
     target, known = soft
@@ -164,24 +156,18 @@ class Run(NamedTuple):
 
 
 def open_run(config: Config, processes: devices.Processes, classes: list[str] | None) -> Run:
-    """Choose the device and open the samples.
-
-    Raises:
-        ValueError: settings that this machine or these data do not allow.
-    """
+    """Choose the device and open the samples; ValueError where they do not fit the settings."""
     device = devices.pick_device(config.device, processes.local_rank)
-    world = processes.world
-    if config.batch_size % world:
-        raise ValueError(
-            f"--batch-size {config.batch_size} does not divide among {world} processes"
-        )
+    size, world = config.batch_size, processes.world
+    if size % world:
+        raise ValueError(f"--batch-size {size} does not divide among {world} processes")
     if config.sync_bn and device.type != "cuda":
         raise ValueError(f"--sync-bn works between GPUs alone, this run is on {device}")
     # One process prepares packs and labels, the others then find them.
     samples = devices.in_turn(processes, lambda: open_samples(config, device, classes))
-    if world > 1 and len(samples.train) < config.batch_size:
+    if world > 1 and len(samples.train) < size:
         raise ValueError(
-            f"{len(samples.train)} training samples do not fill a batch of {config.batch_size} "
+            f"{len(samples.train)} training samples do not fill a batch of {size} "
             f"over {world} processes; lower --batch-size"
         )
     run = Run(config, processes, device, devices.pick_dtype(config.amp, device), samples)
@@ -230,22 +216,13 @@ class State:
             "totals": self.totals.cpu(),
             "data": run.samples.digest,
         }
-        checkpoint.save(
-            Path(run.config.out) / name,
-            self.weights(),
-            run.config.to_dict(),
-            run.samples.classes,
-            self.metrics,
-            self.step // run.steps_per_epoch,
-            resume if name == "last.pt" else None,
-        )
+        path, epoch = Path(run.config.out) / name, self.step // run.steps_per_epoch
+        config, resume = run.config.to_dict(), resume if name == "last.pt" else None
+        classes = run.samples.classes
+        checkpoint.save(path, self.weights(), config, classes, self.metrics, epoch, resume)
 
     def restore(self, run: Run, loaded: dict) -> None:
-        """Take up what last.pt holds.
-
-        Raises:
-            ValueError: it was trained on other data, or is not what `save` writes.
-        """
+        """Take up what last.pt holds; ValueError if that is of other data, or damaged."""
         state = loaded["resume"]
         if state.get("data", run.samples.digest) != run.samples.digest:
             raise ValueError(
@@ -277,16 +254,14 @@ def start_from(run: Run, model: nn.Module) -> None:
     run.notice(f"{path}: {shared} of {len(classes)} classes known")
     for key in ("size", "stem_stride", "last_stride", "head"):
         if (before := loaded["config"][key]) != (now := getattr(run.config, key)):
-            option = "--" + key.replace("_", "-")
-            run.notice(f"{path} was trained with {option} {before}, not {now}")
+            run.notice(f"{path} was trained with {flag(key)} {before}, not {now}")
 
 
 def wrap(run: Run, model: nn.Module) -> nn.Module:
     """Return the model as it is called in training: over all processes, compiled."""
     if run.processes.world > 1:
-        model = DistributedDataParallel(
-            model, [run.device.index] if run.device.type == "cuda" else None
-        )
+        gpus = [run.device.index] if run.device.type == "cuda" else None
+        model = DistributedDataParallel(model, gpus)
     return torch.compile(model) if run.config.compile else model
 
 
@@ -327,11 +302,7 @@ def train(run: Run, state: State) -> int:
 def train_one_epoch(
     run: Run, state: State, network: nn.Module, epoch: int, asked: threading.Event
 ) -> bool:
-    """Train what is left of an epoch, with a checkpoint every --save-minutes.
-
-    Returns:
-        False if it was broken off between two steps, because a stop was asked for.
-    """
+    """Train what is left of an epoch; return False if a stop was asked for between two steps."""
     config, steps = run.config, run.steps_per_epoch
     first, last = state.step - epoch * steps, min(2, steps) if config.dry_run else steps
     saved = began = time.monotonic()
@@ -411,9 +382,8 @@ def validate(run: Run, state: State) -> Result:
     indices, size = run.samples.validation, run.config.batch_size
     if run.config.dry_run:
         indices = indices[:size]
-    result = evaluate(
-        state.model, run.samples.val_source, indices, run.device, run.dtype, size, run.processes
-    )
+    source, processes = run.samples.val_source, run.processes
+    result = evaluate(state.model, source, indices, run.device, run.dtype, size, processes)
     state.model.load_state_dict(mine)
     return result
 
@@ -481,20 +451,14 @@ def stopped(run: Run, state: State) -> int:
     """Save what was trained, say how to go on, and return the exit status of Ctrl-C."""
     if not run.config.dry_run:
         state.save(run)
-        run.notice(
-            f"\ninterrupted at step {state.step:,} of "
-            f"{run.config.epochs * run.steps_per_epoch:,}; go on with: "
-            f"python train.py --resume --out {run.config.out}"
-        )
+        where = f"step {state.step:,} of {run.config.epochs * run.steps_per_epoch:,}"
+        how = f"python train.py --resume --out {run.config.out}"
+        run.notice(f"\ninterrupted at {where}; go on with: {how}")
     return 130
 
 
 def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
-    """Return the config of the command line, or with --resume that of last.pt and its content.
-
-    Raises:
-        ValueError: a setting that a resumed run cannot change.
-    """
+    """Return the config of the command line, or with --resume that of last.pt and its content."""
     config = from_arguments(given)
     if not config.resume:
         return config, None
@@ -506,15 +470,12 @@ def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
     for key, value in config.to_dict().items():
         if key in ("out", "resume") or (key in vars(given) and key in FREE_ON_RESUME):
             if key == "epochs" and value != stored[key]:
-                print(
-                    f"--epochs {value} instead of {stored[key]}: the rest of the schedule is "
-                    "that of the new length",
-                    file=sys.stderr,
-                )
+                said = f"--epochs {value} instead of {stored[key]}: the rest of the schedule is "
+                print(f"{said}that of the new length", file=sys.stderr)
             stored[key] = value
         elif key in vars(given) and value != stored[key]:
             raise ValueError(
-                f"--resume goes on with --{key.replace('_', '-')} {stored[key]}, not {value}; "
+                f"--resume goes on with {flag(key)} {stored[key]}, not {value}; "
                 "leave it out, or start anew with --init-from"
             )
     return from_dict(stored), loaded

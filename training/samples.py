@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import Config
+from config import Config, flag
 from dataset import NO_CHARACTER, GlyphSet, class_order, epoch_order, hold_out, open_pack
 from hwdb.characters import LEVEL1, select_classes
 from synthesis.stream import SyntheticSet
@@ -40,9 +40,8 @@ class Samples:
     ) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]]:
         """Yield a process's part of the steps first...last of an epoch.
 
-        Yields:
-            glyphs (B,S,S) uint8, labels (B,) int64, and where there is a teacher its logits (B,K')
-            with the classes (K,) bool that it knows.
+        Each is glyphs (B,S,S) uint8, labels (B,) int64, and where there is a teacher its logits
+        (B,K') with the classes (K,) bool that it knows.
         """
         share = config.batch_size // processes.world
         order = self.train[epoch_order(len(self.train), config.seed, epoch)]
@@ -58,11 +57,8 @@ class Samples:
 def open_samples(config: Config, device: torch.device, classes: list[str] | None = None) -> Samples:
     """Open (and pack, and have labelled) what the config names.
 
-    Args:
-        classes: label order of a resumed run; None: that of the data.
-
-    Raises:
-        ValueError, FileNotFoundError: sources exclude each other, are absent or hold too little.
+    `classes` is the label order of a resumed run. Raises ValueError or FileNotFoundError for
+    sources that exclude each other, are absent or hold too little.
     """
     check_sources(config)
     samples = (synthetic if config.synthetic else packed)(config, device, classes)
@@ -80,15 +76,15 @@ def check_sources(config: Config) -> None:
     for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
             raise ValueError(
-                f"--synthetic draws all samples itself, --{key.replace('_', '-')} does not go with "
-                "it; write files with synthesize_gnt.py and give them as --data"
+                f"--synthetic draws all samples itself, {flag(key)} does not go with it; write "
+                "files with synthesize_gnt.py and give them as --data"
             )
     if config.fonts and not config.synthetic:
         raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
     for key in ("unlabelled", "outliers"):
         if getattr(config, key) and not config.teacher:
-            option = "--" + key.replace("_", "-")
-            raise ValueError(f"{option} is learned beside the logits of a --teacher; there is none")
+            said = "is learned beside the logits of a --teacher; there is none"
+            raise ValueError(f"{flag(key)} {said}")
     if config.teacher_input and not config.teacher:
         raise ValueError("--teacher-input says what a --teacher expects; there is none")
 

@@ -60,11 +60,8 @@ class Teacher(NamedTuple):
 def load_teacher(path: str | Path, given: str = "") -> Teacher:
     """Load a teacher from a checkpoint of this repository or an ONNX file.
 
-    Args:
-        given: what an ONNX teacher expects, see `expectations`.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not a network; size or classes unknown.
+    `given` is what an ONNX teacher expects, see `expectations`. Raises FileNotFoundError, or
+    ValueError for what is no network, or one of unknown size or classes.
     """
     path = Path(path)
     if path.suffix != ".onnx":
@@ -111,9 +108,6 @@ def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | Non
 
     They are taken from `given` (``scale=200,margin=0,classes=level1``), else from the file's
     metadata, else full ink is 1, the margin None (S / 32), and the classes those of level 1.
-
-    Raises:
-        ValueError: names --teacher-input and the part that is wrong.
     """
     option = "--teacher-input"
     parts = dict(part.partition("=")[::2] for part in given.split(",") if part)
@@ -126,9 +120,8 @@ def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | Non
     except ValueError as error:
         raise ValueError(f"{option}: scale or margin is no number ({error})") from None
     if not (0 < scale < math.inf and (margin is None or margin >= 0)):
-        raise ValueError(
-            f"{option}: scale is {scale}, margin {margin}; expected above 0, 0 or more"
-        )
+        said = f"scale is {scale}, margin {margin}; expected above 0, 0 or more"
+        raise ValueError(f"{option}: {said}")
     if "classes" not in metadata or "classes" in parts:
         chosen = select_classes(parts.get("classes", "level1"), f"{option} classes")
         if chosen is None:
@@ -138,9 +131,8 @@ def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | Non
         labels = json.loads(metadata["classes"])
         checkpoint.check_classes(labels)
     except (ValueError, TypeError):
-        raise ValueError(
-            f"the teacher's metadata name no classes; give {option} classes=FILE"
-        ) from None
+        said = "the teacher's metadata name no classes"
+        raise ValueError(f"{said}; give {option} classes=FILE") from None
     return scale, margin, list(labels)
 
 
@@ -156,10 +148,9 @@ def _digest(path: Path, scale: float, margin: int | None, classes: Sequence[str]
 def label_pack(
     pack: Pack, teacher: Teacher, device: torch.device, batch_size: int = 64, workers: int = 1
 ) -> Path:
-    """Compute the teacher's labels of a pack, or finish or reuse those that are there.
+    """Compute the teacher's labels of a pack, or finish those that are there; return their folder.
 
-    Returns:
-        The folder of the labels; see the module's table.
+    See the module's table.
     """
     folder = pack.folder / f"teacher-{teacher.digest}"
     mark, file = folder / "labels.json", folder / "labels.bin"
@@ -178,27 +169,20 @@ def write_labels(
     """Write labels.bin, or what is missing of it."""
     basis, bias = keep_basis(folder / "teacher.npz", teacher)
     file = folder / "labels.bin"
+    file.touch()
     bytes_each = 2 * basis.shape[1]
     entries = scan(pack.source)[0]
-    start, skipped = labelled(
-        pack, entries, file.stat().st_size // bytes_each if file.exists() else 0
-    )
+    start, skipped = labelled(pack, entries, file.stat().st_size // bytes_each)
+    os.truncate(file, skipped * bytes_each)
     compiled = len(pack) - skipped >= WORTH_COMPILING
     predict = make_predictor(teacher, (basis, bias), device, batch_size, compiled)
+    chunks = stream_glyphs(pack.source, entries[start:], teacher.size, teacher.margin, workers)
+    said = f"teacher labels {pack.source.name}"
     with (
-        open(file, "r+b" if file.exists() else "w+b") as stream,
-        progress(
-            total=len(pack),
-            initial=skipped,
-            desc=f"teacher labels {pack.source.name}",
-            unit=" glyphs",
-        ) as bar,
+        open(file, "ab") as stream,
+        progress(total=len(pack), initial=skipped, desc=said, unit=" glyphs") as bar,
     ):
-        stream.truncate(skipped * bytes_each)
-        stream.seek(0, os.SEEK_END)
-        for chunk in stream_glyphs(
-            pack.source, entries[start:], teacher.size, teacher.margin, workers
-        ):
+        for chunk in chunks:
             for begin in range(0, len(chunk.glyphs), batch_size):
                 stream.write(predict(chunk.glyphs[begin : begin + batch_size]).tobytes())
             bar.update(len(chunk.glyphs))
@@ -242,9 +226,6 @@ def logit_basis(network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
     The directions are the leading left singular vectors of the last linear layer, without the part
     that is common to all classes, which no softmax can see.
-
-    Raises:
-        ValueError: the network has no linear layer.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
@@ -272,8 +253,7 @@ def make_predictor(
     basis, bias = (torch.from_numpy(array).to(device) for array in logits_to)
     dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
     network = teacher.network.to(device, dtype, memory_format=torch.channels_last)
-    if compiled:
-        network = torch.compile(network)
+    network = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
     def predict(glyphs: np.ndarray) -> np.ndarray:
@@ -296,12 +276,8 @@ def has_bfloat16(device: torch.device) -> bool:
 class SoftLabels:
     """The labels of several packs behind the index of a `dataset.GlyphSet`.
 
-    Args:
-        folders: of `label_pack` by the same teacher, in the order of the packs.
-        classes: the student's; those that the teacher does not know have no soft labels.
-
-    Attributes:
-        known: (K,) bool, which of the student's classes the teacher knows, K' of them.
+    `folders` are of `label_pack` by the same teacher, in the order of the packs. `known` (K,) bool
+    tells which of the student's `classes` the teacher knows, K' of them.
     """
 
     def __init__(self, folders: list[Path], classes: list[str], device: torch.device) -> None:

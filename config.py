@@ -247,8 +247,9 @@ def add_checkpoint(parser: Any, what: str = "checkpoint (.pt) or exported networ
     parser.add_argument("--checkpoint", metavar="FILE", help=f"{what} (default: {default})")
 
 
-def add_classes(parser: Any) -> None:
-    """Add --classes, of which to read."""
+def add_reading(parser: Any) -> None:
+    """Add --checkpoint and --classes, what to read with and what."""
+    add_checkpoint(parser)
     parser.add_argument("--classes", default="all", metavar="WHICH",
         help="read these alone: level1, symbols, all, a number N (the first N in GB order) or a "
         "file of characters (default: all that the checkpoint knows)")  # fmt: skip

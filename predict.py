@@ -21,17 +21,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 import cv2
 import numpy as np
 
-from config import (
-    add_arguments,
-    add_checkpoint,
-    add_classes,
-    default_checkpoint,
-    from_arguments,
-)
+from config import add_arguments, add_reading, default_checkpoint, from_arguments
 from jobs.command import command, printable, sentence
 from picture import PICTURE_SUFFIXES, decode_picture
 from picture.glyph import Found
@@ -68,45 +63,34 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
 
 def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) -> Iterator[dict]:
     """Yield an element a picture: path and predictions, or path and error, in order."""
-    waiting: list[dict] = []
-    glyphs: list[np.ndarray] = []
-    for number, (name, picture, error) in enumerate(find_pictures(paths)):
-        element: dict = {"path": name}
-        waiting.append(element)
-        try:
-            if error:
-                raise ValueError(error)
-            found = recognizer.find(name if picture is None else picture)
-            glyphs.append(found.glyph)
-            element |= {"predictions": None, "notices": found.notices}
-            if debug:
-                stem = os.path.splitext(os.path.basename(name))[0]
-                write_debug(os.path.join(debug, f"{number:04}_{stem}"), found)
-        except (ValueError, OSError) as failure:
-            element["error"] = sentence(failure)
-        if len(glyphs) == BATCH:
-            yield from fill(recognizer, waiting, glyphs, top_k)
-            waiting, glyphs = [], []
-    yield from fill(recognizer, waiting, glyphs, top_k)
-
-
-def fill(
-    recognizer: Recognizer, waiting: list[dict], glyphs: list[np.ndarray], top_k: int
-) -> list[dict]:
-    """Read a batch and put the readings into the elements that wait for them."""
-    answers = iter(recognizer.read(np.stack(glyphs), top_k) if glyphs else ())
-    for element in waiting:
-        if "predictions" in element:
-            element |= to_json(next(answers))
-    return waiting
+    pictures = enumerate(find_pictures(paths))
+    while batch := list(islice(pictures, BATCH)):
+        elements, glyphs = [], []
+        for number, (name, picture, error) in batch:
+            element: dict = {"path": name}
+            elements.append(element)
+            try:
+                if error:
+                    raise ValueError(error)
+                found = recognizer.find(name if picture is None else picture)
+                glyphs.append(found.glyph)
+                element |= {"predictions": None, "notices": found.notices}
+                if debug:
+                    stem = os.path.splitext(os.path.basename(name))[0]
+                    write_debug(os.path.join(debug, f"{number:04}_{stem}"), found)
+            except (ValueError, OSError) as failure:
+                element["error"] = sentence(failure)
+        answers = iter(recognizer.read(np.stack(glyphs), top_k) if glyphs else ())
+        for element in elements:
+            if "predictions" in element:
+                element |= to_json(next(answers))
+        yield from elements
 
 
 def to_json(readings: Readings) -> dict:
     """Return readings as plain values; the score only where the network gives one."""
     values: dict = {
-        "predictions": [
-            {"character": r.character, "probability": round(r.probability, 6)} for r in readings
-        ]
+        "predictions": [{"character": c, "probability": round(p, 6)} for c, p in readings]
     }
     if readings.character_score is not None:
         values["character_score"] = round(readings.character_score, 6)
@@ -139,8 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("pictures", nargs="+", help="picture files, folders, - for standard input")
     group = parser.add_argument_group("reading")
-    add_checkpoint(group)
-    add_classes(group)
+    add_reading(group)
     add = group.add_argument
     add("--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)")
     add("--json", action="store_true", help="print one JSON list")

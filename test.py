@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,14 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import (
-    Config,
-    add_arguments,
-    add_checkpoint,
-    add_classes,
-    default_checkpoint,
-    from_arguments,
-)
+from config import Config, add_arguments, add_reading, default_checkpoint, from_arguments
 from dataset import GlyphSet, Pack, open_pack, shorten
 from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes
@@ -69,10 +63,8 @@ def score(given: argparse.Namespace, config: Config) -> Test:
     glyphs = GlyphSet([pack], classes, skip_unknown=True)
     indices = np.flatnonzero(glyphs.labels >= 0)
     if len(indices) == 0:
-        raise ValueError(
-            f"{given.path}: no sample is of a class that is read; it has "
-            f"{shorten(pack.classes)}, the checkpoint reads {shorten(classes)}"
-        )
+        both = f"it has {shorten(pack.classes)}, the checkpoint reads {shorten(classes)}"
+        raise ValueError(f"{given.path}: no sample is of a class that is read; {both}")
     read = torch.from_numpy(recognizer.labels).to(device)
 
     def logits(x: Tensor) -> Tensor:
@@ -84,21 +76,24 @@ def score(given: argparse.Namespace, config: Config) -> Test:
     return Test(recognizer, pack, glyphs, result, logits, device)
 
 
-def some_logits(test: Test, most: int = 5000) -> tuple[Tensor, Tensor]:
-    """Return logits (n, classes that are read) and labels (n,) of at most that many samples."""
+def some(test: Test, most: int = 5000) -> np.ndarray:
+    """Return the indices of at most that many samples, taken evenly."""
     known = test.result.indices
-    chosen = known[:: -(-len(known) // most)]
+    return known[:: -(-len(known) // most)]
+
+
+def fitting_temperature(test: Test) -> float:
+    """Return the temperature that fits the data best."""
+    chosen = some(test)
     batches = test.glyphs.batches(np.array_split(chosen, -(-len(chosen) // 256)))
     with torch.inference_mode():
         parts = [(test.logits(to_input(x, test.device)).float().cpu(), y) for x, y in batches]
-    logits, labels = map(torch.cat, zip(*parts, strict=True))
-    return logits, labels
+    return analysis.fit_temperature(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def rejection_figures(test: Test, folder: str, most: int = 5000) -> dict:
+def rejection_figures(test: Test, folder: str) -> dict:
     """Return how well the network tells its characters from pictures that hold none."""
-    known = test.result.indices
-    glyphs = test.glyphs.fetch(known[:: -(-len(known) // most)])[0].cpu().numpy()
+    glyphs = test.glyphs.fetch(some(test))[0].cpu().numpy()
     inside = rejection.energies(test.recognizer, glyphs)
     outside = rejection.folder_energies(test.recognizer, folder)
     return rejection.summarise(inside, outside, test.recognizer.network.reject)
@@ -106,12 +101,11 @@ def rejection_figures(test: Test, folder: str, most: int = 5000) -> dict:
 
 def unknown_classes(test: Test) -> dict[str, int]:
     """Return how many samples there are of each class that is not read."""
-    read = set(test.recognizer.classes)
-    counts = np.bincount(test.pack.labels, minlength=len(test.pack.classes)).tolist()
-    found = dict(zip(test.pack.classes, counts, strict=True))
-    for label, count in test.pack.refused.items():
-        found[label] = found.get(label, 0) + count
-    return {label: count for label, count in found.items() if label and label not in read}
+    pack, read = test.pack, {"", *test.recognizer.classes}
+    counts = np.bincount(pack.labels, minlength=len(pack.classes)).tolist()
+    found = Counter(dict(zip(pack.classes, counts, strict=True)))
+    found.update(pack.refused)
+    return {label: count for label, count in found.items() if label not in read}
 
 
 def summarise(test: Test, path: str) -> dict:
@@ -171,11 +165,9 @@ def print_summary(figures: dict) -> None:
         print(f"temperature {figures['temperature']:.3f}")
     if "no_characters" in figures:
         print_rejection(figures["no_characters"])
-    if figures["writers"] > 1:
-        print(
-            f"by writer   {figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%} "
-            f"(mean ± standard deviation of {figures['writers']} writers)"
-        )
+    if (count := figures["writers"]) > 1:
+        shares = f"{figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%}"
+        print(f"by writer   {shares} (mean ± standard deviation of {count} writers)")
     if pairs := figures["confused_pairs"][:10]:
         text = "  ".join(f"{p['truth']}→{p['guess']} {p['count']}" for p in pairs)
         print(f"confused    {printable(text)}")
@@ -188,19 +180,9 @@ def print_rejection(figures: dict) -> None:
     """Print how well characters and others are told apart."""
     print(f"AUROC       {figures['auroc']:.4f}, characters against {figures['others']:,} others")
     whose = "the checkpoint's" if figures["of_checkpoint"] else "the fitted"
-    print(
-        f"kept        {figures['kept']:.2%} of the characters, {figures['told']:.2%} of the others "
-        f"are told, at {whose} threshold"
-    )
+    told = f"{figures['told']:.2%} of the others are told, at {whose} threshold"
+    print(f"kept        {figures['kept']:.2%} of the characters, {told}")
     print("fitted      --reject " + " ".join(f"{v:.6g}" for v in figures["fitted"].values()))
-
-
-def write_errors(folder: Path, mistakes: Mistakes) -> None:
-    """Write mistakes.csv, all of them, and mistakes.png, the first 200."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mistakes.write_csv(folder / "mistakes.csv")
-    mistakes.write_sheet(folder / "mistakes.png")
-    print(f"{len(mistakes):,} mistakes: {folder / 'mistakes.csv'}", file=sys.stderr)
 
 
 def write_json(path: str, figures: dict) -> None:
@@ -219,8 +201,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("path", nargs="?", default="data/test",
         help="tree of class folders, .gnt file or folder of such (default: data/test)")  # fmt: skip
     what = parser.add_argument_group("what to test")
-    add_checkpoint(what)
-    add_classes(what)
+    add_reading(what)
     add = parser.add_argument_group("output").add_argument
     add("--json", metavar="FILE", help="write all figures; - for stdout only")
     add("--errors", metavar="DIR", help="write mistakes.csv and mistakes.png")
@@ -244,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     test = score(given, from_arguments(given))
     figures = summarise(test, str(given.path))
     if given.find_temperature:
-        figures["temperature"] = analysis.fit_temperature(*some_logits(test))
+        figures["temperature"] = fitting_temperature(test)
     if given.no_characters:
         figures["no_characters"] = rejection_figures(test, given.no_characters)
     if given.json != "-":
@@ -253,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         write_json(given.json, figures)
     mistakes = Mistakes(test.result, test.glyphs, test.recognizer.classes)
     if given.errors:
-        write_errors(Path(given.errors), mistakes)
+        mistakes.write(Path(given.errors))
     if given.report:
         write_report(Path(given.report), figures, mistakes)
     return 0

@@ -56,22 +56,16 @@ def correct_or_twin(result: Result, classes: Sequence[str], twins: Sequence[str]
 
 def sample_lines(figures: dict) -> list[str]:
     """Say what was counted and what was not, from the figures of test.py."""
-    lines = [
-        f"samples     {figures['samples']:,} of {figures['classes']} classes, read among "
-        f"{figures['classes_read']}"
-    ]
-    if figures["refused"]:
-        lines.append(
-            f"not read    {figures['refused']:,} of them were refused (blank, or no picture) and "
-            "count as wrong"
-        )
+    samples, classes, read = (figures[key] for key in ("samples", "classes", "classes_read"))
+    lines = [f"samples     {samples:,} of {classes} classes, read among {read}"]
+    if refused := figures["refused"]:
+        why = "were refused (blank, or no picture) and count as wrong"
+        lines.append(f"not read    {refused:,} of them {why}")
     if unknown := figures["unknown_classes"]:
-        lines.append(
-            f"left out    {sum(unknown.values()):,} samples of {len(unknown)} classes that are not "
-            f"read: {shorten(list(unknown))}"
-        )
-    if figures["damaged"]:
-        lines.append(f"damaged     {figures['damaged']:,} places of .gnt files")
+        what = f"{sum(unknown.values()):,} samples of {len(unknown)} classes that are not read"
+        lines.append(f"left out    {what}: {shorten(list(unknown))}")
+    if damaged := figures["damaged"]:
+        lines.append(f"damaged     {damaged:,} places of .gnt files")
     return lines
 
 

@@ -3,12 +3,13 @@
 mistakes = Mistakes(result, glyphs, classes)
 mistakes.rows                  # rows of the result, the most confident mistake first
 mistakes.sheet(200)            # (H,W) uint8 picture
-mistakes.write_csv(path)
+mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png, the first 200
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,14 +37,9 @@ class Mistake(NamedTuple):
 
 
 class Mistakes:
-    """The mistakes of a result, and pictures of samples and classes: glyphs (S,S) uint8.
+    """The mistakes of a result of `glyphs`, and pictures of samples and classes: (S,S) uint8.
 
-    Args:
-        glyphs: what the result is of.
-        classes: index = label.
-
-    Attributes:
-        rows: (m,) rows of the result, the most confident first.
+    `rows` (m,) are those of the result, the most confident first.
     """
 
     def __init__(
@@ -108,8 +104,10 @@ class Mistakes:
         lines = [np.hstack(strips[at : at + columns]) for at in range(0, len(strips), columns)]
         return np.vstack(lines or [paper])
 
-    def write_csv(self, path: Path) -> None:
-        """Write all mistakes, a line each; names cannot break a line or pass for a formula."""
+    def write(self, folder: Path) -> None:
+        """Write mistakes.csv, all of them, and mistakes.png, the first 200, and say how many."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "mistakes.csv"
         with (
             replacing(path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8-sig") as file,
@@ -120,11 +118,9 @@ class Mistakes:
                 name = self.glyphs.name(int(self.result.indices[row]))
                 cells = mistake._replace(probability=f"{mistake.probability:.4f}")
                 table.writerow([safe_cell(str(cell)) for cell in (name, *cells)])
-
-    def write_sheet(self, path: Path, count: int = 200) -> None:
-        """Write the sheet of the first mistakes as PNG."""
-        with replacing(path) as temporary:
-            cv2.imencode(".png", self.sheet(count))[1].tofile(temporary)
+        with replacing(folder / "mistakes.png") as temporary:
+            cv2.imencode(".png", self.sheet(200))[1].tofile(temporary)
+        print(f"{len(self):,} mistakes: {path}", file=sys.stderr)
 
     def as_markdown(self, count: int) -> str:
         """Return the first mistakes as a table, numbered as on the sheet."""

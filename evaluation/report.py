@@ -21,7 +21,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataset import GlyphSet
 from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result
@@ -67,15 +66,14 @@ CSS = Path(__file__).with_name("report.css")
 
 def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
     """Write report.html into a folder and return its path; `figures` as of test.py's summarise."""
-    pictures, result, glyphs = Pictures(mistakes), mistakes.result, mistakes.glyphs
     sections = [
         headline(figures),
-        writers_section(glyphs, result),
-        confidence_section(result),
+        writers_section(mistakes),
+        confidence_section(mistakes.result),
         rejection_section(figures.get("no_characters")),
-        pairs_section(result, pictures),
-        worst_section(result, pictures),
-        mistakes_section(glyphs, mistakes, pictures),
+        pairs_section(mistakes),
+        worst_section(mistakes),
+        mistakes_section(mistakes),
     ]
     title = f"Test of {escape(Path(figures['checkpoint']).name)}"
     css = CSS.read_text(encoding="utf-8")
@@ -96,27 +94,6 @@ def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
 # --- pictures and characters
 
 
-class Pictures:
-    """Pictures of samples and of classes, and classes as text, all as HTML."""
-
-    def __init__(self, mistakes: Mistakes) -> None:
-        self.classes, self.mistakes = mistakes.classes, mistakes
-
-    def sample(self, row: int, text: str) -> str:
-        """Return a sample of the result as <img>."""
-        return image(self.mistakes.sample(row), text)
-
-    def of_class(self, label: int) -> str:
-        """Return a typical sample of a class as <img>."""
-        return image(self.mistakes.of_class(label), f"a sample of {self.classes[label]}")
-
-    def name(self, label: int) -> str:
-        """Return a class as text, with its code point to hover over."""
-        text = self.classes[label]
-        code = f' title="U+{ord(text):04X}"' if len(text) == 1 else ""
-        return f'<span class="han" lang="zh-Hans"{code}>{escape(text)}</span>'
-
-
 def image(glyph: np.ndarray, text: str) -> str:
     """Return a glyph as <img>, dark on light."""
     if len(glyph) > SIDE:
@@ -125,8 +102,15 @@ def image(glyph: np.ndarray, text: str) -> str:
     return f'<img src="data:image/png;base64,{png}" alt="{escape(text)}">'
 
 
-def percent(share: float) -> str:
-    return f"{share:.2%}"
+def typical(mistakes: Mistakes, label: int) -> str:
+    """Return a typical sample of a class as <img>."""
+    return image(mistakes.of_class(label), f"a sample of {mistakes.classes[label]}")
+
+
+def han(text: str) -> str:
+    """Return a label as text, with its code point to hover over."""
+    code = f' title="U+{ord(text):04X}"' if len(text) == 1 else ""
+    return f'<span class="han" lang="zh-Hans"{code}>{escape(text)}</span>'
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: set[int]) -> str:
@@ -176,29 +160,33 @@ def axes(width: float, height: float, xlabel: str, ylabel: str, shares: str = "x
 
 def headline(figures: dict) -> str:
     """Return what was measured, and the main figures."""
-    cards = [(f"{percent(figures['top1'])} ± {percent(figures['top1_error'])}", "top-1")]
+    cards = {"top-1": f"{figures['top1']:.2%} ± {figures['top1_error']:.2%}"}
     if figures["top1_twins"] > figures["top1"]:
-        cards.append((percent(figures["top1_twins"]), "top-1, twins counted as right"))
-    cards += [(percent(figures[f"top{k}"]), f"top-{k}") for k in (5, 10)]
-    cards += [
-        (percent(figures["ece"]), "calibration error (ECE)"),
-        (f"{figures['loss']:.4f}", "cross-entropy"),
-        (f"{figures['samples']:,}", "samples"),
-        (f"{figures['classes']:,}", "classes in the data"),
-        (f"{figures['classes_read']:,}", "classes that are read"),
-    ]
+        cards["top-1, twins counted as right"] = f"{figures['top1_twins']:.2%}"
+    cards |= {
+        "top-5": f"{figures['top5']:.2%}",
+        "top-10": f"{figures['top10']:.2%}",
+        "calibration error (ECE)": f"{figures['ece']:.2%}",
+        "cross-entropy": f"{figures['loss']:.4f}",
+        "samples": f"{figures['samples']:,}",
+        "classes in the data": f"{figures['classes']:,}",
+        "classes that are read": f"{figures['classes_read']:,}",
+    }
     text = f"Data {figures['data']}, checkpoint {figures['checkpoint']}. "
     # "samples     5 of 2 classes" -> "5 of 2 classes": the cards have their own names.
     text += "; ".join(line.partition(" ")[2].strip() for line in analysis.sample_lines(figures))
     text = escape(printable(f"{text}. ± is the standard error."))
-    shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in cards)
+    shown = "".join(
+        f"<div><b>{value}</b><span>{name}</span></div>" for name, value in cards.items()
+    )
     return f'<p>{text}</p>\n<div class="cards">{shown}</div>'
 
 
-def writers_section(glyphs: GlyphSet, result: Result) -> str:
+def writers_section(mistakes: Mistakes) -> str:
     """Return the accuracy of every writer, worst first, as a plot."""
-    title = "<h2>By writer</h2>"
-    shares = sorted(analysis.by_writer(result, glyphs.writers), key=lambda s: s.accuracy)
+    title, glyphs = "<h2>By writer</h2>", mistakes.glyphs
+    shares = analysis.by_writer(mistakes.result, glyphs.writers)
+    shares.sort(key=lambda share: share.accuracy)
     if len(shares) < 2:
         return f"{title}<p>The file names tell of fewer than two writers.</p>"
     accuracy = np.array([share.accuracy for share in shares])
@@ -209,13 +197,11 @@ def writers_section(glyphs: GlyphSet, result: Result) -> str:
     part.plot(at, accuracy, "o", color=ACCENT, markersize=max(2.5, 6 - len(at) / 40))
     part.set_xlim(0, len(at) + 1)
     part.xaxis.get_major_locator().set_params(integer=True)
-    hardest = ", ".join(
-        f"{escape(glyphs.writer_names[s.key])} {percent(s.accuracy)}" for s in shares[:5]
-    )
+    hardest = (f"{escape(glyphs.writer_names[s.key])} {s.accuracy:.2%}" for s in shares[:5])
     return (
-        f"{title}<p>{len(shares)} writers, {percent(mean)} ± {percent(spread)} (mean ± standard "
-        f"deviation; dashed: mean). Hardest: {hardest}.</p>"
-        + figure(plot, "writers", f"Top-1 of {len(shares)} writers, mean {percent(mean)}", "wide")
+        f"{title}<p>{len(shares)} writers, {mean:.2%} ± {spread:.2%} (mean ± standard deviation; "
+        f"dashed: mean). Hardest: {', '.join(hardest)}.</p>"
+        + figure(plot, "writers", f"Top-1 of {len(shares)} writers, mean {mean:.2%}", "wide")
     )
 
 
@@ -223,28 +209,23 @@ def confidence_section(result: Result) -> str:
     """Return the reliability diagram and what a reject threshold buys."""
     bins, ece = analysis.calibration(result)
     threshold, coverage, accuracy = analysis.coverage(result)
-    points = []
+    points, rows = "", []
     for target in TARGETS:
-        enough = np.flatnonzero((accuracy >= target) & (coverage >= LEAST_COVERAGE))
-        if len(enough):
-            at = enough[-1]
-            points.append(
-                f"For {target:.1%} right, refuse below {threshold[at]:.4f}: "
-                f"{coverage[at]:.1%} are read."
-            )
-    rows = []
+        enough = np.flatnonzero((accuracy >= target) & (coverage >= LEAST_COVERAGE))[-1:]
+        for at in enough:
+            limit, read = threshold[at], coverage[at]
+            points += f"For {target:.1%} right, refuse below {limit:.4f}: {read:.1%} are read. "
     for limit in THRESHOLDS:
-        accepted = int((threshold >= limit).sum())
-        if accepted:
+        if accepted := int((threshold >= limit).sum()):
             read, right = accepted / len(threshold), accuracy[accepted - 1]
             wrong = round(accepted * (1 - right))
-            rows.append([f"{limit:g}", percent(read), percent(right), f"{wrong:,}"])
+            rows.append([f"{limit:g}", f"{read:.2%}", f"{right:.2%}", f"{wrong:,}"])
     return (
         "<h2>Confidence</h2><p>Left: how often a reading of some confidence is right; on the "
-        f"diagonal, confidence can be taken at its word (ECE {percent(ece)}). Right: how many are "
+        f"diagonal, confidence can be taken at its word (ECE {ece:.2%}). Right: how many are "
         "right among those that are read, if the least confident are refused.</p>"
         f'<div class="pair">{reliability_plot(bins)}{coverage_plot(coverage, accuracy)}</div>'
-        + f"<p>{' '.join(points)}</p>"
+        f"<p>{points}</p>"
         + table(["refuse below", "read", "right among them", "mistakes left"], rows, {0, 1, 2, 3})
     )
 
@@ -252,13 +233,10 @@ def confidence_section(result: Result) -> str:
 def reliability_plot(bins: list[analysis.Bin]) -> str:
     """Return accuracy over confidence, the dots as large as their bins are full."""
     plot, part = axes(4.6, 3.4, "confidence", "share read right")
-    most = max(row.samples for row in bins)
+    confidence, accuracy, samples = np.array(bins).T
     part.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--")
-    confidence, accuracy = [row.confidence for row in bins], [row.accuracy for row in bins]
     part.vlines(confidence, confidence, accuracy, color=ACCENT, linewidth=1.2)
-    part.scatter(
-        confidence, accuracy, s=[12 + 110 * row.samples / most for row in bins], color=ACCENT
-    )
+    part.scatter(confidence, accuracy, s=12 + 110 * samples / samples.max(), color=ACCENT)
     part.set(xlim=(0, 1.04), ylim=(0, 1.04))
     return figure(plot, "reliability", "Reliability diagram: share read right over confidence")
 
@@ -277,9 +255,8 @@ def rejection_section(figures: dict | None) -> str:
     """Return how well characters are told from pictures that hold none."""
     if figures is None:
         return ""
-    kept, told = np.array(figures["curve"]).T
     plot, part = axes(4.6, 3.4, "share of the characters that is kept", "share of the others told")
-    part.plot(kept, told, color=ACCENT, linewidth=2)
+    part.plot(*np.array(figures["curve"]).T, color=ACCENT, linewidth=2)
     part.plot([figures["kept"]], [figures["told"]], "o", color=SOFT)
     part.set(xlim=(0, 1.02), ylim=(0, 1.02))
     text = "Share of pictures without a character that is told, over the share of characters kept"
@@ -287,67 +264,59 @@ def rejection_section(figures: dict | None) -> str:
     return (
         f"<h2>No character</h2><p>{figures['characters']:,} characters against "
         f"{figures['others']:,} pictures that hold none: AUROC {figures['auroc']:.4f}. Dot: at the "
-        f"{whose} threshold {percent(figures['kept'])} of the characters are kept and "
-        f"{percent(figures['told'])} of the others told.</p>" + figure(plot, "rejection", text)
+        f"{whose} threshold {figures['kept']:.2%} of the characters are kept and "
+        f"{figures['told']:.2%} of the others told.</p>" + figure(plot, "rejection", text)
     )
 
 
-def pairs_section(result: Result, pictures: Pictures) -> str:
+def pairs_section(mistakes: Mistakes) -> str:
     """Return the most frequent confusions, with pictures of both characters."""
+    result, names = mistakes.result, mistakes.classes
     pairs = analysis.confused_pairs(result)
     title = "<h2>Most confused</h2>"
     if not pairs:
         return f"{title}<p>No mistake was made.</p>"
     rows = []
-    for pair in pairs[:PAIRS]:
-        misread = np.flatnonzero((result.labels == pair.truth) & (result.top[:, 0] == pair.guess))
-        text = f"{pictures.classes[pair.truth]} read as {pictures.classes[pair.guess]}"
-        shown = "".join(pictures.sample(int(row), text) for row in misread[:4])
-        names = f"{pictures.name(pair.truth)} → {pictures.name(pair.guess)}"
-        samples = shown, pictures.of_class(pair.truth), pictures.of_class(pair.guess)
+    for truth, guess, count in pairs[:PAIRS]:
+        misread = np.flatnonzero((result.labels == truth) & (result.top[:, 0] == guess))[:4]
+        text = f"{names[truth]} read as {names[guess]}"
+        shown = "".join(image(mistakes.sample(row), text) for row in misread)
+        samples = shown, typical(mistakes, truth), typical(mistakes, guess)
         cells = (f'<div class="pictures">{sample}</div>' for sample in samples)
-        rows.append([names, f"{pair.count:,}", *cells])
+        rows.append([f"{han(names[truth])} → {han(names[guess])}", f"{count:,}", *cells])
     head = ["truth → reading", "times", "misread", "a sample of the truth", "and of the reading"]
     note = f"{len(pairs):,} different confusions in all."
     return f"{title}<p>{note}</p>" + table(head, rows, {1})
 
 
-def worst_section(result: Result, pictures: Pictures) -> str:
+def worst_section(mistakes: Mistakes) -> str:
     """Return the characters that are read worst, and as what."""
+    result, names = mistakes.result, mistakes.classes
     shares = [share for share in analysis.worst_classes(result) if share.correct < share.samples]
-    if not shares:
-        return ""
     rows = []
     for share in shares[:WORST]:
-        wrong = (result.labels == share.key) & (result.top[:, 0] != share.key)
+        label, right, samples = share
+        wrong = (result.labels == label) & (result.top[:, 0] != label)
         guesses = Counter(result.top[wrong, 0].tolist()).most_common(4)
-        rows.append(
-            [
-                pictures.name(share.key),
-                f'<div class="pictures">{pictures.of_class(share.key)}</div>',
-                percent(share.accuracy),
-                f"{share.correct:,} of {share.samples:,}",
-                ", ".join(f"{pictures.name(label)} {count}" for label, count in guesses),
-            ]
-        )
+        read = ", ".join(f"{han(names[guess])} {count}" for guess, count in guesses)
+        picture = f'<div class="pictures">{typical(mistakes, label)}</div>'
+        accuracy = f"{share.accuracy:.2%}"
+        rows.append([han(names[label]), picture, accuracy, f"{right:,} of {samples:,}", read])
     head = ["character", "a sample", "top-1", "right", "read instead"]
-    note = f"{len(shares):,} classes have mistakes."
-    return f"<h2>Worst characters</h2><p>{note}</p>" + table(head, rows, {2, 3})
+    note = f"<h2>Worst characters</h2><p>{len(shares):,} classes have mistakes.</p>"
+    return note + table(head, rows, {2, 3}) if rows else ""
 
 
-def mistakes_section(glyphs: GlyphSet, mistakes: Mistakes, pictures: Pictures) -> str:
+def mistakes_section(mistakes: Mistakes) -> str:
     """Return the mistakes that the network was surest of."""
-    cells = []
-    for row in mistakes.rows[:MISTAKES]:
-        result = mistakes.result
-        truth, guess = int(result.labels[row]), int(result.top[row, 0])
-        name = escape(printable(Path(glyphs.name(int(result.indices[row]))).name))
+    result, cells = mistakes.result, []
+    for row, mistake in zip(mistakes.rows[:MISTAKES], mistakes, strict=False):
+        name = mistakes.glyphs.name(int(result.indices[row]))
+        read = typical(mistakes, int(result.top[row, 0]))
         cells.append(
-            f"<figure>{pictures.sample(int(row), 'input')}{pictures.of_class(guess)}"
-            f"<figcaption>{pictures.name(truth)} → "
-            f'<span class="wrong">{pictures.name(guess)}</span> '
-            f"{percent(float(result.probability[row, 0]))}<small>{name}</small>"
-            "</figcaption></figure>"
+            f"<figure>{image(mistakes.sample(row), 'input')}{read}<figcaption>{han(mistake.truth)}"
+            f' → <span class="wrong">{han(mistake.prediction)}</span> {mistake.probability:.2%}'
+            f"<small>{escape(printable(Path(name).name))}</small></figcaption></figure>"
         )
     if not cells:
         return ""

@@ -49,15 +49,8 @@ FORMAT = 1
 ARCHITECTURE = ("variant", "width", "stem_stride", "last_stride", "head", "dropout")
 CLASSES = 100_000  # at most
 FLOATS = torch.float16, torch.bfloat16, torch.float32
-INTEGERS = (torch.int64,)
-SCHEMA = {
-    "format": int,
-    "model": dict,
-    "config": dict,
-    "classes": (str, list),
-    "metrics": dict,
-    "epoch": int,
-}
+SCHEMA = {"format": int, "model": dict, "config": dict, "classes": (str, list), "metrics": dict,
+          "epoch": int}  # fmt: skip
 REJECT = ("scale", "offset", "threshold")  # of metrics["reject"]
 LARGEST = 1e30  # number of the metrics
 
@@ -99,16 +92,12 @@ def save(
 def load(path: str | Path) -> dict:
     """Read a checkpoint onto the CPU.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this repository, or of a newer format.
+    Raises FileNotFoundError, or ValueError for what is none of this repository, or newer.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such checkpoint; train one (python train.py) or name another "
-            "(--checkpoint FILE)"
-        )
+        mend = "train one (python train.py) or name another (--checkpoint FILE)"
+        raise FileNotFoundError(f"{path}: no such checkpoint; {mend}")
     data = path.read_bytes()
     check_file(path, data)
     try:
@@ -122,12 +111,14 @@ def load(path: str | Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
     loaded = {key: loaded[key] for key in (*SCHEMA, "made_with", "resume") if key in loaded}
-    # Shipped files hold float16.
-    loaded["model"] = {
-        n: t.float() if t.is_floating_point() else t for n, t in loaded["model"].items()
-    }
+    loaded["model"] = cast(loaded["model"], torch.float32)  # shipped files hold float16
     loaded["classes"] = list(loaded["classes"])
     return loaded
+
+
+def cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return weights with all floats in one precision."""
+    return {n: t.to(dtype) if t.is_floating_point() else t for n, t in weights.items()}
 
 
 def check_file(path: Path, data: bytes) -> None:
@@ -151,32 +142,25 @@ def check_file(path: Path, data: bytes) -> None:
                 reason = f"damaged: the checksum of {name} is wrong; copy or download it again"
     except Exception:  # a damaged directory makes zipfile raise almost anything
         pass
-    raise ValueError(
-        f"{path}: not a readable checkpoint ({reason}); expected a .pt file of train.py"
-    )
+    expected = "expected a .pt file of train.py"
+    raise ValueError(f"{path}: not a readable checkpoint ({reason}); {expected}")
 
 
 def check(loaded: object) -> None:
-    """Check the content of a checkpoint, before anything is built from it.
-
-    Raises:
-        ValueError: the first entry that is missing, of another type, or out of range.
-    """
+    """Raise ValueError for the first entry that is missing, of another type, or out of range."""
     if not isinstance(loaded, dict):
         raise ValueError(f"it holds a {type(loaded).__name__}, expected a dict")
     if missing := SCHEMA.keys() - loaded.keys():
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    for key, kind in SCHEMA.items():
+    loaded = {"made_with": {}, "resume": {}} | loaded
+    for key, kind in (SCHEMA | {"made_with": dict, "resume": dict}).items():
         if not isinstance(loaded[key], kind) or isinstance(loaded[key], bool):
             raise ValueError(f"{key} is a {type(loaded[key]).__name__}")
     if not 1 <= loaded["format"] <= FORMAT:
         raise ValueError(f"format is {loaded['format']}, this code reads up to {FORMAT}; update")
     if loaded["epoch"] < 0:
         raise ValueError(f"epoch is {loaded['epoch']}, expected 0 or more")
-    if not isinstance(loaded.get("resume", {}), dict):
-        raise ValueError(f"resume is a {type(loaded['resume']).__name__}")
-    made_with = loaded.get("made_with", {})
-    if not isinstance(made_with, dict) or not all(isinstance(v, str) for v in made_with.values()):
+    if not all(isinstance(version, str) for version in loaded["made_with"].values()):
         raise ValueError("made_with is no table of versions")
     check_classes(loaded["classes"])
     check_metrics(loaded["metrics"])
@@ -224,11 +208,10 @@ def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
         if not plain or tensor.is_quantized or not tensor.is_contiguous():
             raise ValueError(f"{name} is not a plain tensor")
         if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)}, its config and classes want "
-                f"{tuple(expected[name].shape)}"
-            )
-        if tensor.dtype not in (FLOATS if expected[name].is_floating_point() else INTEGERS):
+            wanted = tuple(expected[name].shape)
+            said = f"{name} is {tuple(tensor.shape)}, its config and classes want {wanted}"
+            raise ValueError(said)
+        if tensor.dtype not in (FLOATS if expected[name].is_floating_point() else [torch.int64]):
             raise ValueError(f"{name} is of type {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds values that are not finite")
@@ -255,12 +238,7 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
     """Copy a checkpoint's weights into a model with other classes, or with a narrower head.
 
     Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
-
-    Returns:
-        Number of shared labels.
-
-    Raises:
-        ValueError: the networks differ in more than that.
+    Returns the number of shared labels; ValueError if the networks differ in more than that.
     """
     target = model.state_dict()
     source = narrow_head(loaded["model"], len(target["classifier.0.weight"]))
@@ -273,10 +251,11 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
             target[name][here] = old[there]
     for name, tensor in source.items():
         if name not in target or target[name].shape != tensor.shape:
+            here = tuple(target[name].shape) if name in target else "absent"
             raise ValueError(
-                f"--init-from: {name} is {tuple(tensor.shape)} in the checkpoint and "
-                f"{tuple(target[name].shape) if name in target else 'absent'} in this model; "
-                "give the same --variant and --width as the checkpoint, and no larger --head"
+                f"--init-from: {name} is {tuple(tensor.shape)} in the checkpoint and {here} in "
+                "this model; give the same --variant and --width as the checkpoint, and no larger "
+                "--head"
             )
         target[name] = tensor
     model.load_state_dict(target)
@@ -357,12 +336,13 @@ def main(argv: list[str] | None = None) -> int:
         help="tell characters from what is none by these, which test.py --no-characters finds for "
         "a file whose temperature is set")  # fmt: skip
     given = parser.parse_args(argv)
-    if given.reject is not None and not (given.shared and 0 < given.reject[-1] < 1):
-        parser.error("--reject has a threshold in 0...1, and goes with the name of a file to write")
-    if given.temperature is not None and not (given.shared and 0 < given.temperature < 100):
-        parser.error("--temperature is above 0, and goes with the name of a file to write")
-    if given.favour is not None and not given.shared:
-        parser.error("--favour goes with the name of a file to write")
+    for option in ("temperature", "favour", "reject"):
+        if getattr(given, option) is not None and not given.shared:
+            parser.error(f"--{option} goes with the name of a file to write")
+    if given.reject is not None and not 0 < given.reject[-1] < 1:
+        parser.error("--reject has a threshold in 0...1")
+    if given.temperature is not None and not 0 < given.temperature < 100:
+        parser.error("--temperature is above 0")
     loaded = load(given.checkpoint)
     if given.shared is None:
         print(describe(loaded))
@@ -374,10 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.reject is not None:
         loaded["metrics"]["reject"] = dict(zip(REJECT, given.reject, strict=True))
     loaded["config"] = without_folders(loaded["config"])
-    loaded["model"] = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in loaded["model"].items()
-    }
+    loaded["model"] = cast(loaded["model"], torch.float16)
     check(loaded)  # half precision ends at 65504
     save(given.shared, **{key: loaded[key] for key in SCHEMA if key != "format"})
     print(f"{given.shared}: {os.path.getsize(given.shared) / 1e6:.2f} MB")

@@ -68,11 +68,7 @@ METHODS = {"/": LOOK, "/network.json": LOOK, "/read": SEND} | {f"/{n}": LOOK for
 
 
 def open_picture(data: bytes, size: int) -> tuple[np.ndarray, list[str]]:
-    """Return the glyph of a picture file, and the notices.
-
-    Raises:
-        ValueError: not a picture, blank, too large, or of a kind that OpenCV cannot turn to grey.
-    """
+    """Return the glyph of a picture file, and the notices; ValueError if there is none."""
     try:
         found = find_glyph(decode_picture(data), size)
         return found.glyph, found.notices
@@ -119,16 +115,11 @@ class Server(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Count the bytes of a body while it is there.
-
-        Raises:
-            Refusal: too many are there already.
-        """
+        """Count the bytes of a body while it is there; refuse it if too many are there already."""
         with self.holding:
             if self.held + count > MAX_HELD:
-                raise Refusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "too many pictures at once; try again"
-                )
+                reason = "too many pictures at once; try again"
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason)
             self.held += count
         try:
             yield
@@ -150,11 +141,7 @@ class Server(ThreadingHTTPServer):
         return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
     def read(self, body: bytes, query: str) -> dict:
-        """Return the answer to a picture file.
-
-        Raises:
-            ValueError: not a picture, blank, or too large.
-        """
+        """Return the answer to a picture file; ValueError if it is none, blank or too large."""
         which = parse_qs(query).get("classes", ["all"])[-1]
         if which not in self.recognizers:
             raise ValueError(f"classes is {which[:80]!r}, expected {' or '.join(self.recognizers)}")
@@ -193,7 +180,6 @@ class Incoming(io.RawIOBase):
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.begin()
 
     def begin(self) -> None:
         """Wait for a request."""
@@ -203,16 +189,11 @@ class Incoming(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        """Receive some bytes.
-
-        Raises:
-            TimeoutError: the time is over.
-            HTTPException: too much was sent; the base class answers with status 431.
-        """
+        """Receive some bytes; raise TimeoutError when the time is over."""
         left = IDLE_SECONDS if self.end is None else self.end - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        if self.room <= 0:
+        if self.room <= 0:  # the base class answers with status 431
             raise http.client.HTTPException(f"more than {MAX_HEAD:,} bytes")
         self.connection.settimeout(left)
         try:
@@ -270,11 +251,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"failed: {type(error).__name__}")
 
     def route(self, body: bytes) -> None:
-        """Answer what is asked for.
-
-        Raises:
-            Refusal, ValueError: nothing of the kind; see `Server.read`.
-        """
+        """Answer what is asked for."""
         path, _, query = self.path.partition("?")
         if path not in METHODS:
             raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at {path[:80]}")
@@ -290,11 +267,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(HTTPStatus.OK, page.FILES[name], (page.HERE / name).read_bytes(), {})
 
     def length(self) -> int:
-        """Return how many bytes the body has.
-
-        Raises:
-            Refusal: it is not said, or too many.
-        """
+        """Return how many bytes the body has; refuse it where that is not said, or too many."""
         length = self.headers.get("Content-Length", "0" if self.command != "POST" else "")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
@@ -304,11 +277,7 @@ class Handler(BaseHTTPRequestHandler):
         return int(length)
 
     def body(self, length: int) -> bytes:
-        """Return the body of the request.
-
-        Raises:
-            Refusal: it ends early, or takes too long.
-        """
+        """Return the body of the request; refuse it if it ends early or takes too long."""
         self.rfile.raw.room += length
         try:
             data = self.rfile.read(length)
@@ -331,9 +300,6 @@ class Handler(BaseHTTPRequestHandler):
         """Refuse what a foreign page sends: one whose name was bound to this address, or a form.
 
         DNS rebinding needs a name: a Host that is an address or a name of this machine is safe.
-
-        Raises:
-            Refusal: Host or Origin is foreign.
         """
         host = self.headers.get("Host", "")
         name = re.sub(r":\d+$", "", host).strip("[]").lower()
@@ -392,20 +358,15 @@ def is_address(name: str) -> bool:
 
 
 def start(host: str, port: int, recognizer: Recognizer, opener: Bounded) -> Server:
-    """Open the port, and read once, so that the first stroke does not wait.
-
-    Raises:
-        ValueError: the address cannot be had.
-    """
+    """Open the port, and read once, so that the first stroke does not wait."""
     size = recognizer.network.size
     recognizer.read(np.zeros((1, size, size), np.uint8))
     try:
         return Server(host, port, recognizer, opener)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(
-            f"cannot listen on {host} port {port}: {reason}; --port 0 takes any free port"
-        ) from None
+        said = f"cannot listen on {host} port {port}: {reason}; --port 0 takes any free port"
+        raise ValueError(said) from None
 
 
 @command

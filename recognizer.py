@@ -41,18 +41,11 @@ class Reading(NamedTuple):
 
 
 class Readings(list[Reading]):
-    """The readings of one picture, best first.
+    """The readings of one picture, best first."""
 
-    Attributes:
-        error: why the picture could not be read, a sentence; then there are no readings.
-        notices: what else is to be known of the picture, sentences.
-        character_score: how much the picture looks like a character the network knows, 0...1;
-            None if the network does not say (see `character_score`).
-        is_character: whether the score reaches the network's threshold; None as before.
-    """
-
-    error = ""
-    notices: Sequence[str] = ()
+    error = ""  # why the picture could not be read, a sentence; then there are no readings
+    notices: Sequence[str] = ()  # what else is to be known of the picture, sentences
+    # See the function of that name, and whether it reaches the threshold; None: it is not known.
     character_score: float | None = None
     is_character: bool | None = None
 
@@ -60,30 +53,22 @@ class Readings(list[Reading]):
 class Network(NamedTuple):
     """A loaded network.
 
-    Attributes:
-        logits: input (B,1,S,S) float32 in 0...1 -> logits (B,K) float32; an array for an array, a
-            tensor for a tensor.
-        size: S.
-        classes: label -> class.
-        source: the file.
-        reject: see `character_score`; None if the file says nothing.
+    `logits` takes input (B,1,S,S) float32 in 0...1 and returns (B,K) float32, an array for an
+    array, a tensor for a tensor.
     """
 
     logits: Callable[[Any], Any]
-    size: int
-    classes: list[str]
-    source: str
-    reject: Mapping[str, float] | None = None
+    size: int  # S
+    classes: list[str]  # label -> class
+    source: str  # the file
+    reject: Mapping[str, float] | None = None  # see `character_score`
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
     """Load a checkpoint (.pt), or a file of export.py (.onnx), which runs on the CPU.
 
-    `device` is auto, cpu, cuda, cuda:N or mps.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a file of this repository; a package is missing; no such device.
+    `device` is auto, cpu, cuda, cuda:N or mps. Raises FileNotFoundError, or ValueError for what is
+    no file of this repository, a missing package or device.
     """
     if str(path).endswith(".onnx"):
         return _load_onnx(path)
@@ -93,10 +78,9 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         import checkpoint
         from training.devices import pick_device
     except ImportError as error:
-        raise ValueError(
-            f"{path}: reading a checkpoint needs the package {error.name}: pip install -r "
-            "requirements.txt, or have export.py write it as ONNX and name that file"
-        ) from None
+        mend = "requirements.txt, or have export.py write it as ONNX and name that file"
+        needs = f"reading a checkpoint needs the package {error.name}"
+        raise ValueError(f"{path}: {needs}: pip install -r {mend}") from None
     loaded = checkpoint.load(path)
     model = checkpoint.build_model(loaded).eval()
     device = pick_device(str(device))
@@ -114,20 +98,14 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
 
 
 def open_session(path: str | Path):
-    """Open an ONNX file with onnxruntime on the CPU, on as many threads as PyTorch would take.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an ONNX file; onnxruntime is missing.
-    """
+    """Open an ONNX file with onnxruntime on the CPU, on as many threads as PyTorch would take."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file; python export.py makes one")
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError(
-            f"{path}: reading ONNX needs onnxruntime: pip install -r requirements-optional.txt"
-        ) from None
+        mend = "pip install -r requirements-optional.txt"
+        raise ValueError(f"{path}: reading ONNX needs onnxruntime: {mend}") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # we say it in a sentence
     # Threads that spin while they wait cost more than they gain: a tenth of predict.py's start.
@@ -152,10 +130,9 @@ def _load_onnx(path: str | Path) -> Network:
         raise ValueError(f"{path}: has no classes in its metadata; python export.py writes them")
     entry = session.get_inputs()[0]
     if entry.type != "tensor(float)":
-        raise ValueError(
-            f"{path}: takes pictures (--input picture), for programs of their own; expected a file "
-            "that takes glyphs: python export.py --input glyph"
-        )
+        mend = "expected a file that takes glyphs: python export.py --input glyph"
+        what = "takes pictures (--input picture), for programs of their own"
+        raise ValueError(f"{path}: {what}; {mend}")
 
     def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         if isinstance(x, np.ndarray):
@@ -213,12 +190,9 @@ def energy(logits: np.ndarray) -> np.ndarray:
 def character_score(logits: np.ndarray, reject: Mapping[str, float]) -> np.ndarray:
     """Return how much pictures look like characters the network knows, (B,) in 0...1.
 
-    The logistic of the energy, whose `scale` and `offset` were fitted on characters and on what is
-    none; at `threshold` and above it is a character.
-
-    Args:
-        logits: (B,K), of all classes.
-        reject: scale, offset, threshold; `metrics["reject"]` of a checkpoint.
+    The logistic of the energy of logits (B,K) of all classes. `reject` is that of a checkpoint's
+    metrics: `scale` and `offset`, which were fitted on characters and on what is none, and
+    `threshold`, from which on it is a character.
     """
     return 1 / (1 + np.exp(-(reject["scale"] * energy(logits) + reject["offset"])))
 
@@ -234,13 +208,8 @@ class Recognizer:
     A picture is a path, or an array: (h,w), (h,w,3) BGR or (h,w,4) BGRA; uint8, uint16, bool, or
     float in 0...1. Dark on light or light on dark, scan or photo.
 
-    Args:
-        network: of `load_network`.
-        classes: read these alone: level1, symbols, all, a number N (the first N in GB order), or a
-            file of characters; probabilities are then among them.
-
-    Raises:
-        ValueError: the network knows none of the classes.
+    `classes` are read alone: level1, symbols, all, a number N (the first N in GB order), or a file
+    of characters; probabilities are then among them. ValueError if the network knows none of them.
     """
 
     def __init__(self, network: Network, classes: str = "all") -> None:
@@ -266,8 +235,7 @@ class Recognizer:
     def find(self, picture: str | Path | np.ndarray) -> Found:
         """Return what the network gets of a picture, and what was left out of it.
 
-        Raises:
-            FileNotFoundError, ValueError: no such file; not a picture; blank; too large.
+        Raises FileNotFoundError, or ValueError if it is no picture, blank or too large.
         """
         if isinstance(picture, np.ndarray):
             return find_glyph(picture, self.network.size)

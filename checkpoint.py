@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from config import from_dict
 from jobs.command import command, sentence
-from jobs.files import replacing
+from jobs.files import write_file
 from model import mobilenet_v3
 
 FORMAT = 1
@@ -85,8 +85,7 @@ def save(
         content["resume"] = dict(resume)
     data = io.BytesIO()  # torch.save raises a RuntimeError of its own where the disk is full
     torch.save(content, data)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.getbuffer())
+    write_file(path, data.getbuffer())
 
 
 def load(path: str | Path) -> dict:

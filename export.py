@@ -115,15 +115,10 @@ def to_onnx(
         graph.rename(graph.add(x.name, model), "logits")
         outputs["glyph"] = (TensorProto.UINT8, ["N", size, size])
         outputs |= add_readings(graph, min(READINGS, len(classes)), reject)
+    results = [tensor(name, *kind) for name, kind in outputs.items()]
+    parts = graph.nodes, "mobilenet_v3", [entry], results, graph.constants
     proto = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "mobilenet_v3",
-            [entry],
-            [tensor(name, *kind) for name, kind in outputs.items()],
-            graph.constants,
-            value_info=graph.shapes,
-        ),
+        helper.make_graph(*parts, value_info=graph.shapes),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="export.py",
@@ -143,9 +138,8 @@ def to_onnx(
 def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dict[str, tuple]:
     """Add what programs would compute from the logits; return the outputs, as in `to_onnx`."""
     logits = Value(graph, "logits")
-    best = graph.node(
-        "TopK", logits.node("Softmax", axis=1).name, logits.lift(np.array([count])).name, outputs=2
-    )
+    shares, most = logits.node("Softmax", axis=1), logits.lift(np.array([count]))
+    best = graph.node("TopK", shares.name, most.name, outputs=2)
     graph.rename(best, "labels")
     graph.rename(best.removesuffix("_"), "probabilities")
     outputs = {
@@ -153,9 +147,8 @@ def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dic
         "probabilities": (TensorProto.FLOAT, ["N", count]),
     }
     if reject is not None:
-        energy = logits.node("ReduceLogSumExp", axes=[1], keepdims=0) - logits.node(
-            "ReduceMean", axes=[1], keepdims=0
-        )
+        mean = logits.node("ReduceMean", axes=[1], keepdims=0)
+        energy = logits.node("ReduceLogSumExp", axes=[1], keepdims=0) - mean
         score = (energy * reject["scale"] + reject["offset"]).node("Sigmoid")
         graph.rename(score.name, "character_score")
         outputs["character_score"] = (TensorProto.FLOAT, ["N"])
@@ -165,8 +158,7 @@ def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dic
 def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple[np.ndarray, str]:
     """Return up to `count` glyphs (n,S,S) uint8 of a source, or else drawn ones, and their origin.
 
-    Raises:
-        FileNotFoundError, ValueError: see `dataset.scan`; no class that can be drawn.
+    Raises as `dataset.scan`, and ValueError where no class can be drawn.
     """
     if not source and TRAINING_DATA.is_dir():
         source = str(TRAINING_DATA)
@@ -177,7 +169,7 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
         some = [e for e in entries if e.folder][:count]
         some += [e for e in entries if not e.folder][:SOME_FILES]
         chunks = list(stream_glyphs(source, some, size, workers=1))
-        for problem in [problem for chunk in chunks for problem in chunk.problems]:
+        for problem in sum((chunk.problems for chunk in chunks), []):
             print(f"unreadable: {printable(problem)}", file=sys.stderr)
         glyphs = np.concatenate([chunk.glyphs for chunk in chunks])
         if len(glyphs) < 2:
@@ -230,18 +222,12 @@ def export(given: argparse.Namespace, source: Path, out: Path) -> dict:
         difference, agreement, count = compare(temporary, model, glyphs[half:])
         exact = given.precision == "fp32" and given.input == "glyph"
         if not math.isfinite(difference) or (exact and difference > LARGEST_DIFFERENCE):
-            raise ValueError(
-                f"logits of {out} differ from PyTorch's by {difference:.2g}, more than rounding "
-                "explains; nothing was written"
-            )
-    print(
-        f"{out}: {given.precision}, {len(classes)} classes, takes a {given.input}, "
-        f"{out.stat().st_size / 1e6:.2f} MB"
-    )
-    print(
-        f"against PyTorch on {count} of {origin}: largest difference of a logit "
-        f"{difference:.2g}, top-1 equal {agreement:.2%}"
-    )
+            said = f"logits of {out} differ from PyTorch's by {difference:.2g}"
+            raise ValueError(f"{said}, more than rounding explains; nothing was written")
+    megabytes = f"{out.stat().st_size / 1e6:.2f} MB"
+    print(f"{out}: {given.precision}, {len(classes)} classes, takes a {given.input}, {megabytes}")
+    said = f"largest difference of a logit {difference:.2g}, top-1 equal {agreement:.2%}"
+    print(f"against PyTorch on {count} of {origin}: {said}")
     if agreement < LEAST_AGREEMENT:
         print(
             f"warning: {out} reads {1 - agreement:.0%} of them otherwise than the checkpoint; test "
@@ -259,16 +245,8 @@ def publish(given: argparse.Namespace, source: Path) -> None:
     loaded = export(given, source, folder / "network.onnx")
     if any(len(label) != 1 for label in loaded["classes"]):
         raise ValueError(f"{source}: some labels are not one character; the page reads characters")
-    reject = loaded.get("metrics", {}).get("reject") or {}
-    page.publish(
-        folder,
-        {
-            "checkpoint": source.name,
-            "classes": loaded["classes"],
-            "size": loaded["config"]["size"],
-            "threshold": reject.get("threshold"),
-        },
-    )
+    threshold = loaded["metrics"].get("reject", {}).get("threshold")
+    page.publish(folder, source.name, loaded["classes"], loaded["config"]["size"], threshold)
     print(f"{folder}: a page for any static host; try it: python -m http.server -d {folder}")
 
 
@@ -299,9 +277,8 @@ def main(argv: list[str] | None = None) -> int:
         help="glyphs, half to calibrate and half to check (default: %(default)s)")  # fmt: skip
     given = parser.parse_args(argv)
     if missing:
-        raise ValueError(
-            f"exporting needs the package {missing}: pip install -r requirements-optional.txt"
-        )
+        mend = "pip install -r requirements-optional.txt"
+        raise ValueError(f"exporting needs the package {missing}: {mend}")
     if given.samples < 64:
         raise ValueError(f"--samples is {given.samples}, expected 64 or more")
     source = Path(given.checkpoint or default_checkpoint())

@@ -27,7 +27,7 @@ import numpy as np
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
 from hwdb.record import write_record
 from jobs.command import command, progress
-from jobs.files import only_one, read_mark, replacing, write_mark
+from jobs.files import only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import Workers, cores
 from synthesis.papers import PAPERS, paper, remains
 from synthesis.templates import open_fonts
@@ -131,9 +131,8 @@ def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> N
             h, w = bitmap.shape
             y, x = (CELL - h) // 2, (CELL - w) // 2
             cell[y : y + h, x : x + w] = np.minimum(cell[y : y + h, x : x + w], bitmap)
-    data = cv2.imencode(".png", sheet.reshape(len(numbers) * CELL, columns * CELL))[1]
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    sheet = sheet.reshape(len(numbers) * CELL, columns * CELL)
+    write_file(path, cv2.imencode(".png", sheet)[1].data)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -33,7 +33,7 @@ from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import TWINS
 from jobs.command import command, printable, progress
-from jobs.files import replacing
+from jobs.files import write_file
 from model import to_input
 from recognizer import Recognizer
 from training.devices import pick_device, pick_dtype
@@ -190,9 +190,8 @@ def write_json(path: str, figures: dict) -> None:
     text = json.dumps(figures, ensure_ascii=False, indent=1)
     if path == "-":
         print(text)
-        return
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    else:
+        write_file(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def arguments() -> argparse.ArgumentParser:

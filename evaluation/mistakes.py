@@ -22,7 +22,7 @@ from dataset import GlyphSet
 from evaluation import analysis
 from evaluation.score import Result
 from jobs.command import printable
-from jobs.files import replacing
+from jobs.files import replacing, write_file
 from synthesis.stream import SyntheticSet
 from synthesis.templates import stroke_data
 
@@ -118,8 +118,7 @@ class Mistakes:
                 name = self.glyphs.name(int(self.result.indices[row]))
                 cells = mistake._replace(probability=f"{mistake.probability:.4f}")
                 table.writerow([safe_cell(str(cell)) for cell in (name, *cells)])
-        with replacing(folder / "mistakes.png") as temporary:
-            cv2.imencode(".png", self.sheet(200))[1].tofile(temporary)
+        write_file(folder / "mistakes.png", cv2.imencode(".png", self.sheet(200))[1].data)
         print(f"{len(self):,} mistakes: {path}", file=sys.stderr)
 
     def as_markdown(self, count: int) -> str:

@@ -25,7 +25,7 @@ from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result
 from jobs.command import printable
-from jobs.files import replacing
+from jobs.files import write_file
 
 try:
     import matplotlib
@@ -86,8 +86,7 @@ def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_file(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -1,7 +1,8 @@
 """Files and folders that are whole or not there, marks of what is finished, one writer at a time.
 
 with replacing(path) as temporary:
-    temporary.write_bytes(data)
+    onnx.save(network, temporary)
+write_file(path, data)
 write_mark(folder / "pack.json", {"version": 3})      # last, when all else is there
 mark = read_mark(folder / "pack.json", version=3)     # None: not finished, start anew
 with only_one(folder, "process_gnt.py"): ...
@@ -14,7 +15,6 @@ import errno
 import json
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,33 +25,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a name of its own beside `path`; what stands there at the end takes its place.
 
     The name is unlike that of any other process, and keeps the suffix. An error leaves `path` as it
-    was and removes the temporary file or folder; an OSError without a file's name gets `path`.
+    was and removes the temporary file; an OSError without a file's name gets `path`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or str(temporary) in str(error.filename):
-            raise OSError(
-                error.errno or errno.EIO, error.strerror or str(error), str(path)
-            ) from None
+            reason = error.strerror or str(error)
+            raise OSError(error.errno or errno.EIO, reason, str(path)) from None
         raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_file(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file that is whole or as it was."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_mark(path: Path, content: Mapping) -> None:
     """Write what is finished, and how it was made, as JSON."""
-    with replacing(path) as temporary:
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    write_file(path, f"{text}\n".encode("utf-8", "surrogatepass"))
 
 
 def read_mark(path: Path, version: int) -> dict | None:

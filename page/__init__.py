@@ -42,15 +42,15 @@ def check_runtime() -> None:
             raise FileNotFoundError(f"{RUNTIME / name}: not there; npm ci --prefix page fetches it")
 
 
-def publish(folder: Path, network: dict) -> None:
-    """Make a folder that holds network.onnx a page that reads by itself.
-
-    Args:
-        network: checkpoint, classes (all of one character), size and threshold.
-    """
-    classes = network["classes"]
-    described = network | {
+def publish(
+    folder: Path, checkpoint: str, classes: Sequence[str], size: int, threshold: float | None
+) -> None:
+    """Make a folder that holds network.onnx, of classes of one character, a page that reads."""
+    described = {
         "reads": "here",
+        "checkpoint": checkpoint,
+        "size": size,
+        "threshold": threshold,
         "count": len(classes),
         "classes": "".join(classes),
         "symbols": SYMBOLS,

@@ -20,7 +20,7 @@ import numpy as np
 
 from hwdb.characters import LEVEL1
 from jobs.command import command
-from jobs.files import replacing
+from jobs.files import write_file
 from synthesis.writer import Writer, render
 
 PAPERS = ("field", "rice", "circle", "ruled", "cell")  # 田字格, 米字格, ring, lines, table
@@ -207,8 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         (args.out / kind).mkdir(parents=True, exist_ok=True)
         for index in range(args.count):
             bitmap = no_character(kind, np.random.default_rng((args.seed, number, index)))
-            with replacing(args.out / kind / f"{index:05d}.png") as temporary:
-                temporary.write_bytes(cv2.imencode(".png", bitmap)[1].tobytes())
+            path = args.out / kind / f"{index:05d}.png"
+            write_file(path, cv2.imencode(".png", bitmap)[1].data)
     print(f"{args.out}: {args.count} pictures of each of {', '.join(NO_CHARACTERS)}")
     return 0
 

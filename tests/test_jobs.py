@@ -44,14 +44,6 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
-    for text in ("old", "new"):
-        with replacing(tmp_path / "folder") as temporary:
-            temporary.mkdir()
-            (temporary / text).touch()
-    assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["new"]
-
-
 def test_errors_name_the_file_and_leave_nothing(tmp_path):
     with pytest.raises(OSError, match="No space") as error, replacing(tmp_path / "a.pt") as part:
         part.write_bytes(b"half")

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from config import Config
-from jobs.files import replacing
+from jobs.files import write_file
 
 SCALARS = {
     "accuracy/top1": "top1",
@@ -46,8 +46,7 @@ class Log:
         lines = self.path.read_text().splitlines() if self.path.exists() and done else []
         # The last line may be half written; a whole one of an epoch that is done again goes, too.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] <= done]
-        with replacing(self.path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
+        write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder), purge_step=done + 1)
         self.describe(config)
         print(

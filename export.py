@@ -58,7 +58,7 @@ import checkpoint
 import page
 from config import add_checkpoint, default_checkpoint
 from dataset import scan, stream_glyphs
-from jobs.command import command, printable
+from jobs.command import check_range, command, printable
 from jobs.files import replacing
 from model import MobileNetV3, to_input
 from picture import is_clean, to_glyph
@@ -279,8 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         mend = "pip install -r requirements-optional.txt"
         raise ValueError(f"exporting needs the package {missing}: {mend}")
-    if given.samples < 64:
-        raise ValueError(f"--samples is {given.samples}, expected 64 or more")
+    check_range(given, 64, math.inf, "samples")
     source = Path(given.checkpoint or default_checkpoint())
     given.precision = given.precision or ("int8" if given.page else "fp32")
     given.input = given.input or ("picture" if given.page else "glyph")

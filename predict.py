@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 
 from config import add_arguments, add_reading, default_checkpoint, from_arguments
-from jobs.command import command, printable, sentence
+from jobs.command import check_range, command, printable, sentence
 from picture import PICTURE_SUFFIXES, decode_picture
 from picture.glyph import Found
 from recognizer import Readings, Recognizer
@@ -133,8 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     config = from_arguments(given)
-    if given.top_k < 1:
-        raise ValueError(f"--top-k is {given.top_k}, expected 1 or more")
+    check_range(given, 1, math.inf, "top_k")
     checkpoint = given.checkpoint or default_checkpoint()
     recognizer = Recognizer.from_checkpoint(checkpoint, config.device, given.classes)
     if given.checkpoint is None:

@@ -40,7 +40,7 @@ from hwdb.archives import GntFile, find_files, open_files, other_archives
 from hwdb.characters import LEVEL1, folder_name, select_classes
 from hwdb.record import Damage, Record, read_records
 from hwdb.sets import EDITIONS, PAGE, TOTALS, published, set_of, writer_and_split
-from jobs.command import command, printable, progress
+from jobs.command import check_range, command, printable, progress
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 
@@ -213,7 +213,7 @@ class Conversion:
 
     def __init__(self, options: argparse.Namespace, classes: str | None) -> None:
         self.out, self.split, self.workers = Path(options.out), options.split, options.workers
-        self.limit = math.inf if options.limit is None else options.limit
+        self.limit = options.limit
         self.classes = None if classes is None else frozenset(classes)
         self.trees: dict[str, Tree] = {}  # by split
         self.locks = contextlib.ExitStack()  # one a tree
@@ -426,7 +426,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "or a text file of characters (default: all)")  # fmt: skip
     add("--workers", type=int, default=cores(), metavar="N",
         help="processes that write (default: one a core, here %(default)s)")  # fmt: skip
-    add("--limit", type=int, metavar="N", help="stop after N images, for a quick try")
+    add("--limit", type=int, default=math.inf, metavar="N", help="stop after N images, to try")
     add = parser.add_argument_group("download").add_argument
     add("--download", action="store_true",
         help="fetch the official archives to --out first, then convert them")  # fmt: skip
@@ -434,10 +434,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--mirror", metavar="URL",
         help="fetch URL/<archive name> instead of from the official addresses")  # fmt: skip
     options = parser.parse_args(argv)
-    if options.workers < 1:
-        parser.error("--workers: at least 1")
-    if options.limit is not None and options.limit < 1:
-        parser.error("--limit: at least 1")
+    check_range(options, 1, math.inf, "workers", "limit")
     return options
 
 

@@ -15,6 +15,7 @@ kept, unless they were made with other settings. Left out are CASIA's blank and 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ import numpy as np
 
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
 from hwdb.record import write_record
-from jobs.command import command, progress
+from jobs.command import check_range, command, progress
 from jobs.files import only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import Workers, cores
 from synthesis.papers import PAPERS, paper, remains
@@ -81,14 +82,6 @@ def kind(characters: str) -> str:
     """Return CASIA's letter for a file: c = Chinese characters, s = symbols, f = both."""
     symbols = any(c in SYMBOLS for c in characters)
     return "f" if symbols and any(c not in SYMBOLS for c in characters) else "cs"[symbols]
-
-
-def write_all(job: Job, out: Path, numbers: list[int], workers: int) -> None:
-    """Write the files of all writers, in as many processes as there are workers."""
-    with Workers(workers, "synthesis.papers") as pool:
-        written = pool.map(partial(write_writer, job, out), numbers)
-        for _ in progress(written, total=len(numbers), unit="writer"):
-            pass
 
 
 def keep_settings(job: Job, out: Path) -> None:
@@ -160,13 +153,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
         help="draw a page with a row for each training writer instead of .gnt files")  # fmt: skip
     add = parser.add_argument_group("fonts").add_argument
-    add(
-        "--fonts",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="folder of font files to draw from as well",
-    )
+    add("--fonts", type=Path, default=argparse.SUPPRESS, metavar="DIR",
+        help="folder of font files to draw from as well")  # fmt: skip
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
     add = parser.add_argument_group("running").add_argument
     add("--workers", type=int, default=cores(), help="processes")
@@ -175,24 +163,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for settings that make no sense."""
-
-    def within(name: str, low: float, high: float) -> None:
-        if not low <= getattr(args, name) <= high:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} is {low} to {high}, got {getattr(args, name)}")
-
-    for name in ("writers", "test_writers"):
-        within(name, 0, MOST_WRITERS)
-    for name in ("small", "coarse", "pens", "paper", "font_share"):
-        within(name, 0, 1)
+    check_range(args, 0, MOST_WRITERS, "writers", "test_writers")
+    check_range(args, 0, 1, "small", "coarse", "pens", "paper", "font_share")
+    check_range(args, 1, math.inf, "workers")
+    check_range(args, 0, math.inf, "seed")
     if args.writers + args.test_writers == 0:
         raise ValueError("--writers and --test-writers are both 0: nothing to do")
     if args.sheet and (args.sheet.suffix != ".png" or args.writers == 0):
         raise ValueError("--sheet takes a name ending in .png and at least one of --writers")
-    if args.workers < 1:
-        raise ValueError(f"--workers is at least 1, got {args.workers}")
-    if args.seed < 0:
-        raise ValueError(f"--seed is at least 0, got {args.seed}")
     if not 0 <= args.hard[0] <= args.hard[1] <= 3:
         raise ValueError(f"--hard is 0 <= FROM <= TO <= 3, got {args.hard[0]} {args.hard[1]}")
 
@@ -213,9 +191,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.sheet}: {len(numbers)} writers")
         return 0
     numbers += [FIRST_TEST + k for k in range(args.test_writers)]
-    with only_one(args.out, "synthesize_gnt.py"):
+    workers = Workers(min(args.workers, len(numbers)), "synthesis.papers")
+    with only_one(args.out, "synthesize_gnt.py"), workers:
         keep_settings(job, args.out)
-        write_all(job, args.out, numbers, min(args.workers, len(numbers)))
+        written = workers.map(partial(write_writer, job, args.out), numbers)
+        for _ in progress(written, total=len(numbers), unit="writer"):
+            pass
     count = len(numbers) * len(characters)
     print(f"{args.out}: {args.writers} training and {args.test_writers} test writers, "
           f"{len(characters)} characters each, {count:,} pictures")  # fmt: skip

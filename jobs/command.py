@@ -12,12 +12,15 @@ Results go to stdout, notices and progress to stderr.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
+    import argparse
+
     from tqdm import tqdm
 
 P = ParamSpec("P")
@@ -66,6 +69,14 @@ def _set_up_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def check_range(given: argparse.Namespace, low: float, high: float, *names: str) -> None:
+    """Raise ValueError for an option that is below `low` or above `high`."""
+    for name in names:
+        if not low <= (value := getattr(given, name)) <= high:
+            expected = f"{low} to {high}" if high < math.inf else f"{low} or more"
+            raise ValueError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
 
 
 def sentence(error: BaseException) -> str:

@@ -12,6 +12,7 @@ Left out are photographs: uneven light and noise are the business of training/au
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import cv2
 import numpy as np
 
 from hwdb.characters import LEVEL1
-from jobs.command import command
+from jobs.command import check_range, command
 from jobs.files import write_file
 from synthesis.writer import Writer, render
 
@@ -201,8 +202,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
     parser.add_argument("--out", type=Path, default=Path("data/none"), help="folder")
     args = parser.parse_args(argv)
-    if args.count < 1 or args.seed < 0:
-        raise ValueError("--count is at least 1 and --seed at least 0")
+    check_range(args, 1, math.inf, "count")
+    check_range(args, 0, math.inf, "seed")
     for number, kind in enumerate(NO_CHARACTERS):
         (args.out / kind).mkdir(parents=True, exist_ok=True)
         for index in range(args.count):

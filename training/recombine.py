@@ -13,6 +13,7 @@ square. The character of the records means nothing.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 from dataset import scan, stream_glyphs
 from hwdb.characters import LEVEL1
 from hwdb.record import write_record
-from jobs.command import command, progress
+from jobs.command import check_range, command, progress
 from jobs.files import replacing
 
 SIDE = 96
@@ -127,8 +128,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     args = parse(argv)
-    if args.count < 1 or args.seed < 0:
-        raise ValueError("--count is at least 1 and --seed at least 0")
+    check_range(args, 1, math.inf, "count")
+    check_range(args, 0, math.inf, "seed")
     parts = [
         chunk.glyphs
         for source in args.sources

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from hwdb.characters import character_of
 from hwdb.record import Damage, Sample, read_gnt
-from hwdb.sets import writer_and_split
+from hwdb.sets import origin
 from jobs.command import printable, progress
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
@@ -212,7 +212,7 @@ def _picture_samples(root: str, task: list[Entry]) -> Iterator[tuple]:
 
 def _gnt_samples(path: Path) -> Iterator[tuple]:
     """Yield as `_picture_samples`; what is damaged has no label."""
-    writer = writer_and_split(path.name)[0] or path.stem
+    writer = origin(path.name)[1] or path.stem
 
     def bitmap(item: Sample | Damage) -> np.ndarray:
         if isinstance(item, Damage):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -169,15 +170,11 @@ class MobileNetV3(nn.Module):
     Args:
         rows: block table, `LARGE` or `SMALL`.
         num_classes: K, the number of logits.
-        in_channels: channels of the input.
         width: multiplier of all channel counts but the head's.
         stem_stride: 2 as in the paper, 1 to keep the input's resolution in the stem.
-        last_stride: stride of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2.
+        last_stride: of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2.
         head: width of the layer before the classifier.
         dropout: probability, before the classifier.
-
-    Raises:
-        ValueError: a stride other than 1 or 2, or a number that is not positive.
     """
 
     def __init__(
@@ -209,12 +206,8 @@ class MobileNetV3(nn.Module):
             channels = row.out
         layers.append(ConvNormAct(channels, 6 * channels, 1, act=HSwish))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Linear(6 * channels, head),
-            HSwish(),
-            nn.Dropout(dropout),
-            nn.Linear(head, num_classes),
-        )
+        layers = [nn.Linear(6 * channels, head), HSwish(), nn.Dropout(dropout)]
+        self.classifier = nn.Sequential(*layers, nn.Linear(head, num_classes))
         self.apply(init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,15 +240,10 @@ def to_input(glyphs: Tensor, device: torch.device | str = "cpu") -> Tensor:
 def mobilenet_v3(
     variant: str = "small", num_classes: int = 3755, head: int = 0, **options: float
 ) -> MobileNetV3:
-    """Build a variant by name.
+    """Build a variant by name, 'large' or 'small'; see `MobileNetV3` for the options.
 
-    Args:
-        variant: 'large' or 'small'.
-        head: width of the layer before the classifier; 0 is the paper's (1280 large, 1024 small).
-        options: see `MobileNetV3`.
-
-    Raises:
-        ValueError: unknown variant, a stride other than 1 or 2, or a count below 1.
+    A `head` of 0 is the paper's (1280 large, 1024 small). Raises ValueError for what is unknown, or
+    out of range.
     """
     if variant not in VARIANTS:
         raise ValueError(f"model variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
@@ -267,8 +255,7 @@ def mobilenet_v3(
 
 def count_macs(model: nn.Module, size: int, in_channels: int = 1) -> tuple[int, int]:
     """Return multiply-accumulates of one (1,C,size,size) input and the side of the final map."""
-    macs = 0
-    final = 0
+    macs = final = 0
 
     def hook(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
         nonlocal macs, final
@@ -291,11 +278,8 @@ def count_macs(model: nn.Module, size: int, in_channels: int = 1) -> tuple[int, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print parameters, MACs and the final map's side of the variants."""
-    parser = argparse.ArgumentParser(
-        description="Table of the MobileNetV3 variants: parameters, and for each input size the "
-        "multiply-accumulates in millions and the side of the final map.",
-    )
+    """Print a table of the variants: parameters, millions of MACs and the final map's side."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--num-classes", type=int, default=3755, help="logits (default: 3755)")
     parser.add_argument("--head", type=int, default=0, help="head width, 0: the paper's")
     parser.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
@@ -303,22 +287,17 @@ def main(argv: list[str] | None = None) -> int:
     sizes = (32, 48, 64, 80, 96)
     columns = "".join(f"{f'{s} px':>14}" for s in sizes)
     print(f"{'variant':<8}{'stem':>5}{'last':>5}{'parameters':>13}{columns}")
-    for variant in VARIANTS:
-        for stem_stride, last_stride in ((2, 2), (2, 1), (1, 2)):
-            try:
-                strides = {"stem_stride": stem_stride, "last_stride": last_stride}
-                model = mobilenet_v3(
-                    variant, args.num_classes, args.head, width=args.width, **strides
-                )
-            except ValueError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
-            parameters = sum(p.numel() for p in model.parameters())
-            cells = ""
-            for size in sizes:
-                macs, final = count_macs(model, size)
-                cells += f"{f'{macs / 1e6:.1f} M {final}x{final}':>14}"
-            print(f"{variant:<8}{stem_stride:>5}{last_stride:>5}{parameters:>13,}{cells}")
+    for variant, (stem, last) in product(VARIANTS, ((2, 2), (2, 1), (1, 2))):
+        options = {"width": args.width, "stem_stride": stem, "last_stride": last}
+        try:
+            model = mobilenet_v3(variant, args.num_classes, args.head, **options)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        parameters = sum(p.numel() for p in model.parameters())
+        counts = (count_macs(model, size) for size in sizes)
+        cells = "".join(f"{f'{macs / 1e6:.1f} M {side}x{side}':>14}" for macs, side in counts)
+        print(f"{variant:<8}{stem:>5}{last:>5}{parameters:>13,}{cells}")
     return 0
 
 

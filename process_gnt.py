@@ -39,7 +39,7 @@ import numpy as np
 from hwdb.archives import GntFile, find_files, open_files, other_archives
 from hwdb.characters import LEVEL1, folder_name, select_classes
 from hwdb.record import Damage, Record, read_records
-from hwdb.sets import EDITIONS, PAGE, TOTALS, published, set_of, writer_and_split
+from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published
 from jobs.command import check_range, command, printable, progress
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
@@ -259,7 +259,7 @@ class Conversion:
 
     def _place(self, source: GntFile) -> tuple[str, str]:
         """Return (split, prefix) for a source: official numbers decide, else the option."""
-        writer, split = writer_and_split(_absolute(source))
+        _, writer, split = origin(_absolute(source))
         if split is None:
             split = self.split
         elif self.split not in (None, split):
@@ -336,7 +336,7 @@ def report(run: Conversion) -> str:
     """Return the final table: every record of every source is in one of its columns."""
     groups: dict[tuple[str, str], list[tuple[str, dict]]] = {}
     for (split, prefix), entry in run.entries.items():
-        groups.setdefault((split, set_of(entry["source"])), []).append((prefix, entry))
+        groups.setdefault((split, origin(entry["source"])[0]), []).append((prefix, entry))
     rows = [HEADINGS]
     for (split, name), members in sorted(groups.items(), key=lambda g: (g[0][0] != "train", g[0])):
         symbols = any(entry["extra"] for _, entry in members)

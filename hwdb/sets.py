@@ -62,44 +62,40 @@ TOTALS = {
 }
 
 
-def writer_and_split(file_name: str) -> tuple[str | None, str | None]:
-    """Return (writer, "train" | "test") of an official file name; None for what it does not tell.
+# Which writers a set has: letter or number of digits, first and last, and their split.
+NUMBERS = (
+    ("competition", "C", 1, 60, "test"),
+    ("HWDB1.1", 4, 1001, 1240, "train"),
+    ("HWDB1.1", 4, 1241, 1300, "test"),
+    ("HWDB1.0", 3, 1, 420, None),
+    ("HWDB1.2", 3, 501, 800, None),
+    ("synthetic", 5, 10001, 19999, "train"),
+    ("synthetic", 5, 20001, 29999, "test"),
+)
+ARCHIVE = r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)"
 
-    HWDB1.1 (1001..1240 train, 1241..1300 test) and the competition set (C001..C060, test) tell
-    both by number. HWDB1.0 (001..420) and 1.2 (501..800) mix train and test numbers, so there the
-    archive or folder the file comes from decides: give it as part of the name
-    ("Gnt1.0Test.zip/006-t.gnt", "HWDB1.0trn_gnt/001-f.gnt").
+
+def origin(file_name: str) -> tuple[str, str | None, str | None]:
+    """Return set, writer and split ("train" | "test") of a file by its name.
+
+    What the name does not tell is "other", None and None. Most sets tell all by the writer's number
+    (see NUMBERS). HWDB1.0 and 1.2 mix train and test numbers, so there the archive or folder the
+    file comes from decides: give it as part of the name ("Gnt1.0Test.zip/006-t.gnt",
+    "HWDB1.0trn_gnt/001-f.gnt").
     """
     *parents, name = re.split(r"[/\\]", file_name)
-    match = re.match(r"([Cc]?[0-9]{3,18})(?![0-9])", name)
+    match = re.match(r"([Cc]?)([0-9]{3,18})(?![0-9])", name)
     if not match:
-        return None, None
-    writer = match[1].upper()
-    if writer.startswith("C"):
-        return writer, "test" if 1 <= int(writer[1:]) <= 60 else None
-    number = int(writer)
-    if len(writer) == 4 and 1001 <= number <= 1300:
-        return writer, "train" if number <= 1240 else "test"
-    if len(writer) == 5 and 10001 <= number <= 29999 and number != 20000:  # synthesize_gnt.py
-        return writer, "train" if number < 20000 else "test"
-    if len(writer) == 3 and (1 <= number <= 420 or 501 <= number <= 800):
-        for parent in reversed(parents):
-            if match := re.search(r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)", parent):
-                return writer, "train" if match[1].lower() == "tr" else "test"
-    return writer, None
-
-
-def set_of(file_name: str) -> str:
-    """Return the official set that a file belongs to by its name, or "synthetic", or "other"."""
-    writer, split = writer_and_split(file_name)
-    if writer is None or split is None:
-        return "other"
-    if writer.startswith("C"):
-        return "competition"
-    number = int(writer)
-    if number > 10_000:
-        return "synthetic"
-    return "HWDB1.1" if number > 1000 else "HWDB1.0" if number <= 420 else "HWDB1.2"
+        return "other", None, None
+    letter, writer = match[1].upper(), match[1].upper() + match[2]
+    told = [m[1] for parent in reversed(parents) if (m := re.search(ARCHIVE, parent))]
+    for name, form, first, last, split in NUMBERS:
+        if (letter or len(writer)) == form and first <= int(match[2]) <= last:
+            if split is None and told:
+                split = "train" if told[0].lower() == "tr" else "test"
+            if split is not None:
+                return name, writer, split
+    return "other", writer, None
 
 
 def published(name: str, split: str, symbols: bool) -> str:

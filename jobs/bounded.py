@@ -21,12 +21,8 @@ class TooMuch(ValueError):
 class Bounded:
     """Call a function of a module in another process, one call at a time.
 
-    The process stays for the next call; if it takes too much, it is killed and begun anew.
-
-    Args:
-        function: takes and returns what can be pickled; its ValueErrors come back.
-        seconds: for a call.
-        memory: bytes that a call may have beyond what the process starts with; Linux alone.
+    The process stays for the next call; if one takes more than `seconds`, or on Linux more than
+    `memory` bytes beyond what the process starts with, it is killed and begun anew.
     """
 
     def __init__(self, function: Callable, seconds: float, memory: int) -> None:
@@ -44,12 +40,7 @@ class Bounded:
         self.ready = False  # it says so when all is loaded
 
     def call(self, *arguments: Any) -> Any:
-        """Return function(*arguments).
-
-        Raises:
-            TooMuch: see the class.
-            ValueError: the function raised it.
-        """
+        """Return function(*arguments); raise TooMuch, or the ValueError that it raised."""
         try:
             if not self.ready:
                 self.ready = self.pipe.recv()
@@ -57,19 +48,15 @@ class Bounded:
             if not self.pipe.poll(self.seconds):
                 raise TooMuch(f"took more than {self.seconds:g} s")
             error, result = self.pipe.recv()
-        except (EOFError, OSError):
-            self.restart()
+        except (EOFError, OSError, TooMuch) as failure:
+            self.close()
+            self.start()
+            if isinstance(failure, TooMuch):
+                raise
             raise TooMuch("took too much memory, or broke its reader") from None
-        except TooMuch:
-            self.restart()
-            raise
         if error:
             raise error
         return result
-
-    def restart(self) -> None:
-        self.close()
-        self.start()
 
     def close(self) -> None:
         """End the process."""

@@ -35,6 +35,11 @@ class Graph:
         return new
 
 
+def _operator(kind: str) -> Callable[[Value, Value | np.ndarray | float], Value]:
+    """Return the method that appends a node of two inputs."""
+    return lambda self, other: self.node(kind, other)
+
+
 class Value:
     """A tensor of a graph. Arithmetic with others and with numbers is float32, as numpy's."""
 
@@ -57,43 +62,19 @@ class Value:
             self.graph, self.graph.constant(f"constant_{len(self.graph.constants)}", array)
         )
 
-    def __add__(self, other: Value | float) -> Value:
-        return self.node("Add", other)
-
-    def __sub__(self, other: Value | float) -> Value:
-        return self.node("Sub", other)
+    __add__ = __radd__ = _operator("Add")
+    __mul__ = __rmul__ = _operator("Mul")
+    __sub__, __truediv__ = _operator("Sub"), _operator("Div")
+    __matmul__, __and__ = _operator("MatMul"), _operator("And")
+    __lt__, __le__ = _operator("Less"), _operator("LessOrEqual")
+    __gt__, __ge__ = _operator("Greater"), _operator("GreaterOrEqual")
+    at_least, at_most = _operator("Max"), _operator("Min")
 
     def __rsub__(self, other: float) -> Value:
         return self.lift(other) - self
 
-    def __mul__(self, other: Value | float) -> Value:
-        return self.node("Mul", other)
-
-    def __truediv__(self, other: Value | float) -> Value:
-        return self.node("Div", other)
-
     def __rtruediv__(self, other: float) -> Value:
         return self.lift(other) / self
-
-    def __matmul__(self, other: Value | np.ndarray) -> Value:
-        return self.node("MatMul", other)
-
-    def __lt__(self, other: Value | float) -> Value:
-        return self.node("Less", other)
-
-    def __gt__(self, other: Value | float) -> Value:
-        return self.node("Greater", other)
-
-    def __ge__(self, other: Value | float) -> Value:
-        return self.node("GreaterOrEqual", other)
-
-    def __le__(self, other: Value | float) -> Value:
-        return self.node("LessOrEqual", other)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def __and__(self, other: Value) -> Value:
-        return self.node("And", other)
 
     def choose(self, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
         """Return what `yes` adds if this (one bool) is true, else what `no` adds; one runs."""
@@ -108,12 +89,6 @@ class Value:
     def where(self, yes: Value | float, no: Value | float) -> Value:
         """Return `yes` where this value is true, else `no`."""
         return self.node("Where", yes, no)
-
-    def at_least(self, other: Value | float) -> Value:
-        return self.node("Max", other)
-
-    def at_most(self, other: Value | float) -> Value:
-        return self.node("Min", other)
 
     def clip(self, low: float, high: float) -> Value:
         return self.node("Clip", low, high)

@@ -3,7 +3,6 @@
 from picture.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from picture.files import decode_picture as decode_picture
 from picture.files import read_picture as read_picture
-from picture.glyph import clean as clean
 from picture.glyph import find_glyph as find_glyph
 from picture.glyph import is_clean as is_clean
 from picture.glyph import to_glyph as to_glyph

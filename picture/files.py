@@ -33,9 +33,7 @@ MAX_SCANNED = 1 << 30
 def read_picture(path: str | Path) -> np.ndarray:
     """Read a picture file as it is: (h,w), (h,w,3) BGR or (h,w,4) BGRA; photos turned upright.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no regular file, not a picture, damaged, or too large.
+    Raises FileNotFoundError, or ValueError for what is no picture, damaged, or too large.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file; expected a picture ({KINDS})")
@@ -89,8 +87,7 @@ def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarra
 def _stated_size(data: bytes) -> tuple[int, int, int]:
     """Return width, height and bytes a pixel that the header of a picture file states.
 
-    Raises:
-        ValueError, LookupError, struct.error, StopIteration: none of the formats, or damaged.
+    What is damaged or none of the formats raises whatever; see `decode_picture`.
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
         width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
@@ -148,11 +145,10 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """Return the first number of each tag in the first directory of TIFF or Exif data; 0 where it
-    is of an odd type.
+    """Return the first number of each tag of TIFF or Exif data, 0 where it is of an odd type.
 
-    Raises:
-        struct.error: cut off, or a tag stands there twice: who knows which one is believed.
+    Raises struct.error where data are cut off, or a tag stands there twice: who knows which one is
+    believed.
     """
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack(order + "I", data[4:8])
@@ -171,11 +167,7 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and stop of the chunks of a PNG file.
-
-    Raises:
-        struct.error: a chunk is cut, or promises more than there is.
-    """
+    """Yield kind, start and stop of the chunks of a PNG file; struct.error where one is cut."""
     at, kind = 8, b""
     while kind != b"IEND":
         size, kind = struct.unpack(">I4s", data[at : at + 8])

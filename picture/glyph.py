@@ -47,12 +47,9 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right
 def to_grey(picture: np.ndarray) -> np.ndarray:
     """Bring any picture to (h,w) uint8 luminance; transparency becomes paper opposite to the ink.
 
-    Args:
-        picture: (h,w), (h,w,1), (h,w,3) or (h,w,4); bool, uint8, uint16 in their full range, or
-            float in 0...1, 0...255 or 0...65535. Three channels are BGR, a fourth one is opacity.
-
-    Raises:
-        ValueError: another shape or type, or no pixels.
+    Pictures are (h,w), (h,w,1), (h,w,3) or (h,w,4); bool, uint8, uint16 in their full range, or
+    float in 0...1, 0...255 or 0...65535. Three channels are BGR, a fourth one is opacity. Raises
+    ValueError for another shape or type, or no pixels.
     """
     if picture.ndim == 3 and picture.shape[2] in (1, 2):
         picture = picture[..., 0]
@@ -108,27 +105,14 @@ def is_clean(grey: np.ndarray) -> bool:
     return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
 
 
-def clean(grey: np.ndarray) -> np.ndarray:
-    """Bring a picture to the form of a clean scan: a character in dark ink on paper of exactly 255.
-
-    A clean scan is returned as it is. Otherwise the polarity is decided, the paper's brightness is
-    estimated everywhere and taken away, what is no darker than its noise becomes 255, specks go,
-    and what is no part of the character in the middle (scene.py).
-
-    Args:
-        grey: (h,w) uint8, any polarity.
-
-    Returns:
-        (h',w') uint8, 255 = paper; a part of the picture where it is large.
-
-    Raises:
-        ValueError: nothing but paper.
-    """
-    return _find(grey)[1]
-
-
 def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
-    """Return what is read (h',w') before and after `clean`, what was left out, the ink's box."""
+    """Return what is read (h',w') before and after cleaning, what was left out, the ink's box.
+
+    A clean scan stays as it is. Otherwise the polarity is decided, the paper's brightness is
+    estimated everywhere and taken away, what is no darker than its noise becomes 255, specks go,
+    and what is no part of the character in the middle (scene.py). Raises ValueError if there is
+    nothing but paper.
+    """
     if is_clean(grey):
         box = _ink_box(grey)
         if not _is_framed(grey, box):
@@ -184,7 +168,7 @@ def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
 
 
 def lift(grey: np.ndarray) -> np.ndarray:
-    """Return ink on 255 from a picture of at most `ANALYSIS_SIDE`; see `clean`."""
+    """Return ink on 255 from a picture of at most `ANALYSIS_SIDE`; see `_find`."""
     if _is_inverted(grey):
         grey = 255 - grey
     ink = cv2.subtract(_paper(grey), grey)
@@ -249,11 +233,7 @@ def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> Box:
-    """Return top, bottom, left, right of the ink, widened by a share of its longer side.
-
-    Raises:
-        ValueError: blank.
-    """
+    """Return top, bottom, left, right of the ink, widened by a share of its longer side."""
     darkest = 255 - int(bitmap.min())
     if darkest < 10:
         raise ValueError("blank picture: nothing darker or lighter than the paper was found")
@@ -297,19 +277,11 @@ class Found(NamedTuple):
 
 
 def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
-    """Bring one picture of one character to the form the network reads.
+    """Bring one picture (see `to_grey`) of one character to the form the network reads.
 
-    Args:
-        picture: see `to_grey`.
-        size: S, side of the result in pixels.
-        margin: paper around the ink in pixels; default S / 32.
-
-    Returns:
-        glyph (S,S) uint8: 0 = paper, ink levelled so that its 95th percentile is 255; the longer
-        side of the ink fills S - 2 * margin, the character is centred.
-
-    Raises:
-        ValueError: blank, or not a picture (see `to_grey`).
+    Returns a glyph (S,S) uint8, S = `size`: 0 = paper, ink levelled so that its 95th percentile is
+    255; the longer side of the ink fills S - 2 * margin, S / 32 by default, and the character is
+    centred. Raises ValueError for what is blank or no picture.
     """
     return find_glyph(picture, size, margin).glyph
 

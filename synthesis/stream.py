@@ -81,12 +81,8 @@ class SyntheticSet:
     """Synthetic handwriting without end, drawn by worker processes while the network trains.
 
     Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Offers what
-    training needs of a `GlyphSet`: `fetch` and `batches`.
-
-    Args:
-        classes: label order; every class must be drawable.
-        fonts: folder of font files, '' for stroke data alone.
-        workers: processes, 0: one a core.
+    training needs of a `GlyphSet`: `fetch` and `batches`. `fonts` is a folder or '', `workers` 0
+    means one process a core.
     """
 
     def __init__(

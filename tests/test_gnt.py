@@ -10,7 +10,7 @@ import pytest
 
 from hwdb.characters import LEVEL1, SYMBOLS, character_of, folder_name, select_classes
 from hwdb.record import Damage, Sample, decode_tag, encode_tag, read_gnt, write_record
-from hwdb.sets import writer_and_split
+from hwdb.sets import origin
 
 TEXT = "啊阿埃挨哎唉哀皑癌蔼"
 
@@ -194,20 +194,24 @@ def test_folder_names():
 
 
 @pytest.mark.parametrize(
-    ("name", "writer", "split"),
+    ("name", "where"),
     [
-        ("1001-c.gnt", "1001", "train"), ("1240-f.gnt", "1240", "train"),
-        ("1241-c.gnt", "1241", "test"), ("a/1300.gnt", "1300", "test"),
-        ("C001-f-f.gnt", "C001", "test"), ("c060.gnt", "C060", "test"),
-        ("Gnt1.0Test.zip/006-t.gnt", "006", "test"),
-        ("HWDB1.0trn_gnt.zip/x.alz/001-f.gnt", "001", "train"),
-        (r"Gnt1.2TrainPart1\501-f.gnt", "501", "train"),
-        ("006-t.gnt", "006", None), ("9001-c.gnt", "9001", None), ("1301.gnt", "1301", None),
-        ("my.gnt", None, None), ("12.gnt", None, None),
+        ("1001-c.gnt", ("HWDB1.1", "1001", "train")), ("1240-f.gnt", ("HWDB1.1", "1240", "train")),
+        ("1241-c.gnt", ("HWDB1.1", "1241", "test")), ("a/1300.gnt", ("HWDB1.1", "1300", "test")),
+        ("C001-f-f.gnt", ("competition", "C001", "test")),
+        ("c060.gnt", ("competition", "C060", "test")), ("C061.gnt", ("other", "C061", None)),
+        ("Gnt1.0Test.zip/006-t.gnt", ("HWDB1.0", "006", "test")),
+        ("HWDB1.0trn_gnt.zip/x.alz/001-f.gnt", ("HWDB1.0", "001", "train")),
+        (r"Gnt1.2TrainPart1\501-f.gnt", ("HWDB1.2", "501", "train")),
+        ("10001-c.gnt", ("synthetic", "10001", "train")),
+        ("29999-c.gnt", ("synthetic", "29999", "test")), ("20000.gnt", ("other", "20000", None)),
+        ("006-t.gnt", ("other", "006", None)), ("9001-c.gnt", ("other", "9001", None)),
+        ("1301.gnt", ("other", "1301", None)), ("Gnt1.0Test/421.gnt", ("other", "421", None)),
+        ("my.gnt", ("other", None, None)), ("12.gnt", ("other", None, None)),
     ],
 )  # fmt: skip
-def test_official_numbers(name, writer, split):
-    assert writer_and_split(name) == (writer, split)
+def test_official_numbers(name, where):
+    assert origin(name) == where
 
 
 def test_a_long_run_of_zeros_is_passed_over_fast():

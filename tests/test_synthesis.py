@@ -17,7 +17,7 @@ from conftest import KILLS, call_script, kill_at_random, run_script
 from hwdb.archives import find_files
 from hwdb.characters import LEVEL1, SYMBOLS
 from hwdb.record import Sample, read_gnt
-from hwdb.sets import writer_and_split
+from hwdb.sets import origin
 from jobs.files import only_one
 from picture import to_glyph
 from synthesis import papers
@@ -469,8 +469,8 @@ def test_files_are_sound_and_their_names_tell_the_split(tmp_path):
     classes.write_text("永和 9a①\n", encoding="utf-8")
     synthesize("--classes", classes, "--writers", 1, "--test-writers", 1, "--out", tmp_path / "o")
     train, test = sorted((tmp_path / "o").glob("*.gnt"))
-    assert writer_and_split(train.name) == ("10001", "train") and train.name == "10001-f.gnt"
-    assert writer_and_split(test.name) == ("20001", "test")
+    assert origin(train.name) == ("synthetic", "10001", "train") and train.name == "10001-f.gnt"
+    assert origin(test.name) == ("synthetic", "20001", "test")
     items = samples(train)
     assert all(isinstance(item, Sample) for item in items)
     assert "".join(item.character for item in items) == "永和9a①"

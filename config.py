@@ -28,15 +28,22 @@ class Check(NamedTuple):
     choices: tuple = ()
 
 
+AMP = ("auto", "fp32", "bf16", "fp16")
 POSITIVE = Check(lambda v: v > 0, "above 0")
 NOT_NEGATIVE = Check(lambda v: v >= 0, "0 or more")
-SHARE = Check(lambda v: 0 <= v <= 1, "0 to 1")
 BELOW_ONE = Check(lambda v: 0 <= v < 1, "0 up to below 1")
 ANYTHING = Check(lambda v: True, "")
 
 
 def one_of(*choices: str | int) -> Check:
     return Check(lambda v: v in choices, " or ".join(map(str, choices)), choices)
+
+
+def between(low: float, high: float) -> Check:
+    return Check(lambda v: low <= v <= high, f"{low} to {high}")
+
+
+SHARE = between(0, 1)
 
 
 def setting(default: Any, help: str, check: Check = ANYTHING) -> Any:
@@ -82,34 +89,24 @@ class Config:
         "training sources: trees of class folders, .gnt files or folders of them; DIR@N is seen N "
         "times an epoch",
     )
-    val_data: str = setting(
-        "", "validation source; default: held-out writers of the training sources"
-    )
+    val_data: str = setting("", "validation source; default: held-out writers of --data")
     val_fraction: float = setting(0.1, "share of the writers held out for validation", BELOW_ONE)
     classes: str = setting(
         "all",
         "train on: level1, symbols, all (--synthetic: level1), a number N (first N in GB order) or "
         "a file",
     )
-    size: int = setting(80, "side of a glyph, pixels", Check(lambda v: 16 <= v <= 512, "16 to 512"))
+    size: int = setting(80, "side of a glyph, pixels", between(16, 512))
     workers: int = setting(0, "processes that decode pictures, 0: one a core", NOT_NEGATIVE)
     synthetic: bool = setting(False, "train on endless synthetic handwriting instead of --data")
-    synthetic_epoch: int = setting(
-        100_000, "glyphs that count as an epoch of --synthetic", POSITIVE
-    )
+    synthetic_epoch: int = setting(100_000, "glyphs in an epoch of --synthetic", POSITIVE)
     fonts: str = setting("", "folder of font files for --synthetic")
 
     variant: str = setting("small", "MobileNetV3 variant", one_of("small", "large"))
-    width: float = setting(
-        1.0, "width multiplier", Check(lambda v: 0 < v <= 8, "above 0 and up to 8")
-    )
+    width: float = setting(1.0, "width multiplier", between(0.01, 8))
     stem_stride: int = setting(2, "stride of the stem", one_of(1, 2))
     last_stride: int = setting(2, "stride of the last stage", one_of(1, 2))
-    head: int = setting(
-        256,
-        "width of the layer before the classifier, 0: the paper's",
-        Check(lambda v: 0 <= v <= 8192, "0 to 8192"),
-    )
+    head: int = setting(256, "width before the classifier, 0: the paper's", between(0, 8192))
     dropout: float = setting(0.1, "dropout before the classifier", BELOW_ONE)
 
     epochs: int = setting(30, "epochs", NOT_NEGATIVE)
@@ -127,9 +124,7 @@ class Config:
     shear: float = setting(0.2, "share of the side", NOT_NEGATIVE)
     scale: float = setting(0.15, "log-range of the scale", NOT_NEGATIVE)
     shift: float = setting(0.04, "share of the side", NOT_NEGATIVE)
-    elastic: float = setting(
-        1.5, "standard deviation of the bending, pixels at 64 px", NOT_NEGATIVE
-    )
+    elastic: float = setting(1.5, "deviation of the bending, pixels at 64 px", NOT_NEGATIVE)
     stroke: float = setting(0.5, "probability of thicker or thinner strokes", SHARE)
     blur: float = setting(0.3, "probability of a soft picture", SHARE)
     erase: float = setting(0.1, "probability of an erased rectangle", SHARE)
@@ -139,9 +134,7 @@ class Config:
     unlabelled: tuple[str, ...] = setting(
         (), "more pictures, whose labels do not count: the teacher alone says what they are"
     )
-    outliers: tuple[str, ...] = setting(
-        (), "pictures of no character, for which all logits are to be alike"
-    )
+    outliers: tuple[str, ...] = setting((), "pictures of no character: all logits are to be alike")
     teacher_weight: float = setting(0.7, "share of the loss that is the teacher's", SHARE)
     logit_weight: float = setting(0.0, "weight of the error in the teacher's logits", NOT_NEGATIVE)
     temperature: float = setting(1.0, "softens teacher and student", POSITIVE)
@@ -154,19 +147,13 @@ class Config:
 
     out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files")
     resume: bool = setting(False, "go on with OUT/last.pt")
-    init_from: str = setting(
-        "", "checkpoint to start from; other classes and a smaller --head allowed"
-    )
+    init_from: str = setting("", "checkpoint to start from; other classes, smaller --head allowed")
     seed: int = setting(0, "seed of everything random", NOT_NEGATIVE)
     save_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", POSITIVE)
     dry_run: bool = setting(False, "two steps and one validation batch, nothing kept")
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    amp: str = setting(
-        "auto",
-        "precision: auto is bf16 or fp16 on a GPU and fp32 on a CPU",
-        one_of("auto", "fp32", "bf16", "fp16"),
-    )
+    amp: str = setting("auto", "precision; auto: bf16 or fp16 on GPUs, fp32 on CPUs", one_of(*AMP))
     compile: bool = setting(False, "torch.compile the model")
     threads: int = setting(0, "CPU threads, 0: PyTorch's choice", NOT_NEGATIVE)
 

@@ -346,7 +346,7 @@ def train_step(
     config, optimizer, scaler = run.config, state.optimizer, state.scaler
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config.epochs * run.steps_per_epoch, config)
-    with devices.autocast(run.device, run.dtype):
+    with torch.autocast(run.device.type, run.dtype, run.dtype != torch.float32):
         logits = network(x)
     loss = loss_function(logits, labels, soft, config)
     scaler.scale(loss).backward()

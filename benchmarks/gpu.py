@@ -65,7 +65,8 @@ def inference(variant: str, batch_size: int, device: torch.device, rounds: int) 
 
     @torch.inference_mode()
     def read() -> None:
-        with devices.autocast(device, devices.pick_dtype("auto", device)):
+        dtype = devices.pick_dtype("auto", device)
+        with torch.autocast(device.type, dtype, dtype != torch.float32):
             network(x)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dataset import GlyphSet
 from model import to_input
-from training.devices import Processes, autocast
+from training.devices import Processes
 
 TOP = 10
 
@@ -54,7 +54,7 @@ def evaluate(
 
     A module is put into eval mode and back. Every sample counts exactly once.
     """
-    rank, world = (processes.rank, processes.world) if processes else (0, 1)
+    rank, world, _ = processes or (0, 1, 0)
     mine = indices[rank::world]
     module = network if isinstance(network, nn.Module) else nn.Identity()
     training = module.training
@@ -64,7 +64,7 @@ def evaluate(
         chosen = mine[start : start + batch_size]
         images, labels = glyphs.fetch(chosen)
         x = to_input(images, device).contiguous(memory_format=torch.channels_last)
-        with autocast(device, dtype):
+        with torch.autocast(device.type, dtype, dtype != torch.float32):
             logits = network(x)
         logprob = logits.float().log_softmax(1).cpu()
         best = logprob.topk(min(TOP, logprob.shape[1]))

@@ -38,11 +38,18 @@ CHUNK = 1 << 20
 
 
 class Sample(NamedTuple):
-    """One character: bitmap (h, w) uint8, 255 = paper; offset of its record in the file."""
+    """One character as it stands in the file; `pixels` holds width * height bytes."""
 
     character: str
-    bitmap: np.ndarray
-    offset: int
+    width: int
+    height: int
+    pixels: bytes
+    offset: int  # of its record in the file
+
+    @property
+    def bitmap(self) -> np.ndarray:
+        """(h, w) uint8, 255 = paper; read-only."""
+        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width)
 
 
 class Damage(NamedTuple):
@@ -52,16 +59,6 @@ class Damage(NamedTuple):
     offset: int
     reason: str
     kind: str
-
-
-class Record(NamedTuple):
-    """A record as it stands in the file; `pixels` holds width * height bytes."""
-
-    character: str
-    width: int
-    height: int
-    pixels: bytes
-    offset: int
 
 
 def encode_tag(character: str) -> bytes:
@@ -197,7 +194,7 @@ class _Starts:
         return np.ndarray((count,), kind, data, at if count else 0, (1,))
 
 
-def read_records(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
+def read_gnt(stream: BinaryIO, name: str) -> Iterator[Sample | Damage]:
     """Yield every record of a .gnt stream in order, and a `Damage` for all that is none.
 
     The stream is only read forwards, and no more than a few records of it are held. After damage
@@ -213,9 +210,10 @@ def read_records(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
         sizes = _sizes(header)
         if sizes is None:
             offset = starts.next(begin + 1)
-            yield _header_damage(name, begin, header, offset, window)
+            yield Damage(name, begin, *_header_damage(begin, header, offset, window))
             continue
-        pixels = sizes[0] * sizes[1]
+        width, height = sizes
+        pixels = width * height
         end = begin + HEADER.size + pixels
         missing = end - window.reach(end + HEADER.size)
         after = window.read(end, HEADER.size)
@@ -223,28 +221,23 @@ def read_records(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
         if missing > 0 or (after and _sizes(after) is None):
             # Bytes are missing: in this record if another begins inside it, else behind it.
             inside = starts.next(begin + HEADER.size, end)
-        if missing > 0 or inside is not None:
-            offset = inside
-            yield _cut_damage(name, begin, pixels, pixels - missing, inside)
+        if inside is not None:
+            yield Damage(name, begin, f"bitmap incomplete; {_resumed(begin, inside)}", "size")
+        elif missing > 0:
+            have = f"{pixels - missing} of {pixels}"
+            yield Damage(name, begin, f"cut off: {have} bitmap bytes", "cut")
+        elif not pixels:
+            yield Damage(name, begin, f"bitmap of {width} x {height} pixels", "zero")
+        elif (character := decode_tag(header[4:6])) is None:
+            yield Damage(name, begin, f"tag {header[4:6].hex(' ')} is no character", "tag")
         else:
-            offset = end
             bitmap = window.read(begin + HEADER.size, pixels)
-            yield _record_or_damage(name, begin, header[4:6], *sizes, bitmap)
+            yield Sample(character, width, height, bitmap, begin)
+        offset = inside if inside is not None or missing > 0 else end
     if window.failure:
         yield Damage(name, window.start + len(window.data), window.failure, "archive")
     elif offset == 0:
         yield Damage(name, 0, "the file is empty", "empty")
-
-
-def _record_or_damage(
-    name: str, offset: int, tag: bytes, width: int, height: int, pixels: bytes
-) -> Record | Damage:
-    character = decode_tag(tag)
-    if not pixels:
-        return Damage(name, offset, f"bitmap of {width} x {height} pixels", "zero")
-    if character is None:
-        return Damage(name, offset, f"tag {tag.hex(' ')} is no character", "tag")
-    return Record(character, width, height, pixels, offset)
 
 
 def _resumed(offset: int, found: int | None) -> str:
@@ -254,38 +247,19 @@ def _resumed(offset: int, found: int | None) -> str:
 
 
 def _header_damage(
-    name: str, offset: int, header: bytes, found: int | None, window: _Window
-) -> Damage:
+    offset: int, header: bytes, found: int | None, window: _Window
+) -> tuple[str, str]:
+    """Return reason and kind of the damage of a header."""
     if len(header) < HEADER.size:
-        return Damage(name, offset, f"cut off: {len(header)} bytes of a header", "cut")
+        return f"cut off: {len(header)} bytes of a header", "cut"
     size, _, width, height = HEADER.unpack(header)
+    rest = _resumed(offset, found)
     if found is None and not window.failure:
         rest = f"the rest ({window.start + len(window.data) - offset} bytes) is lost"
-    else:
-        rest = _resumed(offset, found)
     reason = f"size {size}, but {width} x {height} pixels need {HEADER.size + width * height}"
     if size == HEADER.size + width * height:
         reason = f"{width} x {height} pixels, more than {MAX_PIXELS}"
-    return Damage(name, offset, f"{reason}; {rest}", "size")
-
-
-def _cut_damage(name: str, offset: int, expected: int, have: int, found: int | None) -> Damage:
-    if found is None:
-        return Damage(name, offset, f"cut off: {have} of {expected} bitmap bytes", "cut")
-    return Damage(name, offset, f"bitmap incomplete; {_resumed(offset, found)}", "size")
-
-
-def read_gnt(stream: BinaryIO, name: str) -> Iterator[Sample | Damage]:
-    """Yield `Sample` for every readable record of a .gnt stream and `Damage` for the others.
-
-    Bitmaps are read-only views, (h, w) uint8 with 255 = paper. See `read_records`.
-    """
-    for item in read_records(stream, name):
-        if isinstance(item, Record):
-            bitmap = np.frombuffer(item.pixels, np.uint8).reshape(item.height, item.width)
-            yield Sample(item.character, bitmap, item.offset)
-        else:
-            yield item
+    return f"{reason}; {rest}", "size"
 
 
 def write_record(stream: BinaryIO, character: str, bitmap: np.ndarray) -> None:

@@ -31,16 +31,8 @@ TRIES = 20  # pictures that may be refused one after the other
 class Handwriting:
     """Endless labelled handwriting: picture `index` depends on (seed, index) alone."""
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        seed: int = 0,
-        hard: tuple[float, float] = HARD,
-        fonts: Fonts | None = None,
-        font_share: float = 0.4,
-    ) -> None:
-        self.classes = list(classes)
-        self.seed, self.hard, self.fonts, self.font_share = seed, hard, fonts, font_share
+    def __init__(self, classes: Sequence[str], seed: int = 0, fonts: Fonts | None = None) -> None:
+        self.classes, self.seed, self.fonts = list(classes), seed, fonts
         drawable(self.classes, fonts)
 
     def draw(self, index: int, variant: int = 0) -> tuple[np.ndarray, int]:
@@ -53,9 +45,8 @@ class Handwriting:
         epoch, place = divmod(index, count)
         label = int(shuffled(self.seed, epoch, count)[place])
         rng = np.random.default_rng((self.seed, 1, index, variant))
-        writer = Writer.draw(rng, rng.uniform(*self.hard))
-        bitmap = render(self.classes[label], writer, rng, self.fonts, self.font_share)
-        return bitmap, label
+        writer = Writer.draw(rng, rng.uniform(*HARD))
+        return render(self.classes[label], writer, rng, self.fonts), label
 
     def glyph(self, index: int, size: int) -> tuple[np.ndarray, int]:
         """Return picture number `index` as a glyph (size, size) uint8, 0 = paper, and its label.

@@ -7,7 +7,6 @@ Left out: what trains (train.py), what reads pictures (recognizer.py).
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -63,26 +62,16 @@ def stop_processes() -> None:
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """Return the device of a setting; auto takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        ValueError: not a device, or not there.
-    """
+    """Return the device of a setting; auto takes CUDA, then MPS, then the CPU."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if cuda else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available()
-        and (device.index or 0) < max(torch.cuda.device_count(), 1),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(device.type, False):
+    gpu = cuda and (device.index or 0) < max(torch.cuda.device_count(), 1)
+    if not {"cpu": True, "cuda": gpu, "mps": mps}.get(device.type, False):
         raise ValueError(f"--device {name}: not there; use --device auto or cpu")
     return torch.device("cuda", local_rank) if name == "cuda" else device
 
@@ -92,16 +81,8 @@ def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
 
     Measured on CPUs, bfloat16 autocast trains this network slower than float32: auto is float32.
     """
-    if amp == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-            return torch.bfloat16 if native else torch.float16
-        return torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Return the autocast of a dtype, a no-op for float32."""
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
+    if amp == "auto" and device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+        return torch.bfloat16 if native else torch.float16
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return kinds.get(amp, torch.float32)

@@ -69,8 +69,11 @@ def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     One to three of: a piece of a line, of a neighbour, a gap where a line was taken out, a side
     that is cut off or left with a margin.
     """
-    for spoil in rng.choice(4, rng.integers(1, 4), replace=False):
-        bitmap = (_line_left, _neighbour_left, _line_taken, _off_centre)[spoil](bitmap, rng)
+    ways = _line_left, _neighbour_left, _line_taken, _off_centre
+    for number in rng.choice(4, rng.integers(1, 4), replace=False):
+        turns = int(rng.integers(4))  # to any of the four sides
+        turned = np.ascontiguousarray(np.rot90(bitmap, turns))
+        bitmap = np.rot90(ways[number](turned, rng), -turns)
     if (bitmap < 255).any():
         rows, columns = (np.flatnonzero((bitmap < 255).any(axis=axis)) for axis in (1, 0))
         bitmap = bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -78,11 +81,7 @@ def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _line_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add a piece of a level or upright line, mostly near a side."""
-    return _turned(bitmap, rng, _add_line)
-
-
-def _add_line(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add a piece of a level line, mostly near a side."""
     h, w = bitmap.shape
     rim = int(0.08 * h) + 1
     bitmap = np.pad(bitmap, ((rim, rim), (0, 0)), constant_values=255)
@@ -94,54 +93,35 @@ def _add_line(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _neighbour_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add the edge of another character beside this one."""
-
-    def add(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        h, w = bitmap.shape
-        other = render(LEVEL1[rng.integers(len(LEVEL1))], Writer.draw(rng), rng)
-        scale = h / len(other)
-        other = cv2.resize(other, (max(1, int(scale * other.shape[1])), h))
-        share = other[:, : max(2, int(other.shape[1] * rng.uniform(0.05, 0.25)))]
-        gap = np.full((h, 1 + int(w * rng.uniform(0, 0.12))), 255, np.uint8)
-        return np.hstack([bitmap, gap, share])
-
-    return _turned(bitmap, rng, add)
+    """Add the edge of another character to the right of this one."""
+    h, w = bitmap.shape
+    other = render(LEVEL1[rng.integers(len(LEVEL1))], Writer.draw(rng), rng)
+    scale = h / len(other)
+    other = cv2.resize(other, (max(1, int(scale * other.shape[1])), h))
+    share = other[:, : max(2, int(other.shape[1] * rng.uniform(0.05, 0.25)))]
+    gap = np.full((h, 1 + int(w * rng.uniform(0, 0.12))), 255, np.uint8)
+    return np.hstack([bitmap, gap, share])
 
 
 def _line_taken(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Break the strokes along a line that was taken out."""
-
-    def take(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        h, _ = bitmap.shape
-        y, width = int(h * rng.uniform(0.15, 0.85)), max(1, round(h * rng.uniform(0.015, 0.04)))
-        bitmap = bitmap.copy()
-        bitmap[y : y + width] = 255
-        return bitmap
-
-    return _turned(bitmap, rng, take)
+    """Break the strokes along a level line that was taken out."""
+    h, _ = bitmap.shape
+    y, width = int(h * rng.uniform(0.15, 0.85)), max(1, round(h * rng.uniform(0.015, 0.04)))
+    bitmap = bitmap.copy()
+    bitmap[y : y + width] = 255
+    return bitmap
 
 
 def _off_centre(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut a little off one side, or leave a speck that widens the box."""
-
-    def move(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        h, w = bitmap.shape
-        if rng.random() < 0.5:
-            return bitmap[: max(4, int(h * rng.uniform(0.88, 0.97)))]
-        bitmap = np.pad(
-            bitmap, ((0, int(h * rng.uniform(0.05, 0.25))), (0, 0)), constant_values=255
-        )
-        x = int(rng.integers(w))
-        bitmap[-2:, x : x + 2] = int(rng.uniform(60, 200))
-        return bitmap
-
-    return _turned(bitmap, rng, move)
-
-
-def _turned(bitmap: np.ndarray, rng: np.random.Generator, change) -> np.ndarray:
-    """Apply a change made for one side to any of the four."""
-    turns = int(rng.integers(4))
-    return np.rot90(change(np.ascontiguousarray(np.rot90(bitmap, turns)), rng), -turns)
+    """Cut a little off below, or leave a speck there that widens the box."""
+    h, w = bitmap.shape
+    if rng.random() < 0.5:
+        return bitmap[: max(4, int(h * rng.uniform(0.88, 0.97)))]
+    more = int(h * rng.uniform(0.05, 0.25))
+    bitmap = np.pad(bitmap, ((0, more), (0, 0)), constant_values=255)
+    x = int(rng.integers(w))
+    bitmap[-2:, x : x + 2] = int(rng.uniform(60, 200))
+    return bitmap
 
 
 def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -152,15 +132,12 @@ def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
     if kind == "words":  # three to six characters or letters in a row, as printed words are
         pool = LEVEL1 if rng.random() < 0.6 else "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
         writer = Writer.draw(rng, 0.2)
-        words = [
-            render(pool[rng.integers(len(pool))], writer, rng) for _ in range(rng.integers(3, 7))
-        ]
+        count = rng.integers(3, 7)
+        words = [render(pool[rng.integers(len(pool))], writer, rng) for _ in range(count)]
         tall = max(map(len, words))
-        words = [
-            np.pad(word, ((tall - len(word), 0), (1, rng.integers(2, 9))), constant_values=255)
-            for word in words
-        ]
-        return np.hstack(words)
+        rims = [((tall - len(word), 0), (1, rng.integers(2, 9))) for word in words]
+        padded = zip(words, rims, strict=True)
+        return np.hstack([np.pad(word, rim, constant_values=255) for word, rim in padded])
     page = np.full((side, side), 255, np.uint8)
     grey = int(rng.uniform(0, 120))
     if kind == "scribble":

@@ -70,17 +70,13 @@ class Template:
         """Whether some strokes are the radical, and some are not."""
         return 0 < self.radical.sum() < len(self.radical)
 
-    def stroke_means(self, values: np.ndarray) -> np.ndarray:
-        """Return the mean (n,) of values (N,) over the points of each stroke, gaps left out."""
-        return np.add.reduceat(values, self._bounds)[::2] / self._size
-
     @functools.cached_property
     def _bounds(self) -> np.ndarray:
         return np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]
 
-    @functools.cached_property
-    def _size(self) -> np.ndarray:
-        return self.last - self.first + 1
+    def stroke_means(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean (n,) of values (N,) over the points of each stroke, gaps left out."""
+        return np.add.reduceat(values, self._bounds)[::2] / (self.last - self.first + 1)
 
 
 class Component(NamedTuple):
@@ -135,8 +131,7 @@ def stroke_template(
     symbol it holds the number of the way. `swaps` are strokes that are written after the next one
     (some of `crossings(character)`). Raises ValueError for an unknown character.
     """
-    ways = symbols().get(character)
-    if ways is not None:
+    if ways := symbols().get(character):
         lines = ways[forms[0] if forms else 0]
         return lay_out([Stroke.along(line) for line in lines], np.zeros(len(lines), bool))
     strokes, radical = printed_strokes(character)
@@ -405,21 +400,17 @@ def curve(line: np.ndarray) -> np.ndarray:
 
 
 class Fonts:
-    """Skeletons of the glyphs of font files.
+    """Skeletons of the glyphs of font files, as far as they have some of `characters`.
 
     `folder` is searched for .ttf, .otf, .ttc, .woff and .woff2 files; each folder that directly
     holds font files counts as one typeface, since web fonts come in many subsets. Needs Pillow.
     """
 
     def __init__(self, folder: str | Path, characters: Sequence[str]):
-        """Find out which file has which of `characters`.
-
-        Raises FileNotFoundError if the folder holds no font, ValueError if none has any character.
-        """
-        suffixes = {".ttf", ".otf", ".ttc", ".woff", ".woff2"}
+        suffixes = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
         files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes)
         if not files:
-            raise FileNotFoundError(f"{folder}: no font file (.ttf, .otf, .ttc, .woff, .woff2)")
+            raise FileNotFoundError(f"{folder}: no font file ({', '.join(suffixes)})")
         self.files = [str(path) for path in files]
         faces: dict[Path, dict[str, int]] = {}
         for number, path in enumerate(files):
@@ -510,21 +501,10 @@ def font_template(font, character: str, size: float) -> Template | None:
     x, y = points.real, points.imag
     centre = np.bincount(owner, x, count) + 1j * np.bincount(owner, y, count)
     centre /= np.maximum(np.bincount(owner, minlength=count), 1)
-    return Template(
-        points=points,
-        owner=owner,
-        place=np.zeros(len(points)),
-        piece=owner,
-        along=np.zeros(len(points)),
-        kind=np.full(count, KINDS.index("whole")),
-        stroke=np.arange(count),
-        centre=centre,
-        first=np.zeros(count, np.int64),
-        last=np.zeros(count, np.int64),
-        hook=np.zeros(count, np.int64),
-        radical=np.zeros(count, bool),
-        radius=radius,
-    )
+    none, no_ends = np.zeros(len(points)), np.zeros(count, np.int64)
+    kind, stroke, radical = np.full(count, KINDS.index("whole")), np.arange(count), no_ends > 0
+    return Template(points, owner, none, owner, none, kind, stroke, centre, no_ends, no_ends,
+                    no_ends, radical, radius)  # fmt: skip
 
 
 @functools.cache

@@ -6,7 +6,7 @@
 One glyph at a time (latency) and 64 at a time (throughput), input to logits, all files in the same
 run; the ONNX files are made by export.py. `preparation` is picture.to_glyph, and what takes its
 place in a file that takes pictures, in processor time: scans of 128 x 128 pixels, dark on light as
-they are, and light on dark, which have to be lifted off their paper first.
+they are, light on dark, whose contrast is stretched, and on grey, whose paper is estimated, too.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
             for _, bitmap in samples(REPEAT)
         ]
         network = reader(paths["fp32"], 1)
-        for kind, pictures in (("dark", scans), ("light", [255 - scan for scan in scans])):
+        light, grey = [255 - scan for scan in scans], [scan // 2 + 100 for scan in scans]
+        for kind, pictures in (("dark", scans), ("light", light), ("grey", grey)):
             contestants = {
                 "network": network,
                 "whole": picture_reader(whole, pictures),

@@ -21,6 +21,7 @@ BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
 ONE = np.ones(1, np.float32)
 LAST = np.array([2])  # a third axis
 PAPER = 32  # side of the map on which light and paper are estimated
+CELL = 4  # pixels of a side in which specks are counted
 WINDOW = 9  # of the paper's map, a quarter of the side as in picture.glyph.lift
 
 
@@ -52,11 +53,10 @@ def prepare(picture: Value, size: int) -> Value:
     """
     height, width = picture.length(2), picture.length(3)
     ink = to_ink(picture.node("Squeeze", np.array([1])).float(), height, width)  # (N,H,W)
-    of_rows, of_columns = ink.max(2), ink.max(1)  # (N,H,1), (N,1,W)
-    darkest = of_columns.max(2)  # (N,1,1)
+    of_rows, of_columns = (m.node("GlobalMaxPool") for m in (ink, ink.transpose(0, 2, 1)))
+    darkest = of_rows.max(1)  # of (N,H,1), so (N,1,1)
     edge = darkest * 3  # picture.INK_EDGE, exactly, for twenty times the ink
-    top, bottom = span((of_rows * 20 > edge).node("Squeeze", np.array([2])))  # (N,1,1)
-    left, right = span((of_columns * 20 > edge).node("Squeeze", np.array([1])))
+    (top, bottom), (left, right) = (span(m * 20 > edge) for m in (of_rows, of_columns))
     scale = (size - 2 * (size // 32)) / (bottom - top).at_least(right - left)
     rows, row_gain = resampling(top, bottom, scale, height, size)  # (N,S,H)
     columns, column_gain = resampling(left, right, scale, width, size)  # (N,S,W)
@@ -89,29 +89,36 @@ def to_ink(grey: Value, height: Value, width: Value) -> Value:
 
     height and width are (1,) float32.
     """
-    clean = is_clean(grey, height, width)  # (N,1,1)
-    return clean.all().choose(
-        lambda: 255 - grey, lambda: clean.where(255 - grey, lift(grey, height, width))
-    )
+    black = share(grey < 24) >= 0.5  # (N,1,1)
+    clean = is_clean(grey, black, height, width)
+
+    def mixed() -> Value:
+        on_black = (clean | black).all()
+        ink = on_black.choose(
+            lambda: grey.node("Identity"), lambda: from_paper(grey, black, height, width)
+        )
+        return clean.where(255 - grey, strengthen(ink, height, width))
+
+    return clean.all().choose(lambda: 255 - grey, mixed)
 
 
-def is_clean(grey: Value, height: Value, width: Value) -> Value:
-    """Return whether pictures (N,H,W) are clean scans, (N,1,1): picture.is_clean."""
+def share(chosen: Value) -> Value:
+    """Return the share (N,1,1) of true pixels (N,H,W)."""
+    return chosen.float().node("ReduceMean", axes=[1, 2], keepdims=1)
 
-    def share(chosen: Value) -> Value:
-        return chosen.float().node("ReduceMean", axes=[1, 2], keepdims=1)
 
+def is_clean(grey: Value, black: Value, height: Value, width: Value) -> Value:
+    """Return whether pictures (N,H,W) are clean scans, (N,1,1), as picture.is_clean does."""
     strip = height.at_least(width) > height.at_most(width) * 2.5
-    needed = strip.where(STRIP_PAPER, DENSE_PAPER)
-    needed = (share(grey < 24) >= 0.5).where(CLEAN_PAPER, needed)
+    needed = black.where(CLEAN_PAPER, strip.where(STRIP_PAPER, DENSE_PAPER))
     paper = share(grey >= 255)
     return (share(grey >= 236) - paper <= CLEAN_NEAR_PAPER) & (paper >= needed)
 
 
-def halve(maps: Value) -> Value:
-    """Return maps (N,H,W) at half their size, rounded up."""
+def shrink(maps: Value, times: int) -> Value:
+    """Return the means of squares in maps (N,H,W); sides are so many times less, rounded up."""
     maps = maps.node("Unsqueeze", np.array([1]))
-    pool = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+    pool = {"kernel_shape": [times] * 2, "strides": [times] * 2, "ceil_mode": 1}
     return maps.node("AveragePool", **pool).node("Squeeze", np.array([1]))
 
 
@@ -120,7 +127,7 @@ def is_inverted(grey: Value, few: Value) -> Value:
 
     few is the same at 32 x 32, (N,32,32).
     """
-    half = halve(grey)
+    half = shrink(grey, 2)
     height, width = half.length(1), half.length(2)
     slopes = few.node("Flatten", axis=1) @ (PLANE.T * 0.5)  # (N,2)
     right, down = (slopes.node("Gather", np.array([[i]]), axis=1) for i in (0, 1))  # (N,1,1)
@@ -129,22 +136,29 @@ def is_inverted(grey: Value, few: Value) -> Value:
     counts = histogram(level.clip(0, 255))
     low, middle, high = (quantile(counts, share) for share in (5, 500, 995))
     little = (high - middle).at_least(middle - low) < 2  # ink, less than 0.5 % of the page
-    ends = (end.node("Squeeze", LAST) for end in span(counts > 0))
+    ends = (end.node("Squeeze", LAST) for end in span((counts > 0).node("Unsqueeze", LAST)))
     low, high = (little.where(end, usual) for end, usual in zip(ends, (low, high), strict=True))
     return (high - middle > middle - low).node("Unsqueeze", LAST)
 
 
-def lift(grey: Value, height: Value, width: Value) -> Value:
-    """Return ink (N,H,W) of pictures that are no clean scans: glyph.lift."""
+def from_paper(grey: Value, black: Value, height: Value, width: Value) -> Value:
+    """Return by how much pictures (N,H,W) differ from paper towards ink, as in glyph.lift.
+
+    On mostly black paper, (N,1,1), light ink is itself the difference.
+    """
     rows, columns = (coarse(side) for side in (height, width))
     few = rows @ grey @ columns.transpose(1, 0)  # (N,32,32)
-    sign = is_inverted(grey, few).where(1.0, -1.0)  # times grey grows from paper to ink
+    sign = (black | is_inverted(grey, few)).where(1.0, -1.0)  # times grey grows from paper to ink
     # Opening takes away what is strong and narrower than the window, so it leaves the paper alone.
-    paper = (few * (0.0 - sign)).node("Unsqueeze", np.array([1]))
+    paper = black.where(0.0, few * (0.0 - sign)).node("Unsqueeze", np.array([1]))
     window = {"kernel_shape": [WINDOW] * 2, "pads": [WINDOW // 2] * 4}
     paper = (0.0 - paper.node("MaxPool", **window)).node("MaxPool", **window)
     paper = paper.lift(BLUR) @ paper.node("Squeeze", np.array([1])) @ BLUR.T
-    ink = (grey * sign - enlarge(paper, height, width)).node("Relu").node("Round")
+    return (grey * sign - enlarge(paper, height, width)).node("Relu").node("Round")
+
+
+def strengthen(ink: Value, height: Value, width: Value) -> Value:
+    """Bring ink (N,H,W) to full strength; what is no stronger than its noise, and specks, go."""
     low, gain, edge = (v.node("Unsqueeze", LAST) for v in contrast(histogram(ink)))
     kept = without_specks((ink > edge).float(), height, width)
     near = kept.node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4).node("Squeeze", np.array([1]))
@@ -157,16 +171,17 @@ def without_specks(mask: Value, height: Value, width: Value) -> Value:
     A piece that picture.glyph._drop_specks would keep has 0.5 % of the mask. If it is as thin as a
     hair, its middle still sees as much within half as many pixels.
     """
-    least = mask.node("ReduceSum", np.array([1, 2]), keepdims=1) * 0.00125  # (N,1,1), a quarter
-    reach = (least * 2).node("Ceil")
-    half = halve(mask)  # counted at half the size
+    ink = mask.node("ReduceSum", np.array([1, 2]), keepdims=1)  # (N,1,1)
+    cells = shrink(mask, CELL)
+    # Half a pixel more: every pixel reaches the middle of its own cell.
+    least, reach = ink * (0.005 / CELL**2), (ink * 0.0025).node("Ceil") + 0.5
 
-    def band(axis: int, side: Value) -> Value:  # (N,L,L/2)
-        centre = half.length(axis).range() * 2 + 0.5
+    def band(axis: int, side: Value) -> Value:  # (N,L,cells)
+        centre = cells.length(axis).range() * CELL + (CELL - 1) / 2
         apart = side.range().node("Unsqueeze", np.array([1])) - centre
         return (apart.node("Abs") <= reach).float()
 
-    near = band(1, height) @ half @ band(2, width).transpose(0, 2, 1)
+    near = band(1, height) @ cells @ band(2, width).transpose(0, 2, 1)
     return (mask * (near >= least).float()).node("Unsqueeze", np.array([1]))
 
 
@@ -219,10 +234,10 @@ def enlarge(few: Value, height: Value, width: Value) -> Value:
 
 
 def span(marked: Value) -> tuple[Value, Value]:
-    """Return begin and end (N,1,1) of what is true in (N,L)."""
+    """Return begin and end (N,1,1) of what is true in (N,L,1)."""
     marked = marked.float()
     first, last = (marked.node("ArgMax", axis=1, select_last_index=i).float() for i in (0, 1))
-    return first.node("Unsqueeze", LAST), last.node("Unsqueeze", LAST) + 1
+    return first, last + 1
 
 
 def resampling(

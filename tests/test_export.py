@@ -135,9 +135,9 @@ def test_hard_pictures_become_the_same_glyphs(picture_file):
 def test_pictures_of_one_size_are_a_batch(picture_file):
     session = open_alone(picture_file)
     scan = cv2.resize(bitmap("大", 1300), (90, 70), interpolation=cv2.INTER_AREA)
-    batch = np.stack(
-        [scan, 255 - scan, np.full_like(scan, 255), scan.T[:70, :70].repeat(2, 1)[:, :90]]
-    )
+    wide, black = scan.T[:70, :70].repeat(2, 1)[:, :90], np.where(scan < 128, 200, 10)
+    kinds = (scan, 255 - scan, np.full_like(scan, 255), wide, black, scan // 2 + 100)
+    batch = np.stack(kinds).astype(np.uint8)
     logits, glyphs = session.run(["logits", "glyph"], {"picture": batch[:, None]})
     for picture, alone, glyph in zip(batch, logits, glyphs, strict=True):
         expected = session.run(["logits", "glyph"], {"picture": picture[None, None]})

@@ -13,13 +13,8 @@ dependencies = ["torch"]
 def small(pretrained: bool = True, **arguments):
     """Return the network in eval mode: with the shipped weights, or untrained.
 
-    Args:
-        pretrained: load the shipped weights; the network then has `classes` (label -> class) and
-            `size` (S, side of a glyph in pixels).
-        arguments: of model.mobilenet_v3, for an untrained network.
-
-    Raises:
-        ValueError: both are asked for.
+    With the shipped weights it has `classes` (label -> class) and `size` (S, side of a glyph in
+    pixels). `arguments` are those of model.mobilenet_v3, for an untrained network alone.
     """
     # Not above: torch.hub would offer whatever stands there as a model.
     import checkpoint

@@ -32,11 +32,7 @@ def energies(recognizer: Recognizer, glyphs: np.ndarray) -> np.ndarray:
 
 
 def folder_energies(recognizer: Recognizer, folder: str | Path) -> np.ndarray:
-    """Return the energies (n,) of all pictures below a folder; -inf of those that are refused.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Return the energies (n,) of all pictures below a folder; -inf of those that are refused."""
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
         raise ValueError(f"{folder}: holds no pictures; expected some without a character")

@@ -17,7 +17,7 @@ Left out: encrypted archives, ALZip's own bzip2, archives of any other format.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import re
 import struct
@@ -73,14 +73,11 @@ class _Member(NamedTuple):
 # -- streams ---------------------------------------------------------------------------------------
 
 
-class _Chunks(io.RawIOBase):
+class _Chunks:
     """A stream over chunks. An error behind the last byte is raised when that byte is read."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.chunks, self.rest, self.at, self.error = chunks, b"", 0, None
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, count: int = -1) -> bytes:
         """Return `count` bytes, fewer only at the end."""
@@ -383,15 +380,12 @@ def _volume_files(path: Path) -> list[tuple[Callable[[], BinaryIO], int]]:
     return [(lambda p=p: p.open("rb"), p.stat().st_size) for p in [path, *more]]
 
 
-class _Volumes:
+class _Volumes(contextlib.AbstractContextManager):
     """The volumes of an archive, joined without their heads and tails."""
 
     def __init__(self, parts: list[tuple[Callable[[], BinaryIO], int]]) -> None:
         self.parts, self.index, self.stream, self.left = parts, -1, None, 0
         self.ahead, self.at, self.taken = b"", 0, 0  # taken from the volumes and not read: from at
-
-    def __enter__(self) -> _Volumes:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.stream is not None:

@@ -6,6 +6,7 @@ with Bounded(decode, seconds=10, memory=1 << 30) as bounded:
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ class TooMuch(ValueError):
     """The function took more time or memory than it may, or its process died."""
 
 
-class Bounded:
+class Bounded(contextlib.AbstractContextManager):
     """Call a function of a module in another process, one call at a time.
 
     The process stays for the next call; if one takes more than `seconds`, or on Linux more than
@@ -63,9 +64,6 @@ class Bounded:
         self.process.kill()
         self.process.join()
         self.pipe.close()
-
-    def __enter__(self) -> Bounded:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -16,17 +16,15 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
 
     from tqdm import tqdm
 
-P = ParamSpec("P")
 
-
-def command(main: Callable[P, int]) -> Callable[P, int]:
+def command(main: Callable[..., int]) -> Callable[..., int]:
     """Make a script's main end in a sentence and a status, never in a traceback.
 
     Status 2 with one line on stderr for what the user can mend (ValueError, OSError, a loss that
@@ -34,7 +32,7 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
     """
 
     @functools.wraps(main)
-    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+    def run(*args, **kwargs) -> int:
         _set_up_streams()
         try:
             try:

@@ -64,11 +64,7 @@ def read_mark(path: Path, version: int) -> dict | None:
 
 @contextlib.contextmanager
 def only_one(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder for one process.
-
-    Raises:
-        ValueError: another process holds it; says which.
-    """
+    """Hold a folder for one process; raise a ValueError that says which other one holds it."""
     from filelock import FileLock, Timeout  # PyTorch needs it, too; demo.py does without
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +76,9 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         yield
         return
     except Timeout:
-        who = ""
+        who = "another process"
         with contextlib.suppress(OSError):  # it may be just coming or just leaving
-            who = holder.read_text(encoding="utf-8")
-        who = who or "another process"
+            who = holder.read_text(encoding="utf-8") or who
         raise ValueError(f"{folder}: {who} is writing here; wait for it or stop it") from None
     try:
         holder.write_text(f"{what} (process {os.getpid()} on {socket.gethostname()})", "utf-8")

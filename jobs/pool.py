@@ -7,6 +7,7 @@ with Workers(4, preload="dataset") as workers:
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -30,7 +31,7 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-class Workers:
+class Workers(contextlib.AbstractContextManager):
     """Processes that do tasks in order, a few ahead; one means this process, 0 one a core.
 
     Workers are not forked from this process: a fork copies the locks of threads that PyTorch and
@@ -53,8 +54,7 @@ class Workers:
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Yield function(task) for every task, in order; tasks are taken only as they are needed.
 
-        Raises:
-            OSError: a worker was killed (out of memory, say).
+        Raises OSError if a worker was killed (out of memory, say).
         """
         if self.pool is None:
             yield from map(function, tasks)
@@ -68,21 +68,13 @@ class Workers:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            raise OSError(
-                "a worker process was killed, perhaps for want of memory; run again with fewer "
-                "--workers"
-            ) from None
+            why = "a worker process was killed, perhaps for want of memory"
+            raise OSError(f"{why}; run again with fewer --workers") from None
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the processes; tasks that have not begun are dropped."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _start_server() -> None:

@@ -37,15 +37,9 @@ class Augmentation(NamedTuple):
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
     """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
 
-    One warp (affine and elastic together), then stroke width, blur, erasing,
-    remains. Random numbers come
-    from `generator`, which lives on the CPU, so that every device draws the same ones.
-
-    Args:
-        x: (B,1,S,S) float in 0...1.
-
-    Returns:
-        (B,1,S,S) float in 0...1, in a memory of its own.
+    One warp (affine and elastic together), then stroke width, blur, erasing, remains. Random
+    numbers come from `generator`, which lives on the CPU, so that every device draws the same ones.
+    From (B,1,S,S) float in 0...1 to the same, in a memory of its own.
     """
     x = warp(x, strength, generator)
     if strength.stroke:
@@ -87,9 +81,7 @@ def warp(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tenso
     weights = weights.transpose(1, 2).reshape(2 * b, -1).to(x.device, non_blocking=True)
     basis = warp_basis(s, x.device)[: weights.shape[1]]
     grid = (weights @ basis).view(b, 2, s, s).permute(0, 2, 3, 1)
-    return torch.nn.functional.grid_sample(
-        x, grid.to(x.dtype), padding_mode="zeros", align_corners=False
-    )
+    return F.grid_sample(x, grid.to(x.dtype), padding_mode="zeros", align_corners=False)
 
 
 @lru_cache(maxsize=8)
@@ -102,7 +94,7 @@ def warp_basis(size: int, device: torch.device) -> Tensor:
     at = (torch.arange(size) * 2 + 1) / size - 1
     y, x = torch.meshgrid(at, at, indexing="ij")
     unit = torch.eye(PULLS * PULLS).view(-1, 1, PULLS, PULLS)
-    smooth = torch.nn.functional.interpolate(unit, (size, size), mode="bicubic", align_corners=True)
+    smooth = F.interpolate(unit, (size, size), mode="bicubic", align_corners=True)
     affine = torch.stack([x, y, torch.ones_like(x)]).view(3, -1)
     return torch.cat([affine, smooth.view(PULLS * PULLS, -1)]).to(device)
 
@@ -150,8 +142,8 @@ def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     side = x.shape[-1]
     small = max(4, round(side * (0.2 + 0.4 * float(torch.rand((), generator=generator)))))
     # One matrix for both steps along an axis: a product is quick on every device.
-    step = torch.nn.functional.interpolate(torch.eye(side)[None], small, mode="area")
-    step = torch.nn.functional.interpolate(step, side, mode="linear")[0].to(x.device, x.dtype)
+    step = F.interpolate(torch.eye(side)[None], small, mode="area")
+    step = F.interpolate(step, side, mode="linear")[0].to(x.device, x.dtype)
     rows, mix = rows.to(x.device, non_blocking=True), mix.to(x.device, non_blocking=True)
     some = x[rows]
     soft = step.T @ some @ step

@@ -85,12 +85,8 @@ class Log:
     def epoch(
         self, row: Mapping[str, float], confidence: np.ndarray, sheet: np.ndarray, names: str
     ) -> None:
-        """Tell of a finished epoch.
-
-        Args:
-            row: its figures; those of SCALARS, epoch and seconds are shown.
-            confidence: (n,) best probabilities of the validation.
-            sheet, names: picture (H,W) uint8 and table of the mistakes.
+        """Tell of a finished epoch: its figures, of which those of SCALARS are drawn, the best
+        probabilities (n,) of the validation, and picture (H,W) uint8 and table of the mistakes.
         """
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     """Say what is in a checkpoint, or write it with float16 weights."""
     parser = argparse.ArgumentParser(
         description="Say what is in a checkpoint; with a second file, write it there to share: "
-        "weights in float16, no training state, no folders of this machine.",
+        "weights in float16, no training state, no folders of this machine."
     )
     add = parser.add_argument
     add("checkpoint", metavar="FILE")

@@ -130,8 +130,7 @@ def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> N
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument_group("what to make").add_argument
     add("--out", type=Path, default=Path("data/synthetic"), help="folder of the .gnt files")

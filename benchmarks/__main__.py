@@ -20,17 +20,7 @@ import sys
 
 from benchmarks.timing import machine, start
 
-NAMES = (
-    "convert",
-    "synthesize",
-    "load",
-    "step",
-    "latency",
-    "startup",
-    "gpu",
-    "scaling",
-    "growth",
-)
+NAMES = ("convert", "synthesize", "load", "step", "latency", "startup", "gpu", "scaling", "growth")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -55,11 +55,7 @@ COUNTS = {
     ("HWDB1.1", "test"): (60, 223_991, 234_228),
     ("competition", "test"): (60, 224_419, None),
 }
-TOTALS = {
-    "HWDB1.0": (420, 1_680_258),
-    "HWDB1.1": (300, 1_172_907),
-    "HWDB1.2": (300, 1_041_970),
-}
+TOTALS = {"HWDB1.0": (420, 1_680_258), "HWDB1.1": (300, 1_172_907), "HWDB1.2": (300, 1_041_970)}
 
 
 # Which writers a set has: letter or number of digits, first and last, and their split.

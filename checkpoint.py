@@ -251,11 +251,9 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
     for name, tensor in source.items():
         if name not in target or target[name].shape != tensor.shape:
             here = tuple(target[name].shape) if name in target else "absent"
-            raise ValueError(
-                f"--init-from: {name} is {tuple(tensor.shape)} in the checkpoint and {here} in "
-                "this model; give the same --variant and --width as the checkpoint, and no larger "
-                "--head"
-            )
+            said = f"{name} is {tuple(tensor.shape)} in the checkpoint and {here} in this model"
+            mend = "give the same --variant and --width as the checkpoint, and no larger --head"
+            raise ValueError(f"--init-from: {said}; {mend}")
         target[name] = tensor
     model.load_state_dict(target)
     return len(shared)

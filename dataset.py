@@ -92,9 +92,8 @@ def scan(source: str | Path) -> tuple[list[Entry], list[str]]:
         else:
             others.append(item.name)
     if not entries:
-        raise ValueError(
-            f"{source}: holds neither class folders with pictures nor .gnt files {MAKE_DATA}"
-        )
+        what = "neither class folders with pictures nor .gnt files"
+        raise ValueError(f"{source}: holds {what} {MAKE_DATA}")
     missed = {path: path.rpartition("/")[2] for path in sorted(others)}
     return entries, [p for p, name in missed.items() if name not in NO_DATA and name[0] != "."]
 
@@ -396,23 +395,16 @@ def _write_glyphs(
 class GlyphSet:
     """Packs behind one index, with labels in one class order.
 
-    Args:
-        classes: label order; a class of the packs that is not in it is a ValueError, unless
-            `skip_unknown` leaves its glyphs out.
-        unlabelled: how many of the last packs have labels and writers that do not count.
-
-    Attributes:
-        labels: (N,) int64; UNLABELLED for glyphs that are left out or of unlabelled packs.
-        writers: (N,) int64, one number a writer's name over all packs; -1 where unknown.
-        sources: (N,) int64, number of the pack.
+    labels (N,) int64 are UNLABELLED for glyphs that are left out or of unlabelled packs, writers
+    (N,) int64 one number a name over all packs, -1 where unknown, sources (N,) int64 of the pack.
     """
 
     def __init__(
         self,
         packs: Sequence[Pack],
-        classes: Sequence[str],
-        skip_unknown: bool = False,
-        unlabelled: int = 0,
+        classes: Sequence[str],  # label order
+        skip_unknown: bool = False,  # leave glyphs of other classes out instead of raising
+        unlabelled: int = 0,  # so many of the last packs have labels and writers that do not count
     ) -> None:
         self.packs = list(packs)
         self.classes = list(classes)
@@ -427,10 +419,8 @@ class GlyphSet:
                 continue
             unknown = [label for label in pack.classes if label not in index]
             if unknown and not skip_unknown:
-                raise ValueError(
-                    f"{pack.source} has {len(unknown)} classes that the model's {len(index)} do "
-                    f"not include: {shorten(unknown, 20)}"
-                )
+                said = f"{pack.source} has {len(unknown)} classes that the model's {len(index)} do"
+                raise ValueError(f"{said} not include: {shorten(unknown, 20)}")
             table = np.array([index.get(label, UNLABELLED) for label in pack.classes], np.int64)
             labels.append(table[pack.labels])
             people = np.array([person[name] for name in pack.writers] + [-1], np.int64)

@@ -58,7 +58,7 @@ import checkpoint
 import page
 from config import add_checkpoint, default_checkpoint
 from dataset import scan, stream_glyphs
-from jobs.command import check_range, command, printable
+from jobs.command import check_range, command, needs, printable
 from jobs.files import replacing
 from model import MobileNetV3, to_input
 from picture import is_clean, to_glyph
@@ -73,7 +73,7 @@ try:
     from onnx_graph.network import Calibration, NetworkGraph, calibrate
     from onnx_graph.preparation import prepare
 except ImportError as error:
-    missing: str | None = error.name
+    missing: ImportError | None = error
 else:
     missing = None
 
@@ -229,12 +229,9 @@ def export(given: argparse.Namespace, source: Path, out: Path) -> dict:
     said = f"largest difference of a logit {difference:.2g}, top-1 equal {agreement:.2%}"
     print(f"against PyTorch on {count} of {origin}: {said}")
     if agreement < LEAST_AGREEMENT:
-        print(
-            f"warning: {out} reads {1 - agreement:.0%} of them otherwise than the checkpoint; test "
-            "it (python test.py), calibrate it with glyphs like those it will read (--calibration) "
-            "or take another --precision",
-            file=sys.stderr,
-        )
+        said = f"{out} reads {1 - agreement:.0%} of them otherwise than the checkpoint"
+        mend = "calibrate it with glyphs like yours (--calibration) or take another --precision"
+        print(f"warning: {said}; {mend}", file=sys.stderr)
     return loaded
 
 
@@ -277,8 +274,7 @@ def main(argv: list[str] | None = None) -> int:
         help="glyphs, half to calibrate and half to check (default: %(default)s)")  # fmt: skip
     given = parser.parse_args(argv)
     if missing:
-        mend = "pip install -r requirements-optional.txt"
-        raise ValueError(f"exporting needs the package {missing}: {mend}")
+        raise needs("exporting", missing)
     check_range(given, 64, math.inf, "samples")
     source = Path(given.checkpoint or default_checkpoint())
     given.precision = given.precision or ("int8" if given.page else "fp32")

@@ -165,28 +165,18 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(nn.Module):
-    """MobileNetV3: stem, bottlenecks, last convolution, mean over the map, head.
-
-    Args:
-        rows: block table, `LARGE` or `SMALL`.
-        num_classes: K, the number of logits.
-        width: multiplier of all channel counts but the head's.
-        stem_stride: 2 as in the paper, 1 to keep the input's resolution in the stem.
-        last_stride: of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2.
-        head: width of the layer before the classifier.
-        dropout: probability, before the classifier.
-    """
+    """MobileNetV3: stem, bottlenecks, last convolution, mean over the map, head."""
 
     def __init__(
         self,
-        rows: tuple[Bneck, ...],
-        num_classes: int,
+        rows: tuple[Bneck, ...],  # block table, `LARGE` or `SMALL`
+        num_classes: int,  # K, the number of logits
         in_channels: int = 1,
-        width: float = 1.0,
-        stem_stride: int = 2,
-        last_stride: int = 2,
-        head: int = 1024,
-        dropout: float = 0.2,
+        width: float = 1.0,  # multiplier of all channel counts but the head's
+        stem_stride: int = 2,  # 1 keeps the input's resolution in the stem
+        last_stride: int = 2,  # of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2
+        head: int = 1024,  # width of the layer before the classifier
+        dropout: float = 0.2,  # probability, before the classifier
     ) -> None:
         super().__init__()
         if stem_stride not in (1, 2) or last_stride not in (1, 2):

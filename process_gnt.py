@@ -111,17 +111,15 @@ class Tree:
         mark = read_mark(folder / STATE, VERSION) or {}
         self.sources: dict[str, dict] = mark.get("sources", {}) | dict(self._changes())
         if not self.sources and any(entry.is_dir() for entry in os.scandir(folder)):
-            raise ValueError(
-                f"{folder} holds folders that process_gnt.py did not make (or its {STATE} is "
-                "damaged or of an older version); give another --out or move them away"
+            said = (
+                f"process_gnt.py did not make what is in {folder}, or {STATE} is damaged or older"
             )
+            raise ValueError(f"{said}; give another --out or move it away")
         both = [mark.get("classes", self.chosen), self.chosen]
         if both[0] != both[1]:
             was, now = (chosen if chosen == "all" else f"{len(chosen)} classes" for chosen in both)
-            raise ValueError(
-                f"{folder} was made with another --classes ({was}, now {now}); delete it or give "
-                "another --out"
-            )
+            said = f"{folder} was made with another --classes ({was}, now {now})"
+            raise ValueError(f"{said}; delete it or give another --out")
         # Every picture's prefix, to be compared with the record.
         self.present = Counter(name.rpartition("_")[0] for _, name in self._files())
         self.keys = {key.casefold(): key for key in self.sources}  # there are case-blind disks
@@ -265,10 +263,8 @@ class Conversion:
         elif self.split not in (None, split):
             self.overruled += 1
         if split is None:
-            raise ValueError(
-                f"{source.name} is not an official train or test file; "
-                "say --split train or --split test"
-            )
+            said = f"{source.name} is not an official train or test file"
+            raise ValueError(f"{said}; say --split train or --split test")
         stem = re.sub(r"[^\w.-]|_", "-", Path(source.name.replace("\\", "/")).stem)[:60]
         return split, writer or stem.strip(".") or "file"
 
@@ -463,10 +459,8 @@ def main(argv: list[str] | None = None) -> int:
     run = Conversion(options, classes)
     run.run(files)
     if run.overruled:
-        run.notes.append(
-            f"--split {options.split} was not applied to {run.overruled} files whose "
-            "official names tell the part"
-        )
+        said = f"--split {options.split} was not applied to {run.overruled} files"
+        run.notes.append(f"{said} whose official names tell the part")
     for note in run.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     found = damages(run)

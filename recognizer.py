@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jobs.command import needs
 from picture import find_glyph, read_picture
 from picture.glyph import Found
 
@@ -79,8 +80,8 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         from training.devices import pick_device
     except ImportError as error:
         mend = "requirements.txt, or have export.py write it as ONNX and name that file"
-        needs = f"reading a checkpoint needs the package {error.name}"
-        raise ValueError(f"{path}: {needs}: pip install -r {mend}") from None
+        said = f"reading a checkpoint needs the package {error.name}"
+        raise ValueError(f"{path}: {said}: pip install -r {mend}") from None
     loaded = checkpoint.load(path)
     model = checkpoint.build_model(loaded).eval()
     device = pick_device(str(device))
@@ -103,9 +104,8 @@ def open_session(path: str | Path):
         raise FileNotFoundError(f"{path}: no such file; python export.py makes one")
     try:
         import onnxruntime
-    except ImportError:
-        mend = "pip install -r requirements-optional.txt"
-        raise ValueError(f"{path}: reading ONNX needs onnxruntime: {mend}") from None
+    except ImportError as error:
+        raise needs(f"{path}: reading ONNX", error) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # we say it in a sentence
     # Threads that spin while they wait cost more than they gain: a tenth of predict.py's start.

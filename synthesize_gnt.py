@@ -97,15 +97,11 @@ def keep_settings(job: Job, out: Path) -> None:
     for left in out.glob(".*.part.gnt"):  # by a killed run
         left.unlink()
     if before is None and any(out.glob("*.gnt")):
-        raise ValueError(
-            f"{out} holds .gnt files of another origin (or its {SETTINGS} is damaged or of an "
-            "older version); choose another --out or move them away"
-        )
+        said = f"{out} holds .gnt files of another origin, or {SETTINGS} is damaged or older"
+        raise ValueError(f"{said}; choose another --out or move them away")
     if before not in (None, settings):
-        raise ValueError(
-            f"{out} holds files made with other settings ({SETTINGS}); "
-            "choose another --out or remove the folder"
-        )
+        said = f"{out} holds files made with other settings ({SETTINGS})"
+        raise ValueError(f"{said}; choose another --out or remove the folder")
     write_mark(out / SETTINGS, settings)
 
 

@@ -166,10 +166,8 @@ def open_run(config: Config, processes: devices.Processes, classes: list[str] | 
     # One process prepares packs and labels, the others then find them.
     samples = devices.in_turn(processes, lambda: open_samples(config, device, classes))
     if world > 1 and len(samples.train) < size:
-        raise ValueError(
-            f"{len(samples.train)} training samples do not fill a batch of {size} "
-            f"over {world} processes; lower --batch-size"
-        )
+        said = f"{len(samples.train)} training samples do not fill a batch of {size}"
+        raise ValueError(f"{said} over {world} processes; lower --batch-size")
     run = Run(config, processes, device, devices.pick_dtype(config.amp, device), samples)
     run.notice(samples.said)
     return run
@@ -225,10 +223,8 @@ class State:
         """Take up what last.pt holds; ValueError if that is of other data, or damaged."""
         state = loaded["resume"]
         if state.get("data", run.samples.digest) != run.samples.digest:
-            raise ValueError(
-                f"the data are not those that {run.last_checkpoint} was trained on; put them back, "
-                "or start anew with --init-from"
-            )
+            said = f"the data are not those that {run.last_checkpoint} was trained on"
+            raise ValueError(f"{said}; put them back, or start anew with --init-from")
         try:
             self.model.load_state_dict(state["model"])
             for name, tensor in loaded["model"].items():
@@ -239,10 +235,8 @@ class State:
             self.seconds = float(state["seconds"])
             self.totals.copy_(state["totals"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(
-                f"{run.last_checkpoint}: its training state is damaged ({sentence(error):.120}); "
-                "start from its weights with --init-from"
-            ) from None
+            said = f"{run.last_checkpoint}: its training state is damaged ({sentence(error):.120})"
+            raise ValueError(f"{said}; start from its weights with --init-from") from None
         self.metrics = loaded["metrics"]
 
 
@@ -366,10 +360,8 @@ def train_step(
 def check_finite(run: Run, state: State) -> None:
     """Raise if the loss has become infinite or NaN; last.pt is then from before."""
     if not bool(torch.isfinite(state.totals[0])):
-        raise FloatingPointError(
-            f"the loss is not finite at step {state.step}; {run.last_checkpoint} is from before. "
-            "Try a smaller --lr, a longer --warmup or --amp fp32"
-        )
+        said = f"the loss is not finite at step {state.step}; {run.last_checkpoint} is from before"
+        raise FloatingPointError(f"{said}; try a smaller --lr, a longer --warmup or --amp fp32")
 
 
 def validate(run: Run, state: State) -> Result:
@@ -474,10 +466,8 @@ def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
                 print(f"{said}that of the new length", file=sys.stderr)
             stored[key] = value
         elif key in vars(given) and value != stored[key]:
-            raise ValueError(
-                f"--resume goes on with {flag(key)} {stored[key]}, not {value}; "
-                "leave it out, or start anew with --init-from"
-            )
+            said = f"--resume goes on with {flag(key)} {stored[key]}, not {value}"
+            raise ValueError(f"{said}; leave it out, or start anew with --init-from")
     return from_dict(stored), loaded
 
 

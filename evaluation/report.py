@@ -24,15 +24,13 @@ import numpy as np
 from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result
-from jobs.command import printable
+from jobs.command import needs, printable
 from jobs.files import write_file
 
 try:
     import matplotlib
-except ImportError:
-    raise ValueError(
-        "--report needs matplotlib: pip install -r requirements-optional.txt"
-    ) from None
+except ImportError as error:
+    raise needs("--report", error) from None
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 

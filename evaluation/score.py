@@ -18,17 +18,13 @@ TOP = 10
 
 
 class Result(NamedTuple):
-    """Evaluation of n samples, in the order of the indices.
+    """Evaluation of n samples, in the order of the indices."""
 
-    top (n,T) int64: best labels, T = min(10, K); probability (n,T) float32; labels (n,) int64;
-    losses (n,) float32: cross-entropy without smoothing; indices (n,) int64.
-    """
-
-    top: np.ndarray
-    probability: np.ndarray
-    labels: np.ndarray
-    losses: np.ndarray
-    indices: np.ndarray
+    top: np.ndarray  # (n,T) int64, best labels, T = min(10, K)
+    probability: np.ndarray  # (n,T) float32
+    labels: np.ndarray  # (n,) int64
+    losses: np.ndarray  # (n,) float32, cross-entropy without smoothing
+    indices: np.ndarray  # (n,) int64
 
     def topk(self, k: int) -> float:
         """Return the share of samples whose label is among the best k."""
@@ -77,8 +73,6 @@ def evaluate(
         gathered: list[list] = [[] for _ in range(world)]
         dist.all_gather_object(gathered, parts)
         parts = [part for share in gathered for part in share]
-    if not parts:
-        raise ValueError("nothing to evaluate: no samples")
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[-1], kind="stable")
     return Result(*(column[order] for column in columns))

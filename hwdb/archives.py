@@ -44,19 +44,14 @@ class ArchiveError(OSError):
 
 @dataclass
 class GntFile:
-    """One .gnt file; `open` may be called once, before the next one is asked for.
+    """One .gnt file."""
 
-    `name` tells where it lies (archive.zip/inner.alz/1001-c.gnt). `crc` is the CRC-32 that the
-    archive states, None for a loose file. `position` tells how much of `path`, the file on disk
-    that holds it, has been read.
-    """
-
-    name: str
-    path: Path
+    name: str  # tells where it lies: archive.zip/inner.alz/1001-c.gnt
+    path: Path  # of the file on disk that holds it
     size: int
-    crc: int | None
-    open: Callable[[], BinaryIO]
-    position: Callable[[], int]
+    crc: int | None  # that the archive states, None for a loose file
+    open: Callable[[], BinaryIO]  # may be called once, before the next file is asked for
+    position: Callable[[], int]  # how much of `path` has been read
 
 
 class _Member(NamedTuple):

@@ -84,6 +84,12 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def needs(what: str, error: ImportError) -> ValueError:
+    """Return the error of what needs a package that is not there."""
+    mend = "pip install -r requirements-optional.txt"
+    return ValueError(f"{what} needs the package {error.name}: {mend}")
+
+
 def printable(text: str) -> str:
     """Return text with control characters and broken code points escaped, as for a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -55,15 +55,10 @@ class Range(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """What int8 needs to know of a network's activations.
+    """What int8 needs to know of a network's activations."""
 
-    Attributes:
-        ranges: of the input of every linear layer.
-        firing: (n,) int64 of every squeeze-and-excitation: the hidden units worth keeping.
-    """
-
-    ranges: Mapping[nn.Module, Range]
-    firing: Mapping[nn.Module, Tensor]
+    ranges: Mapping[nn.Module, Range]  # of the input of every linear layer
+    firing: Mapping[nn.Module, Tensor]  # (n,) int64 of every gate: hidden units worth keeping
 
 
 def firing_units(highest: Tensor) -> Tensor:
@@ -76,13 +71,9 @@ def firing_units(highest: Tensor) -> Tensor:
 
 
 class NetworkGraph(Graph):
-    """The ONNX graph of a network, built layer by layer.
+    """The ONNX graph of a network in eval mode, built layer by layer; see export.py.
 
-    Args:
-        model: in eval mode; its module names become the names in the file.
-        precision: see the module's table.
-        calibration: for int8.
-        side: of a glyph, px; then of the map under way.
+    `side` is that of a glyph, px, then of the map under way.
     """
 
     def __init__(

@@ -45,11 +45,9 @@ PLANE, BLUR = _plane(), _blur()
 
 
 def prepare(picture: Value, size: int) -> Value:
-    """Return the glyph (N,S,S) float32 in 0...255, 0 = paper; all 0 if the picture is blank.
+    """Return the glyph (N,S,S) float32 in 0...255 of grey pictures (N,1,H,W) uint8; 0 = paper.
 
-    Args:
-        picture: (N,1,H,W) uint8, grey, N pictures of one size.
-        size: S.
+    It is all 0 if the picture is blank.
     """
     height, width = picture.length(2), picture.length(3)
     ink = to_ink(picture.node("Squeeze", np.array([1])).float(), height, width)  # (N,H,W)
@@ -247,11 +245,8 @@ def resampling(
 
     And the gain (N,1,1) that they still lack. As cv2.resize: the area that two pixels share where
     the picture gets smaller, and else a linear course between centres. Both fall with the distance
-    of the centres, and are 1 at most.
-
-    Args:
-        begin, end, scale: (N,1,1); glyph pixels a pixel.
-        side: L, of the picture, (1,) float32.
+    of the centres, and are 1 at most. begin, end and scale, glyph pixels a pixel, are (N,1,1), side
+    is (1,) float32.
     """
     place = np.arange(size, dtype=np.float32)[:, None]  # (S,1)
     count = ((end - begin) * scale).node("Round").at_least(1)

@@ -25,6 +25,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from jobs.command import needs
+
 FOLDER = Path(__file__).with_name("strokes")
 STEP = 0.025  # distance of neighbouring points of a template, em
 GAP = 6  # points that bridge two strokes
@@ -455,7 +457,7 @@ def open_font(path: str):
     try:
         from PIL import ImageFont
     except ImportError as error:
-        raise ValueError("fonts need Pillow: pip install pillow") from error
+        raise needs("drawing with fonts", error) from None
     try:
         return ImageFont.truetype(path, GLYPH, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:

@@ -362,7 +362,7 @@ def test_missing_package_is_named(exported, monkeypatch, package):
     assert done.stderr.startswith(f"error: exporting needs the package {package}: pip install -r")
     if package == "onnxruntime":
         done = call_script("predict.py", "a.png", "--checkpoint", exported / "fp32.onnx")
-        assert done.returncode == 2 and "needs onnxruntime" in done.stderr
+        assert done.returncode == 2 and "needs the package onnxruntime" in done.stderr
 
 
 @pytest.mark.parametrize(

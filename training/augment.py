@@ -17,11 +17,7 @@ PULLS = 4
 
 
 class Augmentation(NamedTuple):
-    """Strengths of the batch augmentation; 0 switches a part off. config.py has the defaults.
-
-    Angles in degrees; scale, shear and shift as shares of the glyph's side; elastic in pixels at
-    64 px; stroke, blur, erase and remains are probabilities.
-    """
+    """Strengths of the batch augmentation, see config.py; 0 switches a part off."""
 
     rotation: float = 0.0
     shear: float = 0.0

@@ -63,10 +63,8 @@ def open_samples(config: Config, device: torch.device, classes: list[str] | None
     check_sources(config)
     samples = (synthetic if config.synthetic else packed)(config, device, classes)
     if len(samples.train) == 0 or len(samples.validation) == 0:
-        raise ValueError(
-            f"{len(samples.train)} training and {len(samples.validation)} validation samples; "
-            "give more --data or another --val-fraction"
-        )
+        said = f"{len(samples.train)} training and {len(samples.validation)} validation samples"
+        raise ValueError(f"{said}; give more --data or another --val-fraction")
     return samples
 
 
@@ -75,10 +73,8 @@ def check_sources(config: Config) -> None:
     default = Config()
     for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
-            raise ValueError(
-                f"--synthetic draws all samples itself, {flag(key)} does not go with it; write "
-                "files with synthesize_gnt.py and give them as --data"
-            )
+            said = f"--synthetic draws all samples itself, {flag(key)} does not go with it"
+            raise ValueError(f"{said}; write files with synthesize_gnt.py and give them as --data")
     if config.fonts and not config.synthetic:
         raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
     for key in ("unlabelled", "outliers"):

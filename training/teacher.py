@@ -37,7 +37,7 @@ from torch import Tensor, nn
 import checkpoint
 from dataset import CHUNK, Pack, scan, stream_glyphs
 from hwdb.characters import LEVEL1, select_classes
-from jobs.command import progress
+from jobs.command import needs, progress
 from jobs.files import only_one, read_mark, replacing, write_mark
 from model import to_input
 
@@ -77,10 +77,7 @@ def load_teacher(path: str | Path, given: str = "") -> Teacher:
         import onnx
         import onnx2torch
     except ImportError as error:
-        raise ValueError(
-            f"an ONNX teacher needs the package {error.name}: "
-            "pip install -r requirements-optional.txt"
-        ) from None
+        raise needs("an ONNX teacher", error) from None
     try:
         graph = onnx.load(str(path))
         sides = [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim]
@@ -95,10 +92,8 @@ def load_teacher(path: str | Path, given: str = "") -> Teacher:
     scale, margin, labels = expectations(given, metadata)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
     if last and last[0].out_features != len(labels):
-        raise ValueError(
-            f"{path}: {last[0].out_features} logits, but {len(labels)} classes are named; "
-            "name them with --teacher-input classes=FILE"
-        )
+        said = f"{path}: {last[0].out_features} logits, but {len(labels)} classes are named"
+        raise ValueError(f"{said}; name them with --teacher-input classes=FILE")
     digest = _digest(path, scale, margin, labels)
     return Teacher(network, sides[2], margin, scale, labels, digest)
 

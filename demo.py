@@ -15,10 +15,9 @@ POST /read         body: a picture file of at most 8 MiB, as `predict.py` reads 
                    {"error": "..."} with status 4xx or 5xx where that fails
 POST /read?classes=symbols   the same among some classes, one of "choices"
 
-Pictures are opened in a process of its own, bounded in time and memory (jobs/bounded.py).
-One page served by the standard library, not Gradio or the like: those bring more than a hundred
-megabytes of packages and fetch fonts and scripts from the network, and their sketch pads send a
-drawing when it is finished; here it is read after every stroke and before, without a network.
+Pictures are opened in a process of its own, bounded in time and memory (jobs/bounded.py). The page
+is served by the standard library: Gradio and the like bring a hundred megabytes of packages, fetch
+fonts and scripts from the network, and send a drawing only when it is finished.
 Left out: users, encryption, and whatever else a public service needs; put none on the Internet.
 """
 

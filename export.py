@@ -17,26 +17,19 @@
 
 N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),
 `config` (JSON: settings of the training), `precision`, `input`, and `reject` (JSON, see
-recognizer.character_score). BatchNorm is folded into convolutions. A file that takes pictures
-prepares them as picture/ does drawings, scans and even photos (onnx_graph/preparation.py);
-rough paper, lines and neighbours need picture/ itself.
+recognizer.character_score). A file that takes pictures prepares them as picture/ does drawings,
+scans and even photos (onnx_graph/preparation.py); rough paper, lines and neighbours need picture/.
 
-    precision   weights in the file                      computed in
-    fp32        float32                                  float32
-    fp16        float16                                  float32
-    int8        int8, a scale for every output channel;  float32; the head in int8
-                small kernels float16; without the
-                units of gates that never fire
+    precision   weights in the file
+    fp32        float32
+    fp16        float16
+    int8        int8, a scale for every output channel; small kernels float16
 
-Convolutions stay in float32 arithmetic because that is the faster and the more exact choice: on
-maps this small, onnxruntime spends more on quantising between layers than int8 saves, and int8
-activations throughout changed three readings in a hundred and cost 0.7 points (6,191 real glyphs of
-63 look-alikes, min-max calibration, the best tried); this way it is one in a thousand. What
-costs time is reading the head's weights, so the two linear layers work on uint8 inputs (static
-ranges, from calibration glyphs). Many hidden units of squeeze-and-excitation die in training, a
-third of them in the shipped weights; int8 leaves those out that none of the calibration glyphs
-fires, if there are enough of these, down to a multiple of 16. The file is checked against PyTorch
-before it takes its name.
+Computed is in float32, but for the head of int8: it is reading its weights that costs time. int8
+throughout is slower on maps this small, and cost 0.7 points on 6,191 real look-alikes; this way one
+reading in a thousand differs. Many hidden units of squeeze-and-excitation die in training; int8
+leaves those out that no calibration glyph fires. The file is checked against PyTorch before it
+takes its name.
 
 Left out: other runtimes than onnxruntime.
 """

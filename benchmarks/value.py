@@ -13,7 +13,6 @@ CPU. The variants leave one part out, or bring one in.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def draw(classes: str, change: dict, folder: str, seed: int, sample: int) -> np.
     for k, character in enumerate(classes):
         rng = np.random.default_rng((seed, sample, k))
         writer = Writer.draw(rng, rng.uniform(*change.get("hard", HARD)), change.get("small", 0.0))
-        picture = render(character, replace(writer, **fields), rng, fonts if share else None, share)
+        picture = render(character, writer.but(**fields), rng, fonts if share else None, share)
         glyphs[k] = to_glyph(picture, SIDE)
     return features(glyphs)
 

@@ -34,10 +34,9 @@ def cores() -> int:
 class Workers(contextlib.AbstractContextManager):
     """Processes that do tasks in order, a few ahead; one means this process, 0 one a core.
 
-    Workers are not forked from this process: a fork copies the locks of threads that PyTorch and
-    OpenCV have running. On Linux they come from a server that has loaded the module `preload` and
-    nothing more, so that it is loaded once for all of them; elsewhere they are spawned. Ctrl-C is
-    left to this process, and they end when it does, however that happens.
+    Workers are not forked from this process, whose threads may hold locks. On Linux they come from
+    a server that has loaded the module `preload` alone, once for all of them; elsewhere they are
+    spawned. Ctrl-C is left to this process, and they end when it does, however that happens.
     """
 
     def __init__(self, count: int, preload: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -54,45 +54,12 @@ GAP_PLACE = GAP_INDEX / (GAP + 1)  # of the points between two strokes, 0..1
 GAP_ARCH = np.sin(np.pi * GAP_PLACE)
 
 
-@dataclass(frozen=True)
-class Writer:
-    """One writer's style; lengths in em unless noted, angles in radians."""
+class Writer(SimpleNamespace):
+    """One writer's style, see `draw`; lengths in em unless noted, angles in radians."""
 
-    em: float  # px in an em
-    unsteady_size: float  # log sd of the size from character to character
-    aspect: float  # width / height of the em box
-    unsteady_aspect: float  # log sd of it from character to character
-    haste: float  # log sd of the unsteadiness from character to character
-    slant: float  # x shift for every em of height: > 0 leans right
-    rise: float  # y shift for every em of width: > 0 climbs to the right
-    rotation: float
-    smoothing: float  # sd of the low-pass along the pen's path
-    joining: float  # log odds, against the average hand, that the pen stays down between strokes
-    tails: float  # probability of an unfinished join
-    lightness: float  # pen width of joins, share of the full width
-    shift: float  # sd of a stroke's place
-    turn: float  # sd of a stroke's direction
-    stretch: float  # log sd of a stroke's length
-    bow: float  # mean curvature of strokes
-    bow_spread: float
-    component_shift: float  # sd
-    component_stretch: float  # log sd
-    warp: float  # sd of the smooth deformation
-    hookless: float  # probability that an end hook is left out
-    dots: float  # length of dots
-    skip: float  # probability that a stroke is left out
-    abbreviation: float  # share of the components that are abbreviated
-    swapping: float  # probability that a stroke is written after the next one, which it crosses
-    habits: tuple[float, ...]  # which they are, and how: a number in 0..1 for every component
-    pen: float  # px
-    pressure: float  # amplitude of the pen width's waves
-    start: float  # pen width at the start of a run of the pen
-    end: float  # and at its end
-    brush: float  # share of a font glyph's own stroke width
-    edge: float  # px from paper to full ink
-    ink: float  # grey value of full ink
-    grain: float  # sd of the grey values inside the ink
-    cut: float  # grey value from which on the scan counts as paper
+    def but(self, **changes: float) -> Writer:
+        """Return the style with some changes."""
+        return Writer(**vars(self) | changes)
 
     @classmethod
     def draw(
@@ -116,32 +83,38 @@ class Writer:
             return float(median * np.exp(normal(0, log_sd)))
 
         return cls(
-            unsteady_size=hard * uniform(0.03, 0.09),
-            aspect=spread(0.84, 0.1 * hard),
-            unsteady_aspect=hard * uniform(0.05, 0.14),
-            haste=uniform(0.1, 0.3),
-            slant=normal(0.02, 0.075 * hard),
-            rise=float(np.clip(normal(0.045, 0.06 * hard), -0.1, 0.35)),
+            unsteady_size=hard * uniform(0.03, 0.09),  # log sd of the size, over characters
+            aspect=spread(0.84, 0.1 * hard),  # width / height of the em box
+            unsteady_aspect=hard * uniform(0.05, 0.14),  # log sd of it, over characters
+            haste=uniform(0.1, 0.3),  # log sd of the unsteadiness, over characters
+            slant=normal(0.02, 0.075 * hard),  # x shift for every em of height: > 0 leans right
+            rise=float(np.clip(normal(0.045, 0.06 * hard), -0.1, 0.35)),  # y for every em of width
             rotation=normal(0, 0.035 * hard),
+            # sd of the low-pass along the pen's path
             smoothing=hard * float(np.clip(rng.gamma(2.2, 0.012), 0.002, 0.075)),
+            # log odds, against the average hand, that the pen stays down between strokes
             joining=float(normal(0.6 * hard - 1.1, 1.2)),
-            tails=float(rng.beta(0.8, 2.0)),
-            shift=hard * spread(0.011, 0.35),
-            turn=hard * spread(0.03, 0.35),
-            stretch=hard * uniform(0.02, 0.06),
-            bow=normal(0, 0.025 * hard),
+            tails=float(rng.beta(0.8, 2.0)),  # probability of an unfinished join
+            shift=hard * spread(0.011, 0.35),  # sd of a stroke's place
+            turn=hard * spread(0.03, 0.35),  # sd of a stroke's direction
+            stretch=hard * uniform(0.02, 0.06),  # log sd of a stroke's length
+            bow=normal(0, 0.025 * hard),  # mean curvature of strokes
             bow_spread=hard * uniform(0.015, 0.05),
-            component_shift=hard * uniform(0.01, 0.03),
-            component_stretch=hard * uniform(0.03, 0.08),
-            warp=hard * uniform(0.005, 0.024),
-            hookless=float(rng.beta(0.6, 2.5)),
-            dots=uniform(0.8, 1.35),
-            skip=hard * uniform(0, 0.004),
+            component_shift=hard * uniform(0.01, 0.03),  # sd
+            component_stretch=hard * uniform(0.03, 0.08),  # log sd
+            warp=hard * uniform(0.005, 0.024),  # sd of the smooth deformation
+            hookless=float(rng.beta(0.6, 2.5)),  # probability that an end hook is left out
+            dots=uniform(0.8, 1.35),  # length of dots
+            skip=hard * uniform(0, 0.004),  # probability that a stroke is left out
+            # share of the components that are abbreviated
             abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
+            # probability that a stroke is written after the next one, which it crosses
             swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
-            habits=tuple(rng.random(64).tolist()),
-            brush=uniform(0, 0.9),
-            cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),
+            habits=tuple(rng.random(64).tolist()),  # which abbreviations, of every component
+            brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
+            cut=float(
+                uniform(190, 254) if rng.random() < 0.25 else 254
+            ),  # from this grey on paper
             **draw_pen(rng, small, coarse, pens),
         )
 
@@ -166,15 +139,15 @@ def draw_pen(
         pen = em * float(np.exp(uniform(np.log(0.01), np.log(0.14))))
         edge = max(1.0, pen * uniform(0.05, 0.9))
     return {
-        "em": em,
-        "pen": pen,
-        "edge": edge,
-        "ink": uniform(0, 90),
-        "grain": uniform(4, 22),
-        "lightness": uniform(0.25, 0.8),
-        "pressure": uniform(0.05, 0.22),
-        "start": uniform(0.55, 1.15),
-        "end": uniform(0.3, 1.0),
+        "em": em,  # px
+        "pen": pen,  # px
+        "edge": edge,  # px from paper to full ink
+        "ink": uniform(0, 90),  # grey value of full ink
+        "grain": uniform(4, 22),  # sd of the grey values inside the ink
+        "lightness": uniform(0.25, 0.8),  # pen width of joins, share of the full width
+        "pressure": uniform(0.05, 0.22),  # amplitude of the pen width's waves
+        "start": uniform(0.55, 1.15),  # pen width at the start of a run of the pen
+        "end": uniform(0.3, 1.0),  # and at its end
     }
 
 
@@ -193,7 +166,7 @@ def render(
     """
     template = None
     if character in symbols():  # written part by part
-        writer = replace(writer, joining=writer.joining - 2.5, tails=0.3 * writer.tails)
+        writer = writer.but(joining=writer.joining - 2.5, tails=0.3 * writer.tails)
     drawn = character in stroke_data() or character in symbols()
     if fonts is not None and (rng.random() < font_share or not drawn):
         template = fonts.template(character, rng)

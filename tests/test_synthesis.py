@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -230,9 +229,7 @@ def test_some_pens_are_not_those_of_hwdb():
     assert widths[0.0][0] >= 0.033 and widths[0.0][-1] <= 0.08
     assert widths[1.0][5] < 0.02 and widths[1.0][-5] > 0.1 and widths[1.0][-1] <= 0.14
     thin, thick = (
-        (
-            render("永", replace(hands[0], pen=share * 100, em=100), np.random.default_rng(0)) < 128
-        ).mean()
+        (render("永", hands[0].but(pen=share * 100, em=100), np.random.default_rng(0)) < 128).mean()
         for share in (0.01, 0.14)
     )
     assert thin < 0.15 < 0.4 < thick
@@ -242,7 +239,7 @@ def test_hasty_hands_join_more():
     joined = []
     for joining in (-3.0, 0.0, 3.0):
         way, chance = np.full(2000, -0.2 - 0.2j), np.random.default_rng(0).random((2, 2000))
-        hand = replace(Writer.draw(0), joining=joining)
+        hand = Writer.draw(0).but(joining=joining)
         joined.append((drawn_share(way, np.zeros(2000), chance, hand) == 1).mean())
     assert joined[0] < 0.15 and 0.3 < joined[1] < 0.6 and joined[2] > 0.85
     across = drawn_share(way, np.ones(2000), chance, hand) == 1
@@ -252,7 +249,7 @@ def test_hasty_hands_join_more():
 def test_bent_strokes_keep_their_parts_together():
     template = stroke_template("口")
     rng = np.random.default_rng(0)
-    local = bend(template, replace(Writer.draw(0), turn=0.5, stretch=0.3), 1.0, rng)
+    local = bend(template, Writer.draw(0).but(turn=0.5, stretch=0.3), 1.0, rng)
     for first, last in zip(template.first, template.last, strict=True):
         stroke = local[first : last + 1]
         assert abs(stroke.mean()) < 1e-9 and np.abs(np.diff(stroke)).max() < 0.15
@@ -336,7 +333,7 @@ def test_joins_and_skipped_strokes():
 
     def runs(**style):
         style = {"joining": -50.0, "tails": 0.0, "skip": 0.0} | style
-        hand = Writer(**(writer.__dict__ | style))
+        hand = writer.but(**style)
         points, _ = trace(template, template.points * 80, 80, hand, np.random.default_rng(0))
         mask = (field(points, np.full(len(points), 2.0), 2) > 0).astype(np.uint8)
         return cv2.connectedComponents(mask)[0] - 1

@@ -152,16 +152,12 @@ class Server(ThreadingHTTPServer):
                 raise ValueError(f"the picture {error}; crop it to the character") from None
             readings = self.recognizers[which].read(glyph[None], READINGS)[0]
         png = base64.b64encode(cv2.imencode(".png", glyph)[1]).decode()
-        answer = {
+        return {
             "readings": [reading._asdict() for reading in readings],
             "glyph": f"data:image/png;base64,{png}",
             "notices": notices,
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
-        }
-        if readings.character_score is not None:
-            answer["character_score"] = readings.character_score
-            answer["is_character"] = readings.is_character
-        return answer
+        } | readings.score
 
     def describe(self) -> dict:
         """Return what the page says of the network."""

@@ -28,22 +28,22 @@ import cv2
 import numpy as np
 
 from config import add_arguments, add_reading, default_checkpoint, from_arguments
-from jobs.command import check_range, command, printable, sentence
+from jobs.command import check_range, command, printable
 from picture import PICTURE_SUFFIXES, decode_picture
 from picture.glyph import Found
-from recognizer import Readings, Recognizer
+from recognizer import Recognizer
 
 BATCH = 64
 
 
-def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, str]]:
-    """Yield name, decoded picture (None: to be read from the name) and error, '' if fine."""
+def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray, str]]:
+    """Yield name, picture (its path, or from standard input) and error, '' if fine."""
     for path in paths:
         if path == "-":
             try:
                 yield path, decode_picture(sys.stdin.buffer.read(), "standard input"), ""
             except ValueError as error:
-                yield path, None, str(error)
+                yield path, path, str(error)
         elif os.path.isdir(path):
             from pathlib import Path  # takes a while, as does what it imports
 
@@ -52,51 +52,31 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, np.ndarray | None, st
             others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
             others = [name for name in others if not name.startswith(".")]
             if not found:
-                yield path, None, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
+                yield path, path, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
             elif others:
                 text = f"{path}: skipped what is no picture by its name: {', '.join(others[:3])}"
                 more = f" and {len(others) - 3} more" if len(others) > 3 else ""
                 print(printable(text) + more, file=sys.stderr)
-            yield from ((name, None, "") for name in found)
+            yield from ((name, name, "") for name in found)
         else:
-            yield path, None, ""
+            yield path, path, ""
 
 
 def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) -> Iterator[dict]:
     """Yield an element a picture: path and predictions, or path and error, in order."""
-    pictures = enumerate(find_pictures(paths))
-    while batch := list(islice(pictures, BATCH)):
-        elements, glyphs = [], []
+    found = enumerate(find_pictures(paths))
+    while batch := list(islice(found, BATCH)):
+        answers = iter(recognizer.recognize((p for _, (_, p, error) in batch if not error), top_k))
         for number, (name, picture, error) in batch:
-            element: dict = {"path": name}
-            elements.append(element)
-            try:
-                if error:
-                    raise ValueError(error)
-                found = recognizer.find(name if picture is None else picture)
-                glyphs.append(found.glyph)
-                element |= {"predictions": None, "notices": found.notices}
-                if debug:
-                    stem = os.path.splitext(os.path.basename(name))[0]
-                    write_debug(os.path.join(debug, f"{number:04}_{stem}"), found)
-            except (ValueError, OSError) as failure:
-                element["error"] = sentence(failure)
-        answers = iter(recognizer.read(np.stack(glyphs), top_k) if glyphs else ())
-        for element in elements:
-            if "predictions" in element:
-                element |= to_json(next(answers))
-        yield from elements
-
-
-def to_json(readings: Readings) -> dict:
-    """Return readings as plain values; the score only where the network gives one."""
-    values: dict = {
-        "predictions": [{"character": c, "probability": round(p, 6)} for c, p in readings]
-    }
-    if readings.character_score is not None:
-        values["character_score"] = round(readings.character_score, 6)
-        values["is_character"] = readings.is_character
-    return values
+            read = None if error else next(answers)
+            if error := error or read.error:
+                yield {"path": name, "error": error}
+                continue
+            if debug:
+                stem = os.path.splitext(os.path.basename(name))[0]
+                write_debug(os.path.join(debug, f"{number:04}_{stem}"), recognizer.find(picture))
+            said = [{"character": c, "probability": round(p, 6)} for c, p in read]
+            yield {"path": name, "predictions": said, "notices": read.notices} | read.score
 
 
 def write_debug(stem: str, found: Found) -> None:

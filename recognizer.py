@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jobs.command import needs
+from jobs.command import needs, sentence
 from picture import find_glyph, read_picture
 from picture.glyph import Found
 
@@ -49,6 +49,14 @@ class Readings(list[Reading]):
     # See the function of that name, and whether it reaches the threshold; None: it is not known.
     character_score: float | None = None
     is_character: bool | None = None
+
+    @property
+    def score(self) -> dict:
+        """The last two as plain values; nothing where the network gives none."""
+        if self.character_score is None:
+            return {}
+        score = round(self.character_score, 6)
+        return {"character_score": score, "is_character": self.is_character}
 
 
 class Network(NamedTuple):
@@ -187,14 +195,14 @@ def energy(logits: np.ndarray) -> np.ndarray:
     return highest + np.log(np.exp(logits - highest[:, None]).sum(1)) - logits.mean(1)
 
 
-def character_score(logits: np.ndarray, reject: Mapping[str, float]) -> np.ndarray:
+def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.ndarray:
     """Return how much pictures look like characters the network knows, (B,) in 0...1.
 
-    The logistic of the energy of logits (B,K) of all classes. `reject` is that of a checkpoint's
-    metrics: `scale` and `offset`, which were fitted on characters and on what is none, and
-    `threshold`, from which on it is a character.
+    The logistic of energies (B,) over all classes. `reject` is that of a checkpoint's metrics:
+    `scale` and `offset`, which were fitted on characters and on what is none, and `threshold`, from
+    which on it is a character.
     """
-    return 1 / (1 + np.exp(-(reject["scale"] * energy(logits) + reject["offset"])))
+    return 1 / (1 + np.exp(-(reject["scale"] * energies + reject["offset"])))
 
 
 class Recognizer:
@@ -261,7 +269,7 @@ class Recognizer:
             for row, chosen in zip(probabilities, best, strict=True)
         ]
         if self.network.reject is not None:
-            scores = character_score(logits, self.network.reject).tolist()
+            scores = character_score(energy(logits), self.network.reject).tolist()
             for readings, score in zip(answer, scores, strict=True):
                 readings.character_score = score
                 readings.is_character = score >= self.network.reject["threshold"]
@@ -279,7 +287,7 @@ class Recognizer:
                 found = self.find(picture)
                 glyphs[place], answer[place].notices = found.glyph, found.notices
             except (ValueError, OSError) as error:
-                answer[place].error = str(error)
+                answer[place].error = sentence(error)
         read = self.read(np.stack(list(glyphs.values())), top_k) if glyphs else ()
         for place, readings in zip(glyphs, read, strict=True):
             readings.notices = answer[place].notices

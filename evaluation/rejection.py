@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint import REJECT
 from jobs.command import progress
 from picture import PICTURE_SUFFIXES
-from recognizer import Recognizer, energy
+from recognizer import Recognizer, character_score, energy
 
 KEPT = 0.985  # share of the characters above the fitted threshold
 BATCH = 256
@@ -79,14 +78,8 @@ def fit(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     optimizer.step(loss)
     slope, height = line.tolist()
     scale = slope / float(spread)
-    offset = height - scale * float(middle)
-    threshold = np.quantile(logistic(inside, scale, offset), 1 - KEPT)
-    return dict(zip(REJECT, (scale, offset, float(threshold)), strict=True))
-
-
-def logistic(energies: np.ndarray, scale: float, offset: float) -> np.ndarray:
-    """Return scores in 0...1; 0 where the energy is -inf."""
-    return 1 / (1 + np.exp(-(scale * energies + offset)))
+    fitted = {"scale": scale, "offset": height - scale * float(middle)}
+    return fitted | {"threshold": float(np.quantile(character_score(inside, fitted), 1 - KEPT))}
 
 
 def summarise(
@@ -94,15 +87,18 @@ def summarise(
 ) -> dict[str, object]:
     """Return how well the two are told apart, at the checkpoint's threshold where it has one."""
     fitted = fit(inside, outside)
-    scale, offset, threshold = ((reject or fitted)[key] for key in REJECT)
+    used = reject or fitted
+    kept, mistaken = (
+        character_score(side, used) >= used["threshold"] for side in (inside, outside)
+    )
     return {
         "characters": len(inside),
         "others": len(outside),
         "auroc": auroc(inside, outside),
         "fitted": fitted,
         "of_checkpoint": reject is not None,
-        "kept": float((logistic(inside, scale, offset) >= threshold).mean()),
-        "told": float((logistic(outside, scale, offset) < threshold).mean()),
+        "kept": float(kept.mean()),
+        "told": 1 - float(mistaken.mean()),
         "curve": curve(inside, outside),
     }
 

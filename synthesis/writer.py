@@ -112,9 +112,7 @@ class Writer(SimpleNamespace):
             swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
             habits=tuple(rng.random(64).tolist()),  # which abbreviations, of every component
             brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
-            cut=float(
-                uniform(190, 254) if rng.random() < 0.25 else 254
-            ),  # from this grey on paper
+            cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),  # from this grey on paper
             **draw_pen(rng, small, coarse, pens),
         )
 

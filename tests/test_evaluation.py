@@ -17,7 +17,7 @@ from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes, safe_cell
 from evaluation.score import Result, evaluate
 from hwdb.characters import LEVEL1, SYMBOLS, TWINS, folder_name
-from recognizer import load_network
+from recognizer import character_score, load_network
 
 
 def result_of(rows: list[tuple[int, list[int], float]]) -> Result:
@@ -289,7 +289,7 @@ def test_logistic_is_found():
     assert found["scale"] == pytest.approx(4, rel=0.15)
     assert found["offset"] / found["scale"] == pytest.approx(-10, rel=0.02)
     for fitted, characters in ((found, inside), (rejection.fit(outside, inside), outside)):
-        scores = rejection.logistic(characters, fitted["scale"], fitted["offset"])
+        scores = character_score(characters, fitted)
         kept = (scores >= fitted["threshold"]).mean()  # also where the others have more energy
         assert kept == pytest.approx(rejection.KEPT, abs=0.001)
 

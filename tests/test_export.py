@@ -31,7 +31,7 @@ import recognizer
 from config import DEFAULT_CHECKPOINT
 from model import to_input
 from picture import to_glyph
-from recognizer import Recognizer, character_score, load_network, softmax
+from recognizer import Recognizer, character_score, energy, load_network, softmax
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Largest difference of a logit, as a share of the logits' own spread.
@@ -159,7 +159,7 @@ def test_the_score_is_in_the_file(exported, tmp_path):
     session = open_alone(tmp_path / "scored-picture.onnx")
     feed = {"picture": bitmap("大", 1300)[None, None]}
     score, logits = session.run(["character_score", "logits"], feed)
-    np.testing.assert_allclose(score, character_score(logits, reject), rtol=1e-4)
+    np.testing.assert_allclose(score, character_score(energy(logits), reject), rtol=1e-4)
 
 
 def test_a_file_for_pictures_is_no_recognizer(picture_file):

@@ -15,7 +15,7 @@ from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script, several
 
 import checkpoint
 from config import DEFAULT_CHECKPOINT
-from recognizer import Recognizer, character_score
+from recognizer import Recognizer, character_score, energy
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_classes_narrow_the_readings(weights, pictures, tmp_path):
 def test_the_network_says_what_is_a_character(weights, pictures, tmp_path):
     logits = np.array([[9.0, 0, 0], [0.5, 0, 0]])
     reject = {"scale": 2.0, "offset": -8.0, "threshold": 0.5}
-    scores = character_score(logits, reject)
+    scores = character_score(energy(logits), reject)
     assert scores[0] > 0.85 and scores[1] < 0.01
     loaded = checkpoint.load(weights)
     loaded["metrics"]["reject"] = reject | {"scale": 0.0, "offset": 0.0}

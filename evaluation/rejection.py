@@ -88,9 +88,7 @@ def summarise(
     """Return how well the two are told apart, at the checkpoint's threshold where it has one."""
     fitted = fit(inside, outside)
     used = reject or fitted
-    kept, mistaken = (
-        character_score(side, used) >= used["threshold"] for side in (inside, outside)
-    )
+    kept, mistaken = (character_score(x, used) >= used["threshold"] for x in (inside, outside))
     return {
         "characters": len(inside),
         "others": len(outside),

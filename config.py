@@ -55,7 +55,7 @@ def setting(default: Any, help: str, check: Check = ANYTHING) -> Any:
 HEADINGS = {
     "data": "data",
     "variant": "model",
-    "epochs": "optimisation",
+    "epochs": "optimization",
     "rotation": "augmentation",
     "teacher": "distillation",
     "out": "run",

@@ -206,7 +206,7 @@ class MobileNetV3(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise one layer: He normal (fan out) for convolutions, N(0, 0.01) for linear layers."""
+    """Initialize one layer: He normal (fan out) for convolutions, N(0, 0.01) for linear layers."""
     if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
         return  # only names and shapes are wanted
     if isinstance(module, nn.Conv2d):

@@ -96,7 +96,7 @@ def rejection_figures(test: Test, folder: str) -> dict:
     glyphs = test.glyphs.fetch(some(test))[0].cpu().numpy()
     inside = rejection.energies(test.recognizer, glyphs)
     outside = rejection.folder_energies(test.recognizer, folder)
-    return rejection.summarise(inside, outside, test.recognizer.network.reject)
+    return rejection.summarize(inside, outside, test.recognizer.network.reject)
 
 
 def unknown_classes(test: Test) -> dict[str, int]:
@@ -108,7 +108,7 @@ def unknown_classes(test: Test) -> dict[str, int]:
     return {label: count for label, count in found.items() if label not in read}
 
 
-def summarise(test: Test, path: str) -> dict:
+def summarize(test: Test, path: str) -> dict:
     """Return the figures of a test as plain values."""
     result, name = test.result, test.recognizer.classes
     writers = [share.accuracy for share in analysis.by_writer(result, test.glyphs.writers)]
@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.report:
         from evaluation.report import write_report  # says at once if matplotlib is missing
     test = score(given, from_arguments(given))
-    figures = summarise(test, str(given.path))
+    figures = summarize(test, str(given.path))
     if given.find_temperature:
         figures["temperature"] = fitting_temperature(test)
     if given.no_characters:

@@ -1,4 +1,4 @@
-"""Measure what parts of the synthesiser are worth to a small network that saw nothing else.
+"""Measure what parts of the synthesizer are worth to a small network that saw nothing else.
 
     python -m benchmarks.value hwdb63/test icdar13_dev.gnt --fonts DIR
     python -m benchmarks.value hwdb63/train --only default "no joins" --seeds 3

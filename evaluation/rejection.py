@@ -82,7 +82,7 @@ def fit(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     return fitted | {"threshold": float(np.quantile(character_score(inside, fitted), 1 - KEPT))}
 
 
-def summarise(
+def summarize(
     inside: np.ndarray, outside: np.ndarray, reject: Mapping[str, float] | None
 ) -> dict[str, object]:
     """Return how well the two are told apart, at the checkpoint's threshold where it has one."""

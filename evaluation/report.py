@@ -63,7 +63,7 @@ CSS = Path(__file__).with_name("report.css")
 
 
 def write_report(folder: Path, figures: dict, mistakes: Mistakes) -> Path:
-    """Write report.html into a folder and return its path; `figures` as of test.py's summarise."""
+    """Write report.html into a folder and return its path; `figures` as of test.py's summarize."""
     sections = [
         headline(figures),
         writers_section(mistakes),

@@ -1,4 +1,4 @@
-"""Worker processes: the one pool of converter, packer, synthesiser and endless streams.
+"""Worker processes: the one pool of converter, packer, synthesizer and endless streams.
 
 with Workers(4, preload="dataset") as workers:
     for result in workers.map(decode, tasks):

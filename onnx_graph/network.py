@@ -31,7 +31,7 @@ def fold_batch_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
     return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
-def quantise_rows(weight: np.ndarray, least: float | np.ndarray = 0.0) -> tuple[np.ndarray, ...]:
+def quantize_rows(weight: np.ndarray, least: float | np.ndarray = 0.0) -> tuple[np.ndarray, ...]:
     """Return int8 values in -127...127 and the float32 scale, `least` or more, of each row (O,)."""
     scale = np.maximum(np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12) / 127, least)
     each = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -44,7 +44,7 @@ class Range(NamedTuple):
     low: float
     high: float
 
-    def quantisation(self) -> tuple[np.float32, np.uint8]:
+    def quantization(self) -> tuple[np.float32, np.uint8]:
         """Return scale and zero point of uint8, with the range at 0...127 of 0...255.
 
         Sums of two products then fit into 16 bits, as processors without VNNI need it, and values
@@ -91,7 +91,7 @@ class NetworkGraph(Graph):
             half = self.constant(name, weight.astype(np.float16))
             return self.node("Cast", half, to=TensorProto.FLOAT)
         # Not DequantizeLinear: onnxruntime would keep that one and run it for every glyph.
-        values, scale = quantise_rows(weight)
+        values, scale = quantize_rows(weight)
         wide = self.node("Cast", self.constant(name, values), to=TensorProto.FLOAT)
         return self.node("Mul", wide, self.constant(f"{name}.scale", scale.reshape(-1, 1, 1, 1)))
 
@@ -115,11 +115,11 @@ class NetworkGraph(Graph):
         if self.precision != "int8":
             kernel = self.kernel(f"{name}.weight", weight)
             return self.node("Gemm", x, kernel, self.constant(f"{name}.bias", bias), transB=1)
-        step, zero = self.calibration.ranges[layer].quantisation()
+        step, zero = self.calibration.ranges[layer].quantization()
         inputs = (self.constant(f"{name}.step", step), self.constant(f"{name}.zero", zero))
         x = self.node("DequantizeLinear", self.node("QuantizeLinear", x, *inputs), *inputs)
         # The bias is an int32 in units of both scales: a row of zeros must not make it overflow.
-        values, scale = quantise_rows(weight, np.abs(bias) / (2**30 * step))
+        values, scale = quantize_rows(weight, np.abs(bias) / (2**30 * step))
         kernel = self.node(
             "DequantizeLinear",
             self.constant(f"{name}.weight", values),

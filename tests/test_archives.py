@@ -177,7 +177,7 @@ def test_a_member_that_the_directory_has_lost(write):
     assert len(zipfile.ZipFile(io.BytesIO(data)).infolist()) == 4
     delivered, said = read(write("a.zip", bytes(data)))
     assert delivered == DATA and len(said) == 1 and "missing in the directory" in said[0]
-    data[data.index(b"1003.gnt") - 30] ^= 1  # nor is its own header to be recognised
+    data[data.index(b"1003.gnt") - 30] ^= 1  # nor is its own header to be recognized
     delivered, said = read(write("a.zip", bytes(data)))
     assert "1003.gnt" not in delivered and len(delivered) == 4
     assert len(said) == 1 and "belong to no file" in said[0]

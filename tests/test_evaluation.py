@@ -1,4 +1,4 @@
-"""test.py, its figures, and the whole way from .gnt files to a recognised character."""
+"""test.py, its figures, and the whole way from .gnt files to a recognized character."""
 
 import csv
 import json

@@ -201,9 +201,9 @@ def test_feature_maps_stay_in_one_layout(tmp_path, precision):
     proto = export.to_onnx(model, loaded, precision, calibration)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     if "ReorderInput" not in kinds:
         pytest.skip("onnxruntime has one layout only on this processor")
     assert kinds.count("ReorderInput") + kinds.count("ReorderOutput") <= 4

@@ -7,7 +7,7 @@ import torchvision
 from model import count_macs, main, make_divisible, mobilenet_v3, to_input
 
 
-def randomise(model: torch.nn.Module) -> None:
+def randomize(model: torch.nn.Module) -> None:
     """Give BatchNorm statistics that an identity would not pass."""
     torch.manual_seed(0)
     for module in model.modules():
@@ -20,7 +20,7 @@ def randomise(model: torch.nn.Module) -> None:
 def test_equals_torchvision(variant, parameters):
     ours = mobilenet_v3(variant, num_classes=1000, in_channels=3, last_stride=2).eval()
     theirs = getattr(torchvision.models, f"mobilenet_v3_{variant}")().eval()
-    randomise(theirs)
+    randomize(theirs)
     assert sum(p.numel() for p in ours.parameters()) == parameters
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 3, 96, 96)

@@ -76,7 +76,7 @@ def made_up(glyphs: GlyphSet, right: float, copies: int = 1) -> Result:
 
 
 def figures_of(glyphs: GlyphSet, result: Result) -> dict:
-    """Return what test.py's summarise does, as far as the report uses it."""
+    """Return what test.py's summarize does, as far as the report uses it."""
     return {f"top{k}": result.topk(k) for k in (1, 5, 10)} | {
         "data": "data/<test>",
         "checkpoint": "runs/best.pt",

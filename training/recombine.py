@@ -4,7 +4,7 @@
     python train.py --teacher FILE.onnx --unlabelled data/recombined ...
 
 Real samples of a few classes teach a student those classes. Their strokes, ink and joins are those
-of all characters, though: bent, mirrored and put together anew they are shapes that no synthesiser
+of all characters, though: bent, mirrored and put together anew they are shapes that no synthesizer
 draws, and a teacher's logits say what to make of them. Half of the pictures are one sample,
 distorted far more than training does; half are two or three, each squeezed into a part of the
 square. The character of the records means nothing.

@@ -32,6 +32,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 HEADER = struct.Struct("<I2sHH")
+LAYOUT = np.dtype([("size", "<u4"), ("tag", "<u2"), ("width", "<u2"), ("height", "<u2")])
 # Beyond any handwritten character; keeps a damaged header from asking for gigabytes.
 MAX_PIXELS = 1 << 24
 CHUNK = 1 << 20
@@ -164,7 +165,7 @@ class _Starts:
         end = min(begin + CHUNK, window.reach(begin + CHUNK + full) - full + 1)
         if end <= begin:
             return False
-        sizes = self._numbers("<u4", begin)[: end - begin]
+        sizes = self._everywhere()["size"][begin - window.start : end - window.start]
         places = np.flatnonzero((sizes > full) & (sizes <= full + MAX_PIXELS)) + begin
         sizes, tags = self._headers(places)  # of few
         good = (sizes > full) & _good_tags()[tags]
@@ -180,18 +181,15 @@ class _Starts:
 
     def _headers(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sizes (0 where width and height say another) and tags at these offsets."""
-        size, tag, width, height = (
-            self._numbers(kind, self.window.start + at)[places - self.window.start].astype(np.int64)
-            for kind, at in (("<u4", 0), ("<u2", 4), ("<u2", 6), ("<u2", 8))
-        )
+        some = self._everywhere()[places - self.window.start]
+        size, width, height = (some[name].astype(np.int64) for name in ("size", "width", "height"))
         agree = (size == HEADER.size + width * height) & (width * height <= MAX_PIXELS)
-        return np.where(agree, size, 0), tag
+        return np.where(agree, size, 0), some["tag"]
 
-    def _numbers(self, kind: str, begin: int) -> np.ndarray:
-        """Return a view of the numbers of a type that begin at each byte from an offset on."""
-        data, at = self.window.data, begin - self.window.start
-        count = max(0, len(data) - at - np.dtype(kind).itemsize + 1)
-        return np.ndarray((count,), kind, data, at if count else 0, (1,))
+    def _everywhere(self) -> np.ndarray:
+        """Return a view of the headers that would begin at each byte of the window."""
+        data = self.window.data
+        return np.ndarray((max(0, len(data) - HEADER.size + 1),), LAYOUT, data, 0, (1,))
 
 
 def read_gnt(stream: BinaryIO, name: str) -> Iterator[Sample | Damage]:

@@ -72,16 +72,12 @@ def part_of(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return one side of some ink (h,w), cut where least of it is near the middle, or all of it."""
     if rng.random() < 0.3:
         return ink
-    if rng.random() < 0.5:
-        return np.ascontiguousarray(part_of_columns(ink, rng))
-    return np.ascontiguousarray(part_of_columns(ink.T, rng).T)
-
-
-def part_of_columns(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    width = ink.shape[1]
-    low, high = int(0.3 * width), int(0.7 * width) + 1
-    cut = low + int(ink[:, low:high].sum(0, dtype=np.int64).argmin())
-    return ink[:, :cut] if rng.random() < 0.5 and cut > 0 else ink[:, cut:]
+    upright = rng.random() < 0.5
+    columns = ink if upright else ink.T
+    low, high = int(0.3 * columns.shape[1]), int(0.7 * columns.shape[1]) + 1
+    cut = low + int(columns[:, low:high].sum(0, dtype=np.int64).argmin())
+    part = columns[:, :cut] if rng.random() < 0.5 and cut > 0 else columns[:, cut:]
+    return np.ascontiguousarray(part if upright else part.T)
 
 
 def collage(some: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -114,20 +110,16 @@ def recombine(glyphs: np.ndarray, count: int, rng: np.random.Generator):
             yield 255 - np.where(ink < FAINT, 0, ink)  # a clean scan
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("sources", nargs="+", type=Path, help="trees, .gnt files or folders of them")
     add("--count", type=int, default=60_000, help="pictures (default: 60000)")
     add("--seed", type=int, default=0, help="equal seeds give equal pictures (default: 0)")
     add("--out", type=Path, default=Path("data/recombined"), help="folder of the .gnt file")
-    return parser.parse_args(argv)
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    args = parse(argv)
+    args = parser.parse_args(argv)
     check_range(args, 1, math.inf, "count")
     check_range(args, 0, math.inf, "seed")
     parts = [

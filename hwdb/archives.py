@@ -18,11 +18,13 @@ Left out: encrypted archives, ALZip's own bzip2, archives of any other format.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import struct
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,7 @@ class _Member(NamedTuple):
 # -- streams ---------------------------------------------------------------------------------------
 
 
-class _Chunks:
+class _Chunks(io.RawIOBase):
     """A stream over chunks. An error behind the last byte is raised when that byte is read."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -174,9 +176,8 @@ def other_archives(paths: Iterable[Path]) -> list[Path]:
 
 def _is_later_volume(path: Path) -> bool:
     """Tell whether a file is .a00 and so on of an .alz beside it, which is read with that."""
-    return bool(VOLUME.fullmatch(path.suffix)) and any(
-        path.with_suffix(suffix).exists() for suffix in (".alz", ".ALZ")
-    )
+    first = any(path.with_suffix(suffix).exists() for suffix in (".alz", ".ALZ"))
+    return first and VOLUME.fullmatch(path.suffix) is not None
 
 
 def _printable(name: str) -> str:
@@ -229,12 +230,10 @@ DESCRIPTOR = 24  # bytes at most that may lie behind a file
 def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
     members, found = _zip_members(stream)
     yield from (Damage(str(path), at, reason, "archive") for at, reason in found)
-    volumes: dict[
-        str, list[_Member]
-    ] = {}  # the later ones of each .alz, by its name without suffix
+    volumes = defaultdict(list)  # the later ones of each .alz, by its name without suffix
     for member in members:
         if VOLUME.fullmatch(member.name[-4:]):
-            volumes.setdefault(member.name[:-4].lower(), []).append(member)
+            volumes[member.name[:-4].lower()].append(member)
     for member in members:
         name, lower = f"{path}/{_printable(member.name)}", member.name.lower()
         if lower.endswith(".gnt"):
@@ -247,8 +246,7 @@ def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
                 yield from _open_alz(name, path, joined, stream.tell)
         elif not lower.endswith("/") and not VOLUME.fullmatch(lower[-4:]):
             yield _not_read(str(path), member.name)
-    for member in (member for rest in volumes.values() for member in rest):
-        yield _not_read(str(path), member.name)
+    yield from (_not_read(str(path), m.name) for rest in volumes.values() for m in rest)
     if not found and not any(member.name.lower().endswith((".gnt", ".alz")) for member in members):
         yield Damage(str(path), 0, "holds no .gnt and no .alz file", "archive")
 

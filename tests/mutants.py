@@ -3,19 +3,28 @@
     python tests/mutants.py --count 240 --seed 14     # takes about an hour
 
 mutmut writes all its mutants beside the code into mutants/ (settings: pyproject.toml); a sample of
-them is drawn by chance. Left out are those that change wording alone: a text with a space in it,
-and what stands in a raise, a notice, a progress bar or a help text. Every test runs once as it is,
-which tells what it calls, and then once for each mutant of that which no test before it noticed, in
-a fork: all that fixtures have made is there already. `mutmut run` comes to the same, but collects
-and prepares anew for every mutant. Mutants are not active in scripts that tests start.
+them is drawn by chance. Left out are those that change
 
-The sample, what noticed each and what nothing noticed go to mutants/sample.json.
+    wording alone: a text with a space in it, and what stands in a raise, a notice, a progress bar
+        or a help text
+    nothing: another spelling of a codec, what only asserts (strict=), a hint for speed
+        (non_blocking=)
+
+Every test runs once as it is, which tells what it calls, and then once for each mutant of that
+which no test before it noticed, in a fork: all that fixtures have made is there already. `mutmut
+run` comes to the same, but collects and prepares anew for every mutant. Mutants are not active in
+scripts that tests start.
+
+The sample, what noticed each and what nothing noticed go to mutants/sample.json as they come: the
+same command goes on after an interruption, if neither code nor tests have changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import codecs
+import hashlib
 import json
 import os
 import random
@@ -30,6 +39,7 @@ import pytest  # noqa: E402
 from _pytest.runner import runtestprotocol  # noqa: E402
 
 TEXTS = {"help", "description", "epilog", "desc", "unit", "metavar"}
+NOTHING = {"strict", "non_blocking"}
 SPEAKERS = {"print", "notice", "progress", "write", "Damage", "ArgumentParser"}
 SLOW = 2.0  # seconds; a test beyond runs for a mutant only if none before it did
 
@@ -64,25 +74,33 @@ def difference(a: object, b: object, above: tuple = ()) -> tuple | None:
 
 
 def is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
-    """Whether a mutant says something else and does the same."""
+    """Whether a mutant does the same, by the rules above."""
     found = difference([original.args, original.body], [mutant.args, mutant.body])
     if found is None:
         return True
     a, b, above = found
     if isinstance(a, list) and isinstance(b, list):  # an argument is gone
         gone = {getattr(x, "arg", None) for x in a} - {getattr(x, "arg", None) for x in b}
-        if gone & TEXTS:
+        if gone & (TEXTS | NOTHING):
             return True
     for node in above:
         name = getattr(node, "func", None)
         if (
             isinstance(node, ast.Raise)
             or getattr(name, "attr", getattr(name, "id", None)) in SPEAKERS
-            or (isinstance(node, ast.keyword) and node.arg in TEXTS)
+            or (isinstance(node, ast.keyword) and node.arg in TEXTS | NOTHING)
         ):
             return True
-    text = getattr(a, "value", a)
-    return isinstance(text, str) and " " in text
+    texts = [getattr(x, "value", x) for x in (a, b)]
+    return isinstance(texts[0], str) and (" " in texts[0] or codec(texts[0]) == codec(texts[1]))
+
+
+def codec(name: object) -> object:
+    """Return the proper name of a codec; what is none is itself."""
+    try:
+        return codecs.lookup(name).name
+    except (LookupError, TypeError, ValueError):
+        return name
 
 
 def draw(mutants: dict[str, Path], count: int, seed: int) -> list[str]:
@@ -102,13 +120,23 @@ def draw(mutants: dict[str, Path], count: int, seed: int) -> list[str]:
 
 
 class Trial:
-    """A pytest plugin that runs every test for the mutants of what it calls."""
+    """A pytest plugin that runs every test for the mutants of what it calls.
 
-    def __init__(self, sample: list[str]) -> None:
+    `kept` is the file of results; what it holds of the same sample, code and tests counts.
+    """
+
+    def __init__(self, sample: list[str], kept: Path) -> None:
         from mutmut.utils.format_utils import mangled_name_from_mutant_name
 
-        self.caught: dict[str, str] = {}
-        self.alive: dict[str, list[str]] = {name: [] for name in sample}
+        content = hashlib.sha256(" ".join(sample).encode())
+        for path in sorted(Path().rglob("*.py")):
+            content.update(path.read_bytes())
+        self.kept, self.digest = kept, content.hexdigest()
+        before = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+        if before.get("digest") != self.digest:
+            before = {"caught": {}, "alive": {name: [] for name in sample}}
+        self.caught: dict[str, str] = before["caught"]  # by which test
+        self.alive: dict[str, list[str]] = before["alive"]  # tests that have not noticed it
         self.of: dict[str, list[str]] = {}
         for name in sample:
             self.of.setdefault(mangled_name_from_mutant_name(name), []).append(name)
@@ -130,14 +158,23 @@ class Trial:
             print(f"left out, fails by itself: {item.nodeid}", file=sys.stderr)
             called.clear()
         for name in [name for function in called for name in self.of.get(function, ())]:
-            if name in self.alive and (took < SLOW or not self.alive[name]):
-                self.alive[name].append(item.nodeid)
+            tried = self.alive.get(name, [item.nodeid])
+            if item.nodeid not in tried and (took < SLOW or not tried):
                 if self.notices(item, name, 20 + 15 * took):
-                    self.caught[name] = self.alive.pop(name)[-1]
-        result = {"caught": self.caught, "alive": self.alive}
-        Path("sample.json").write_text(json.dumps(result, ensure_ascii=False, indent=1))
+                    self.caught[name] = item.nodeid
+                    del self.alive[name]
+                else:
+                    tried.append(item.nodeid)
+                self.keep()
         item.session._setupstate.teardown_exact(nextitem)
         return True
+
+    def keep(self) -> None:
+        """Write the results down."""
+        result = {"digest": self.digest, "caught": self.caught, "alive": self.alive}
+        temporary = self.kept.with_suffix(".part")
+        temporary.write_text(json.dumps(result, ensure_ascii=False, indent=1), "utf-8")
+        os.replace(temporary, self.kept)
 
     def notices(self, item: pytest.Item, name: str, limit: float) -> bool:
         """Whether a test fails, or takes beyond `limit` seconds, with a mutant."""
@@ -182,7 +219,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    trial = Trial(sample)
+    trial = Trial(sample, Path("sample.json"))
     tests = given.tests or settings.pytest_add_cli_args_test_selection
     pytest.main(["--rootdir=.", *settings.pytest_add_cli_args, *tests], plugins=[trial])
     for name, tried in sorted(trial.alive.items()):

@@ -4,7 +4,16 @@ import pytest
 import torch
 import torchvision
 
-from model import count_macs, main, make_divisible, mobilenet_v3, to_input
+from model import (
+    LARGE,
+    SMALL,
+    MobileNetV3,
+    count_macs,
+    main,
+    make_divisible,
+    mobilenet_v3,
+    to_input,
+)
 
 
 def randomize(model: torch.nn.Module) -> None:
@@ -47,9 +56,33 @@ def test_strides_decide_the_final_map(stem, last, side):
 
 
 def test_counts_multiply_accumulates():
+    nn = torch.nn
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),  # 4 x 4 x 4 outputs of 9 inputs: 576
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 5, 2),  # 5 x 3 x 3 outputs of 16: 720
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(5, 6, 1),  # a gate: 6 outputs of 5: 30
+        nn.Flatten(),
+        nn.Linear(6, 7),  # 42
+    )
+    assert count_macs(model, 8, in_channels=2) == (576 + 720 + 30 + 42, 3)
+    assert model.training and count_macs(model.eval(), 8, 2)[0] == 1368 and not model.training
+    assert (model[1].running_mean == 0).all() and not model[0]._forward_hooks
     # torchvision states 0.06 GFLOPS (multiply-accumulates) for Small at 224 px.
     macs, _ = count_macs(mobilenet_v3("small", 1000, in_channels=3), 224, in_channels=3)
     assert 54e6 < macs < 60e6
+
+
+def test_without_arguments_it_is_the_paper_s_small_one():
+    with torch.device("meta"):
+        model, rows, large = mobilenet_v3(), MobileNetV3(SMALL, 5), MobileNetV3(LARGE, 5)
+    assert model.classifier[3].weight.shape == (3755, 1024) and model.classifier[2].p == 0.2
+    assert model.features[0][0].weight.shape == (16, 1, 3, 3)
+    assert (len(model.features), len(large.features)) == (13, 17)
+    assert rows.classifier[3].weight.shape == (5, 1024) and rows.classifier[2].p == 0.2
+    strides = [m.stride[0] for m in rows.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert strides.count(2) == 5 and rows.features[0][0].stride == (2, 2)
 
 
 def test_width_and_head():
@@ -59,26 +92,32 @@ def test_width_and_head():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"variant": "medium"}, {"stem_stride": 3}, {"num_classes": 0}, {"width": 0.0}]
-)
+    "bad",
+    [{"variant": "medium"}, {"stem_stride": 3}, {"stem_stride": 0}, {"last_stride": 3},
+     {"num_classes": 0}, {"width": 0.0}, {"width": -1.0}, {"head": -1}, {"in_channels": 0}],
+)  # fmt: skip
 def test_refuses(bad):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match="expected"), torch.device("meta"):
         mobilenet_v3(**bad)
+    with torch.device("meta"):  # what is just allowed
+        mobilenet_v3("large", num_classes=1, width=0.01, head=1, in_channels=1)
 
 
 def test_prints_the_table(capsys):
-    assert main(["--head", "384", "--num-classes", "3755", "--width", "1"]) == 0
+    assert main(["--head", "9", "--num-classes", "20", "--width", "0.25"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0][:5] == ["variant", "stem", "last", "parameters", "32"] and len(lines) == 7
-    assert [line[:3] for line in lines[1:4]] == [
-        ["large", *"22"],
-        ["large", *"21"],
-        ["large", *"12"],
+    assert lines[0][:4] == ["variant", "stem", "last", "parameters"] and len(lines) == 7
+    assert lines[0][4:] == ["32", "px", "48", "px", "64", "px", "80", "px", "96", "px"]
+    assert [line[:3] for line in lines[1:]] == [
+        *(["large", *strides] for strides in ("22", "21", "12")),
+        *(["small", *strides] for strides in ("22", "21", "12")),
     ]
-    small = lines[5]
-    assert small[:4] == ["small", "2", "1", "2,593,963"]
-    macs, side = count_macs(mobilenet_v3("small", head=384, last_stride=1), 64)
-    assert small[10:13] == [f"{macs / 1e6:.1f}", "M", f"{side}x{side}"]
+    for line, strides in ((lines[5], (2, 1)), (lines[6], (1, 2))):
+        options = dict(zip(("stem_stride", "last_stride"), strides, strict=True))
+        model = mobilenet_v3("small", 20, head=9, width=0.25, **options)
+        assert line[3] == f"{sum(p.numel() for p in model.parameters()):,}"
+        macs, side = count_macs(model, 64)
+        assert line[10:13] == [f"{macs / 1e6:.1f}", "M", f"{side}x{side}"]
     assert main(["--width", "0"]) == 2 and "width=0.0" in capsys.readouterr().err
 
 

@@ -1,0 +1,103 @@
+"""Devices, processes and precision: what is chosen with GPUs and without."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from training import devices
+from training.devices import Processes, autocast, in_turn, pick_device, pick_dtype
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Have a machine with so many GPUs of a generation, or with MPS."""
+
+    def set_up(gpus: int = 0, mps: bool = False, generation: tuple[int, int] = (8, 0)) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    set_up()
+    return set_up
+
+
+def test_auto_takes_the_best_there_is(machine):
+    assert pick_device() == CPU
+    machine(mps=True)
+    assert pick_device("auto") == torch.device("mps") == pick_device("mps")
+    machine(gpus=4, mps=True)
+    assert pick_device() == torch.device("cuda", 0)
+    assert pick_device("auto", 3) == pick_device("cuda", 3) == torch.device("cuda", 3)
+    assert pick_device("cuda:1", 3) == torch.device("cuda", 1) and pick_device("cpu", 3) == CPU
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "said"),
+    [(0, "cuda", "not there"), (0, "mps", "not there"), (2, "cuda:2", "not there"),
+     (1, "meta", "not there"), (1, "toaster", "expected auto, cpu")],
+)  # fmt: skip
+def test_what_is_not_there_is_said(machine, gpus, name, said):
+    machine(gpus=gpus)
+    with pytest.raises(ValueError, match=f"--device {name}: {said}"):
+        pick_device(name)
+
+
+def test_precision_is_the_device_s_own(machine):
+    assert pick_dtype("auto", CPU) == pick_dtype("auto", torch.device("mps")) == torch.float32
+    assert pick_dtype("auto", CUDA) == torch.bfloat16
+    machine(gpus=2, generation=(7, 5))
+    assert pick_dtype("auto", CUDA) == torch.float16
+    for name, dtype in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")):
+        assert pick_dtype(name, CUDA) == getattr(torch, dtype)
+
+
+def test_autocast_is_of_the_dtype():
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert torch.is_autocast_enabled("cpu") == (dtype == torch.bfloat16)
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "backend"),
+    [(2, "auto", "nccl"), (2, "cuda", "nccl"), (2, "cpu", "gloo"), (0, "auto", "gloo")],
+)
+def test_a_process_group_is_joined_as_torchrun_says(machine, monkeypatch, gpus, device, backend):
+    machine(gpus=gpus)
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(key, raising=False)
+    began, set_ = [], []
+    monkeypatch.setattr(dist, "init_process_group", lambda *a, **k: began.append((a, k)))
+    monkeypatch.setattr(torch.cuda, "set_device", set_.append)
+    assert devices.start_processes(device) == Processes(0, 1, 0) and not began
+    for key, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(key, value)
+    assert devices.start_processes(device) == Processes(rank=5, world=8, local_rank=1)
+    ((given, options),) = began
+    assert given == (backend,) and options["timeout"].total_seconds() >= 24 * 3600
+    assert set_ == ([1] if backend == "nccl" else [])
+    assert Processes(0, 8, 0).main and not Processes(1, 8, 1).main
+
+
+def test_the_group_is_left_where_there_is_one(monkeypatch):
+    left = []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(1))
+    for there in (False, True):
+        monkeypatch.setattr(dist, "is_initialized", lambda there=there: there)
+        devices.stop_processes()
+        assert len(left) == there
+
+
+@pytest.mark.parametrize(
+    ("processes", "turn"),
+    [(Processes(0, 8, 0), 0), (Processes(4, 8, 0), 1), (Processes(1, 8, 1), 2)],
+)
+def test_work_is_done_in_turn(monkeypatch, processes, turn):
+    waited = []
+    monkeypatch.setattr(dist, "barrier", lambda: waited.append(1))
+    assert in_turn(processes, lambda: ("made", len(waited))) == ("made", turn)
+    assert len(waited) == 3  # all of them wait for all
+    assert in_turn(Processes(0, 1, 0), lambda: "made") == "made" and len(waited) == 3

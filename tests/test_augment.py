@@ -1,5 +1,7 @@
 """Augmentation of batches: each part does what its strength says."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -175,3 +177,200 @@ def test_all_steps_are_on_the_device_of_the_batch():
     strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 1.0)
     y = augment(torch.empty(8, 1, 64, 64, device="meta"), strength, generator())
     assert y.shape == (8, 1, 64, 64) and y.device.type == "meta"
+
+
+def sources(strength: Augmentation, count: int = 200, side: int = 32) -> np.ndarray:
+    """Return where (B,2,S,S) each pixel of a warped picture comes from, x and y in -1...1.
+
+    Two warps alike, of pictures whose ink grows to the right and downwards, tell it.
+    """
+    ramp = torch.linspace(1, 2, side).expand(side, side)
+    found = []
+    for picture in (ramp, ramp.T):
+        x = picture.expand(count, 1, side, side).contiguous()
+        found.append(warp(x, strength, generator())[:, 0].numpy())
+    x, y = ((value - 1.5) * 2 * (side - 1) / side for value in found)
+    return np.stack([x, y], 1)
+
+
+def matrices(strength: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Return the affine maps (B,2,2) and shifts (B,2) of warps, having checked that they are."""
+    side = 32
+    found = sources(strength)
+    at = (np.arange(side) * 2 + 1) / side - 1
+    middle = slice(side // 2 - 4, side // 2 + 4)  # never beyond the border
+    y, x = np.meshgrid(at[middle], at[middle], indexing="ij")
+    basis = np.stack([x, y, np.ones_like(x)]).reshape(3, -1).T  # (P,3)
+    seen = found[:, :, middle, middle].reshape(len(found), 2, -1)
+    solved = np.linalg.lstsq(basis, seen.reshape(-1, len(basis)).T, rcond=None)[0]
+    assert np.abs(basis @ solved - seen.reshape(-1, len(basis)).T).max() < 1e-4
+    solved = solved.T.reshape(-1, 2, 3)
+    return solved[:, :, :2], solved[:, :, 2]
+
+
+def is_spread(values: np.ndarray, most: float) -> None:
+    """Check that values are spread evenly over -most...most."""
+    assert np.abs(values).max() <= most * 1.001
+    assert values.max() > 0.95 * most and values.min() < -0.95 * most
+    assert abs(values.mean()) < 0.15 * most
+    assert values.std() == pytest.approx(most / 3**0.5, rel=0.1)
+
+
+def test_an_affine_map_turns_then_slants_then_stretches():
+    turn, shift = matrices(Augmentation(rotation=20))
+    angle = np.arctan2(turn[:, 1, 0], turn[:, 0, 0])
+    is_spread(np.rad2deg(angle), 20)
+    wanted = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    np.testing.assert_allclose(turn, np.moveaxis(wanted, 2, 0), atol=1e-4)
+    assert np.abs(shift).max() < 1e-4
+
+    slant, _ = matrices(Augmentation(shear=0.3))
+    is_spread(slant[:, 0, 1], 0.3)
+    for at, value in (((0, 0), 1), ((1, 0), 0), ((1, 1), 1)):
+        np.testing.assert_allclose(slant[:, at[0], at[1]], value, atol=1e-4)
+
+    size, _ = matrices(Augmentation(scale=0.25))
+    logs = np.log(size[:, [0, 1], [0, 1]])
+    is_spread(logs[:, 0], 0.25)
+    is_spread(logs[:, 1], 0.25)
+    assert abs(np.corrcoef(logs.T)[0, 1]) < 0.3  # each axis its own
+    assert np.abs(size[:, [0, 1], [1, 0]]).max() < 1e-4
+
+    both, _ = matrices(Augmentation(rotation=20, shear=0.3))
+    cos, sin = both[:, 0, 0], both[:, 1, 0]
+    np.testing.assert_allclose(cos**2 + sin**2, 1, atol=1e-3)
+    slope = both[:, 0, 1] * cos + both[:, 1, 1] * sin
+    is_spread(slope, 0.3)
+    across = np.stack([-sin, cos], 1) + slope[:, None] * np.stack([cos, sin], 1)
+    np.testing.assert_allclose(both[:, :, 1], across, atol=1e-3)
+
+    both, _ = matrices(Augmentation(rotation=20, scale=0.25))
+    assert np.abs((both[:, 0] * both[:, 1]).sum(1)).max() < 1e-3  # rows stay at right angles
+    is_spread(np.log(np.hypot(*both[:, 0].T)), 0.25)
+    is_spread(np.log(np.hypot(*both[:, 1].T)), 0.25)
+
+    same, shift = matrices(Augmentation(shift=0.1))
+    np.testing.assert_allclose(same, np.broadcast_to(np.eye(2), same.shape), atol=1e-4)
+    is_spread(shift[:, 0], 0.2)  # of the side, which is 2 long
+    is_spread(shift[:, 1], 0.2)
+    assert abs(np.corrcoef(shift.T)[0, 1]) < 0.3
+
+
+def test_bending_is_bicubic_between_four_by_four_pulls():
+    side = 64  # so that pulls are at pixels 0, 21, 42 and 63
+    at = (np.arange(side) * 2 + 1) / side - 1
+    moved = sources(Augmentation(elastic=1.5), 200, side) - np.stack(np.meshgrid(at, at))
+    pulls = moved[:, :, 21:43:21, 21:43:21] * side / 2  # pixels; at the border paper mixes in
+    assert pulls.std() == pytest.approx(1.5, rel=0.06) and abs(pulls.mean()) < 0.2
+    flat = pulls.reshape(200, -1)  # all drawn for themselves
+    assert np.abs(np.corrcoef(flat.T) - np.eye(8)).max() < 0.3
+    steps = np.abs(np.diff(moved[:, :, 12:-12, 12:-12] * side / 2, n=2))
+    assert steps.max() < 0.1  # smooth in between
+
+
+def test_a_changed_stroke_lies_between_itself_and_its_extreme():
+    rng = np.random.default_rng(0)
+    before = torch.from_numpy(rng.random((300, 1, 12, 9), np.float32))
+    after = vary_stroke_width(before.clone(), 1.0, generator())
+    shares = {"thicker": [], "thinner": []}
+    for x, y in zip(before[:, 0].numpy(), after[:, 0].numpy(), strict=True):
+        thicker = y.sum() >= x.sum()
+        kernel = np.ones((3, 3), np.uint8)
+        extreme = cv2.dilate(x, kernel) if thicker else cv2.erode(x, kernel)
+        way = extreme - x
+        share = float((y - x).ravel() @ way.ravel() / (way.ravel() @ way.ravel()))
+        np.testing.assert_allclose(y, x + share * way, atol=1e-5)
+        shares["thicker" if thicker else "thinner"].append(share)
+    for kind, most in (("thicker", 1.0), ("thinner", 0.6)):
+        assert 0.95 * most < max(shares[kind]) <= most and min(shares[kind]) < 0.05 * most
+        assert np.mean(shares[kind]) == pytest.approx(most / 2, rel=0.15)
+        assert 120 < len(shares[kind]) < 180
+
+
+def test_a_soft_picture_was_reduced_and_enlarged():
+    side = 30
+    rng = np.random.default_rng(0)
+    before = torch.from_numpy(rng.random((20, 1, side, side), np.float32) ** 4)
+    sizes, mixes = set(), []
+    for seed in range(40):
+        after = blur(before.clone(), 1.0, generator(seed))
+        fits = []
+        for small in range(4, side):
+            soft = torch.nn.functional.interpolate(before, (small, small), mode="area")
+            soft = torch.nn.functional.interpolate(soft, (side, side), mode="bilinear")
+            way = soft * (before.amax((2, 3)) / soft.amax((2, 3)))[..., None, None] - before
+            mix = ((after - before) * way).sum((1, 2, 3)) / way.square().sum((1, 2, 3))
+            error = (before + mix[:, None, None, None] * way - after).abs().max()
+            fits.append((float(error), small, mix))
+        error, small, mix = min(fits, key=lambda fit: fit[0])
+        assert error < 1e-4
+        sizes.add(small)
+        mixes += mix.tolist()
+    assert min(sizes) in (6, 7) and max(sizes) in (17, 18)
+    assert 0 <= min(mixes) < 0.01 and 0.99 < max(mixes) <= 1
+    assert np.mean(mixes) == pytest.approx(0.5, abs=0.03)
+    tiny = torch.zeros(2, 1, 8, 8)  # blank, and smaller than what it would be reduced to
+    assert torch.equal(blur(tiny.clone(), 1.0, generator()), tiny)
+
+
+def remains(side: int = 64, count: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is added to blank pictures (B,S,S), and how each of numbered squares ends."""
+    x = torch.zeros(count, 1, side, side)
+    lines = add_remains(x.clone(), 1.0, generator())[:, 0]
+    number = (torch.arange(count) % 5 + 1) * 100.0  # far above any line
+    x[:, :, side // 8 : -side // 8, side // 8 : -side // 8] = number[:, None, None, None]
+    return lines, add_remains(x, 1.0, generator())[:, 0]
+
+
+def test_lines_of_remains_are_thin_level_or_upright_and_near_the_border():
+    lines, _ = remains()
+    has = lines.amax((1, 2)) > 0
+    assert has.float().mean() == pytest.approx(0.57, abs=0.07)  # of 60 %, some lie outside
+    some = lines[has]
+    strength = some.flatten(1).amax(1)
+    assert 0.28 < strength.min() < 0.45 and 0.9 < strength.max() <= 1
+    inked = (some / strength[:, None, None]).double()
+    at = torch.linspace(-1, 1, 64, dtype=torch.float64)
+    weight = inked / inked.sum((1, 2), keepdim=True)
+    cx, cy = (weight.sum(1) * at).sum(1), (weight.sum(2) * at).sum(1)
+    dx, dy = at - cx[:, None], at - cy[:, None]
+    xx = (weight.sum(1) * dx**2).sum(1)
+    yy = (weight.sum(2) * dy**2).sum(1)
+    xy = (weight * dx[:, None] * dy[:, :, None]).sum((1, 2))
+    along = torch.rad2deg(0.5 * torch.atan2(2 * xy, xx - yy)).numpy() % 90
+    long = (inked > 0.5).sum((1, 2)).numpy() > 100  # short ones in corners tell no angle
+    off = np.minimum(along, 90 - along)[long]
+    level = (off < 5.8).mean()
+    assert 0.75 < level < 0.95 and off[off < 5.8].max() > 4.5
+    assert ((off > 39) | (off < 5.9)).all() and off.max() <= 45
+    distance = np.maximum(np.abs(cx.numpy()), np.abs(cy.numpy()))[long][off < 5.8]
+    assert distance.max() < 1.01 and distance.min() < 0.3 and np.median(distance) > 0.6
+    upright = xx < yy
+    sides = [float(v.mean()) for v in (upright.float(), (cx[upright] > 0).float(),
+                                       (cy[~upright] > 0).float())]  # fmt: skip
+    assert all(0.35 < side < 0.65 for side in sides)  # all four sides
+    whole = inked[torch.from_numpy(long)][off < 1]
+    thick = whole.sum((1, 2)) / 64  # a full pixel and its fading sides
+    assert thick.max() == pytest.approx(2.0, abs=0.1)
+
+
+def test_characters_of_remains_shrink_and_neighbours_look_in_from_a_side():
+    _, pages = remains()
+    side = 64
+    sizes, places, along, near = [], [], 0, 0
+    for i, page in enumerate(pages.numpy()):
+        mine, theirs = (np.abs(page - (at % 5 + 1) * 100) < 1e-2 for at in (i, i - 1))
+        rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
+        sizes.append((np.ptp(rows) + np.ptp(columns) + 2) / 2 / (side * 6 / 8))
+        places.append((rows.mean(), columns.mean()))
+        if theirs.sum() > 20:
+            near += 1
+            rows, columns = np.flatnonzero(theirs.any(1)), np.flatnonzero(theirs.any(0))
+            beside = columns[0] == 0 or columns[-1] == side - 1
+            along += beside
+            assert beside or rows[0] == 0 or rows[-1] == side - 1
+    assert 0.66 < min(sizes) < 0.74 and 0.95 < max(sizes) < 1.01
+    assert np.mean(sizes) == pytest.approx(0.84, abs=0.03)
+    places = np.array(places) - (side - 1) / 2
+    assert np.abs(places.mean(0)).max() < 1 and 6 < np.abs(places).max() < 10
+    assert near / len(sizes) > 0.25 and along / near == pytest.approx(0.7, abs=0.1)

@@ -1,0 +1,300 @@
+"""From a picture to a glyph, step by step: greys, clean paper, where ink ends, its strength."""
+
+import numpy as np
+import pytest
+from conftest import bitmap
+
+from picture import find_glyph, glyph, is_clean, to_glyph, to_grey
+from picture.scene import Mark, Scene
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("picture", "grey"),
+    [
+        (np.array([[0, 255, 256, 65535]], np.uint16), [[0, 0, 1, 255]]),
+        (np.array([[True, False]]), [[255, 0]]),
+        (np.array([[0, 0.5, 1]]), [[0, 127, 255]]),
+        (np.array([[-1, 0.2, np.nan, np.inf, -np.inf, 1]]), [[0, 51, 0, 0, 0, 255]]),
+        (np.array([[0, 1.5, 255]]), [[0, 1, 255]]),
+        (np.array([[0, 257, 65535.0]]), [[0, 1, 255]]),
+        (np.array([[0, 1, 65536.0]]), [[0, 255, 255]]),  # no usual range
+        (np.uint8([[[7], [9]]]), [[7, 9]]),
+        (np.uint8([[[7, 0], [9, 0]]]), [[7, 9]]),
+        (np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]), [[29, 150, 76]]),
+        (np.uint8([[[255, 0, 0, 255], [0, 255, 0, 255]]]), [[29, 150]]),
+    ],
+)
+def test_pictures_of_all_types_become_grey(picture, grey):
+    found = to_grey(picture)
+    assert found.dtype == np.uint8 and found.tolist() == grey
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 2, 2), (4, 4, 5), (4, 4, 0), (0, 3), (3, 0, 3)])
+def test_what_is_no_picture_is_said(shape):
+    with pytest.raises(ValueError, match="expected .h,w.") as caught:
+        to_grey(np.zeros(shape, np.uint8))
+    assert str(shape) in str(caught.value)
+    with pytest.raises(ValueError, match="type int32, expected uint8, uint16, bool or float"):
+        to_grey(np.zeros((2, 2), np.int32))
+
+
+def rgba(grey, opacity) -> np.ndarray:
+    grey = np.asarray(grey, np.uint8)
+    return np.dstack([grey, grey, grey, np.broadcast_to(np.uint8(opacity), grey.shape)])
+
+
+def test_paper_is_put_under_what_is_transparent():
+    # Dark ink on nothing: white paper; light ink: black paper.
+    assert to_grey(rgba([[0, 0, 30]], [[255, 0, 128]])).tolist() == [[0, 255, 142]]
+    assert to_grey(rgba([[255, 255, 230]], [[255, 0, 128]])).tolist() == [[255, 0, 115]]
+    assert to_grey(rgba([[9, 9]], 0)).tolist() == [[255, 255]]  # nothing at all
+    assert to_grey(rgba([[200, 200]], [[254, 128]])).tolist() == [[199, 100]]
+    # A sheet, of many shades and all over its box, goes on with its own paper.
+    sheet = np.full((10, 10), 180, np.uint8)
+    sheet[4:6, 2:8] = 20
+    framed = np.zeros((14, 14, 4), np.uint8)
+    framed[2:-2, 2:-2] = rgba(sheet, 255)
+    grey = to_grey(framed)
+    assert np.array_equal(grey[2:-2, 2:-2], sheet) and (grey[:2] == 180).all()
+    # One of few shades is none, nor is one with more holes than sheet in its box.
+    framed[2:-2, 2:-2] = rgba(np.where(sheet < 99, 142, 180), 255)
+    assert (to_grey(framed)[:2] == 0).all()
+    framed[2:-2, 2:-2] = rgba(sheet, 255)
+    framed[2:-2, 2:-2][1:-1, 1:6] = 0
+    assert (to_grey(framed)[:2] == 0).all()
+
+
+def shades(**pixels: int) -> np.ndarray:
+    """Return a square of 100 x 100 pixels, so many of each shade, the rest of shade 100."""
+    values = [np.full(count, int(name[1:])) for name, count in pixels.items()]
+    values.append(np.full(10_000 - sum(map(len, values)), 100))
+    return np.concatenate(values).astype(np.uint8).reshape(100, 100)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "clean"),
+    [
+        (dict(s255=1500), True), (dict(s255=1499), False),
+        (dict(s255=3000, s254=600), True), (dict(s255=3000, s254=601), False),
+        (dict(s255=3000, s236=601), False), (dict(s255=3000, s235=601), True),
+        (dict(s255=3499, s23=5000), False), (dict(s255=3500, s0=5000), True),
+        (dict(s255=3499, s23=4999), True), (dict(s255=3499, s24=5000), True),
+    ],
+)  # fmt: skip
+def test_clean_paper_is_much_and_exactly_white(pixels, clean):
+    assert is_clean(shades(**pixels)) == clean
+
+
+def test_a_strip_needs_less_paper():
+    for wide, high, white, clean in (
+        (251, 100, 0.021, True), (250, 100, 0.021, False), (100, 251, 0.021, True),
+        (251, 100, 0.019, False),
+    ):  # fmt: skip
+        strip = np.full(wide * high, 100, np.uint8)
+        strip[: round(white * strip.size)] = 255
+        assert is_clean(strip.reshape(high, wide)) == clean
+
+
+def scan(high: int, wide: int) -> np.ndarray:
+    """Return clean paper (h,w) with a block of ink in the middle third."""
+    paper = np.full((high, wide), 255, np.uint8)
+    paper[high // 3 : 2 * high // 3, wide // 3 : 2 * wide // 3] = 0
+    return paper
+
+
+def test_ink_ends_where_it_is_a_seventh_as_dark_as_the_darkest():
+    for edge, wide in ((225, 10), (224, 11)):  # 15 % of 205 is 30.75
+        paper = np.full((30, 30), 255, np.uint8)
+        paper[10:20, 10:20] = 50
+        paper[12:18, 20] = edge
+        assert glyph._ink_box(paper) == (10, 20, 10, 10 + wide)
+    assert glyph._ink_box(paper, 0.3) == (7, 23, 7, 24)  # by a share of the longer side, rounded
+    assert glyph._ink_box(paper, 2) == (0, 30, 0, 30)
+    faint = np.full((9, 9), 255, np.uint8)
+    faint[4, 3] = 246
+    with pytest.raises(ValueError, match="blank"):
+        glyph._ink_box(faint)
+    faint[4, 3] = 245
+    assert glyph._ink_box(faint) == (4, 5, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("high", "wide", "size", "margin", "rows", "columns"),
+    [
+        (10, 30, 64, None, (22, 42), (2, 62)),  # margin 2: 60 wide, 20 high
+        (30, 10, 64, None, (2, 62), (22, 42)),
+        (10, 30, 63, None, (21, 41), (1, 62)),  # margin 1: 61 wide, 20.3 high
+        (30, 30, 80, 0, (0, 80), (0, 80)),
+        (10, 29, 32, 5, (12, 20), (5, 27)),  # 22 wide, 7.6 high
+        (2, 100, 50, 0, (24, 25), (0, 50)),
+        (1, 300, 50, 0, (24, 25), (0, 50)),  # no side less than a pixel
+        (50, 25, 16, None, (0, 16), (4, 12)),  # no margin below 32
+    ],
+)
+def test_a_glyph_fills_its_square_but_for_the_margin(high, wide, size, margin, rows, columns):
+    paper = np.full((high + 40, wide + 80), 255, np.uint8)
+    paper[10 : 10 + high, 30 : 30 + wide] = 0
+    found = to_glyph(paper, size, margin)
+    assert found.shape == (size, size) and found.dtype == np.uint8
+    ink = found > 127
+    assert tuple(np.flatnonzero(ink.any(1))[[0, -1]] + (0, 1)) == rows
+    assert tuple(np.flatnonzero(ink.any(0))[[0, -1]] + (0, 1)) == columns
+    assert ink.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
+
+
+def test_without_a_size_it_is_64_with_a_margin_of_2():
+    found = to_glyph(scan(60, 90))
+    assert found.shape == (64, 64) and np.flatnonzero(found.any(0))[[0, -1]].tolist() == [2, 61]
+    assert np.array_equal(find_glyph(scan(60, 90)).glyph, found)
+
+
+def test_smaller_is_a_mean_and_larger_is_in_between():
+    paper = np.full((80, 80), 255, np.uint8)
+    paper[20:60, 20:60:2] = 0  # every other column
+    small = to_glyph(paper, 20, 0)
+    assert np.ptp(small[:, 1:-1]) <= 15  # even grey, not columns; levelled
+    paper = np.full((30, 30), 255, np.uint8)
+    paper[10:20, 10] = paper[10:20, 19] = 0
+    large = to_glyph(paper, 100, 0)
+    assert (np.diff(large[50, :40].astype(int)) <= 0).all() and 0 < large[50, 12] < 255
+
+
+def test_strength_is_that_of_the_darker_ink():
+    ink = np.zeros((10, 100), np.uint8)
+    ink[:9] = 100
+    ink[9, :60] = 200  # of 960 pixels above 50, 5 % are 48
+    assert glyph.level(ink)[0, 0] == round(100 * 255 / 200)
+    ink[9, 40:60] = 0
+    assert glyph.level(ink)[0, 0] == 255 and glyph.level(ink)[9, 0] == 255
+    ink[9, 40:100] = 50  # a quarter of 200: edges do not count
+    assert glyph.level(ink)[0, 0] == 255
+    ink[8:10] = 51
+    assert glyph.level(ink)[0, 0] == 255
+    assert (glyph.level(np.zeros((3, 3), np.uint8)) == 0).all()
+    few = np.uint8([[20, 200, 210]])
+    assert glyph.level(few).tolist() == [[24, 243, 255]]
+
+
+def lines(*where: tuple, side: int = 100, shade: int = 0) -> np.ndarray:
+    """Return clean paper with a stroke in the middle and lines: (axis, place)."""
+    paper = np.full((side, side), 255, np.uint8)
+    paper[40:60, 48:52] = 0
+    for axis, place in where:
+        np.moveaxis(paper, axis, 0)[place] = shade
+    return paper
+
+
+@pytest.mark.parametrize(
+    ("where", "shade", "framed"),
+    [
+        ([(0, 10), (0, 90)], 0, True), ([(1, 10), (1, 90)], 0, True), ([(0, 0), (0, 99)], 0, True),
+        ([(0, 10)], 0, False), ([(0, 10), (1, 10)], 0, False), ([(0, 10), (0, 11)], 0, False),
+        ([(0, 10), (0, 90)], 199, True), ([(0, 10), (0, 90)], 200, False),
+    ],
+)  # fmt: skip
+def test_two_lines_across_are_a_frame(where, shade, framed):
+    paper = lines(*where, shade=shade)
+    assert glyph._is_framed(paper, glyph._ink_box(paper)) == framed
+
+
+def test_paper_and_ink_are_told_by_their_shades():
+    page = np.full((200, 200), 200, np.uint8)
+    page[60:140, 60:70] = page[60:70, 60:140] = 80
+    page[130:140, 60:140] = 140  # half as dark
+    for grey in (page, 255 - page):
+        lifted = glyph.lift(grey)
+        assert lifted.shape == grey.shape and (lifted[:50] == 255).all()
+        assert lifted[100, 65] == 0 and 110 <= lifted[135, 100] <= 145
+    shaded = (page * np.linspace(1, 0.6, 200)[:, None]).astype(np.uint8)
+    lifted = glyph.lift(shaded)
+    assert (lifted[:50] == 255).mean() > 0.99 and lifted[100, 65] < 40
+    for ink, found in ((190, False), (189, True)):
+        page[60:140, 60:70] = page[60:70, 60:140] = page[130:140, 60:140] = ink
+        if found:
+            assert (glyph.lift(page) < 255).any()
+        else:
+            page[page == ink] = 191
+            with pytest.raises(ValueError, match="blank"):
+                glyph.lift(page)
+
+
+def test_noise_is_no_ink():
+    noise = RNG.normal(200, 3, (150, 150))
+    page = noise.clip(0, 255).astype(np.uint8)
+    page[50:100, 70:80] = 60
+    page[20:22, 20:22] = 60  # a speck: less than 0.5 % of the ink is 3 pixels
+    lifted = glyph.lift(page)
+    assert (lifted[50:100, 70:80] < 40).all()
+    assert (lifted < 255).sum() < 1.2 * (500 + 4 + 150)
+
+
+@pytest.mark.parametrize(("pixels", "kept"), [(5, True), (4, False)])
+def test_specks_are_less_than_half_a_percent_of_the_ink(pixels, kept):
+    mask = np.zeros((60, 60), np.uint8)
+    mask[10:35, 10:50].flat[: 1000 - pixels] = 1
+    mask[50, 5 : 5 + pixels] = 1
+    ink = np.where(mask, 0, 255).astype(np.uint8)
+    ink[52, 30] = 100  # ink that the mask does not have
+    found = glyph._drop_specks(ink, mask)
+    assert (found[10:35] == ink[10:35]).all() and found[52, 30] == 255
+    assert (found[50, 5 : 5 + pixels] == (0 if kept else 255)).all()
+
+
+@pytest.mark.parametrize("ramp", [0, 60, -60])
+def test_polarity_is_told_in_slanting_light(ramp):
+    y, x = np.mgrid[0:150, 0:120] / 150
+    for light in (ramp * x, ramp * y, ramp * (x + y) / 2):
+        page = 128 + light
+        dark = page.copy()
+        dark[60:64, 30:90] -= 50
+        bright = page.copy()
+        bright[60:64, 30:90] += 50
+        assert not glyph._is_inverted(dark.astype(np.uint8))
+        assert glyph._is_inverted(bright.astype(np.uint8))
+    dot = np.full((200, 200), 128, np.uint8)
+    dot[100:104, 100:104] = 200  # less than 0.5 % of the page
+    assert glyph._is_inverted(dot)
+
+
+def test_large_pictures_are_looked_at_ever_closer(monkeypatch):
+    looked = []
+    lift = glyph.lift
+    monkeypatch.setattr(glyph, "lift", lambda grey: looked.append(grey.shape) or lift(grey))
+    page = np.full((1600, 3200), 230, np.uint8)
+    ink = bitmap("永", 3)
+    page[700 : 700 + ink.shape[0], 1500 : 1500 + ink.shape[1]] = np.minimum(ink, 230)
+    found = find_glyph(page)
+    assert looked[0] == (160, 320) and 1 < len(looked) <= 3
+    assert max(looked[-1]) <= 320
+    assert max(found.picture.shape) == max(looked[-1])
+    correlation = np.corrcoef(found.glyph.ravel(), to_glyph(ink).ravel())[0, 1]
+    assert correlation > 0.85
+
+
+def test_a_strip_keeps_a_pixel():
+    assert glyph._reduce(np.zeros((3, 900), np.uint8), 0.1).shape == (1, 90)
+    assert glyph._reduce(np.zeros((905, 9), np.uint8), 0.1).shape == (90, 1)
+    assert glyph._reduce(np.uint8([[0, 100], [200, 100]]), 0.5).tolist() == [[100]]
+
+
+def test_what_was_found_is_shown_in_boxes():
+    picture = np.full((40, 50), 255, np.uint8)
+    picture[10:20, 15:30] = 0
+    marks = [Mark("line", (0, 3, 0, 50)), Mark("speck", (30, 33, 5, 9))]
+    scene = Scene(255 - picture, marks, True)
+    found = glyph.Found(np.zeros((9, 9), np.uint8), picture, scene)
+    view = found.view()
+    assert view.shape == (40, 50, 3)
+    red, orange, green = ([0, 0, 255], [0, 140, 255], [0, 160, 0])
+    assert view[0, 0].tolist() == view[2, 49].tolist() == red
+    assert view[1, 25].tolist() == [255] * 3  # a box, not filled
+    assert view[30, 5].tolist() == view[32, 8].tolist() == orange
+    assert view[10, 15].tolist() == view[19, 29].tolist() == green
+    assert view[9, 15].tolist() == view[20, 29].tolist() == [255] * 3
+    assert len(found.notices) == 1 and "more characters" in found.notices[0]
+    assert not found._replace(scene=scene._replace(more=False)).notices
+    plain = found._replace(scene=None)
+    assert not plain.notices and plain.view()[0, 0].tolist() == [255] * 3
+    assert plain.view()[10, 15].tolist() == green

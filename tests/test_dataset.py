@@ -34,6 +34,8 @@ from jobs.files import only_one
 from picture import to_glyph
 from synthesis.stream import Handwriting, SyntheticSet
 
+CPU = torch.device("cpu")
+
 
 def small_tree(root, characters="一十口", **options):
     return write_tree(root, range(1001, 1004), characters, **options)
@@ -392,3 +394,166 @@ def test_lists_are_shortened():
     assert dataset.shorten(["a", "b\nc"]) == "a, b\\nc"
     assert dataset.shorten(list("abcdef")) == "a, b, c, d, e, ..."
     assert dataset.shorten(list("abcde")) == "a, b, c, d, e"
+
+
+def files_of(root, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x" * len(path))
+
+
+def test_a_source_is_listed_in_order(tmp_path):
+    root = tmp_path / "s"
+    files_of(root, "b/2.PNG", "b/10.png", "b/.hidden.png", "a/x.jpg", "a/z/y.jpeg", "a/note.md",
+             "c.GNT", "d.gnt", "loose.png", "Thumbs.db", ".DS_Store", "a/desktop.ini")  # fmt: skip
+    entries, others = dataset.scan(root)
+    assert [(entry.path, entry.folder, entry.size) for entry in entries] == [
+        ("a/x.jpg", "a", 7), ("a/z/y.jpeg", "a", 10), ("b/.hidden.png", "b", 13),
+        ("b/10.png", "b", 8), ("b/2.PNG", "b", 7), ("c.GNT", "", 5), ("d.gnt", "", 5),
+    ]  # fmt: skip
+    assert entries[0].mtime_ns == (root / "a" / "x.jpg").stat().st_mtime_ns
+    assert others == ["a/note.md", "loose.png"]
+    single = root / "d.gnt"
+    assert dataset.scan(single) == ([entries[-1]], []) and dataset.scan(str(single))[0]
+    with pytest.raises(FileNotFoundError, match="loose.png: no such folder"):
+        dataset.scan(root / "loose.png")
+    (tmp_path / "none").mkdir()
+    files_of(tmp_path / "none", "loose.png")
+    with pytest.raises(ValueError, match="holds neither"):
+        dataset.scan(tmp_path / "none")
+
+
+def test_a_fingerprint_tells_names_sizes_and_times():
+    one = dataset.Entry("a/x.png", "a", 5, 7)
+    prints = {
+        dataset.fingerprint(entries)
+        for entries in ([one], [one, one], [], [one._replace(path="b/x.png")],
+                        [one._replace(size=6)], [one._replace(mtime_ns=8)])
+    }  # fmt: skip
+    assert len(prints) == 6 and len(min(prints)) == 64
+    assert dataset.fingerprint([one._replace(folder="b")]) in prints  # is in the path
+
+
+def test_tasks_are_of_so_many_pictures_or_one_file(tmp_path, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(dataset, "_decode", lambda *given: tasks.append(given) or [])
+    pictures = [dataset.Entry(f"a/{i}.png", "a", 1, 1) for i in range(513)]
+    file = dataset.Entry("x.gnt", "", 1, 1)
+    entries = [file, file, *pictures, file, pictures[0]]
+    assert list(stream_glyphs(tmp_path, entries, 32, 3, workers=1)) == []
+    assert [len(given[-1]) for given in tasks] == [1, 1, 256, 256, 1, 1, 1]
+    assert [entry for given in tasks for entry in given[-1]] == entries
+    assert tasks[0][:-1] == (str(tmp_path), 32, 3)
+
+
+def test_a_pack_says_what_is_in_it(tmp_path, capsys):
+    tree = small_tree(tmp_path / "t")
+    for i in range(12):
+        (tree / "U+4E00" / f"bad{i:02}.png").write_bytes(b"no picture")
+    pack = open_pack(tree, 32, workers=1)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11 and said[0].startswith(f"unreadable: {tree / 'U+4E00' / 'bad00.png'}: ")
+    assert said[0].count("bad00.png") == 1  # the file is named once
+    assert said[10] == f"unreadable: 2 more, see {pack.folder / 'pack.json'}"
+    assert pack.describe() == f"{tree}: 18 glyphs, 3 classes, 3 writers, 12 unreadable"
+    assert pack.refused == {"一": 12}
+    mark = json.loads((pack.folder / "pack.json").read_text(encoding="utf-8"))
+    assert mark["count"] == 18 and mark["fingerprint"] == pack.fingerprint
+    assert (pack.folder / "glyphs.bin").stat().st_size == 18 * 32 * 32
+    plain = small_tree(tmp_path / "plain", name=lambda c: f"class {ord(c)}", samples=1)
+    for file in list(plain.rglob("*.png")):
+        file.rename(file.with_name(f"{file.stem.replace('_', '')}.png"))
+    pack = open_pack(plain, 32, workers=1)
+    assert pack.describe() == f"{plain}: 9 glyphs, 3 classes, no writers known"
+    assert set(pack.writer_ids) == {-1} and not capsys.readouterr().err
+
+
+def test_ten_unreadable_pictures_are_all_named(tmp_path, capsys):
+    tree = small_tree(tmp_path / "t", "一")
+    for i in range(10):
+        (tree / "U+4E00" / f"bad{i}.png").write_bytes(b"no picture")
+    open_pack(tree, 32, workers=1)
+    assert len(capsys.readouterr().err.splitlines()) == 10
+
+
+def test_packs_lie_beside_their_source_or_where_one_may_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pack_folder("a/../t/", 48) == tmp_path / "t.pack48"
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    one, other = (pack_folder(tmp_path / name / "t", 48) for name in "ab")
+    assert one.parent == other.parent == dataset.CACHE and one != other
+    assert one.name.startswith("t-") and one.name.endswith(".pack48") and len(one.name) == 17
+
+
+class People:
+    """What `hold_out` asks of glyphs: writers and labels."""
+
+    def __init__(self, writers, labels=None):
+        self.writers = np.array(writers)
+        self.labels = np.zeros(len(writers), int) if labels is None else np.array(labels)
+
+    def __len__(self):
+        return len(self.writers)
+
+
+def test_shares_of_writers_and_of_samples_are_held_out():
+    many = People(np.repeat(np.arange(25), 4))
+    for fraction, people in ((0.1, 2), (0.02, 1), (0.3, 8), (0.5, 12)):
+        train, validation, said = hold_out(many, fraction, 0)
+        assert len(validation) == 4 * people and f"{people} held-out writers" in said
+        assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
+        assert "by sample" not in said and said.startswith(f"{4 * people} validation glyphs")
+    # One writer: by sample.
+    train, validation, said = hold_out(People([3] * 50), 0.1, 0)
+    assert len(validation) == 5 and len(train) == 45
+    assert said.endswith("0 held-out writers, and 10% by sample of 50 glyphs of one writer")
+    # Some unknown: those by sample, the others by writer.
+    train, validation, said = hold_out(People([-1] * 30 + [0] * 10 + [1] * 10), 0.2, 0)
+    assert len(validation) == 6 + 10 and (validation < 30).sum() == 6
+    assert "1 held-out writers, and 20% by sample of 30 glyphs whose writers are unknown" in said
+    train, validation, _ = hold_out(many, 0.0, 0)
+    assert len(train) == 100 and len(validation) == 0
+    # Glyphs of unknown classes are in neither part.
+    labels = np.tile([0, -1, 2, 0], 25)
+    train, validation, _ = hold_out(People(many.writers, labels), 0.2, 0)
+    assert len(train) == 60 and len(validation) == 15
+    assert (labels[np.concatenate([train, validation])] >= 0).all()
+    draws = [hold_out(many, 0.2, seed)[1] for seed in range(40)]
+    assert set(np.concatenate(draws)) == set(range(100))  # all may be drawn
+
+
+def test_packs_of_which_some_have_no_labels(tmp_path):
+    packs = [open_pack(small_tree(tmp_path / name, name), 32, workers=1) for name in "一十口"]
+    glyphs = GlyphSet(packs, ["十", "一"], unlabelled=1)
+    assert glyphs.labels.tolist() == [1] * 6 + [0] * 6 + [-1] * 6
+    assert glyphs.writers.tolist() == [0, 0, 1, 1, 2, 2] * 2 + [-1] * 6
+    assert glyphs.writer_names == ["1001", "1002", "1003"]
+    assert glyphs.sources.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert glyphs.starts.tolist() == [0, 6, 12, 18] and len(glyphs) == 18
+    assert glyphs.labels.dtype == np.int64 == glyphs.writers.dtype
+    assert glyphs.name(17) == str(tmp_path / "口" / packs[2].names[5])
+    with pytest.raises(ValueError, match="口 has 1 classes that the model's 2 do not include: 口"):
+        GlyphSet(packs, ["十", "一"])
+    (batch, labels), (last, _) = glyphs.batches([np.array([12, 0]), np.array([17])])
+    assert labels.tolist() == [-1, 1] and labels.dtype == torch.int64
+    assert np.array_equal(batch[0], packs[2].glyphs[0]) and len(last) == 1
+
+
+def test_glyphs_are_moved_a_part_at_a_time(tmp_path, monkeypatch):
+    pack = open_pack(small_tree(tmp_path / "t", "一"), 32, workers=1)
+    glyphs = GlyphSet([pack], ["一"])
+    many = np.arange(25_000) % 6
+    fetched, fetch = [], glyphs.fetch
+    monkeypatch.setattr(GlyphSet, "__len__", lambda self: len(many))
+    monkeypatch.setattr(glyphs, "fetch", lambda part: fetched.append(len(part)) or fetch(part % 6))
+    glyphs.to(CPU, 1 << 40)
+    assert sum(fetched) == 25_000 and max(fetched) <= 10_000
+    expected = torch.from_numpy(pack.glyphs[many])
+    assert torch.equal(glyphs._resident, expected)
+
+
+def test_orders_of_an_epoch_are_shuffled_well():
+    order = epoch_order(1000, 3, 4)
+    assert order.dtype == np.int64 and abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
+    assert not np.array_equal(order, epoch_order(1000, 4, 3))
+    assert len(epoch_order(0, 0, 0)) == 0

@@ -10,7 +10,7 @@ import pytest
 
 from hwdb.characters import LEVEL1, SYMBOLS, character_of, folder_name, select_classes
 from hwdb.record import Damage, Sample, decode_tag, encode_tag, read_gnt, write_record
-from hwdb.sets import origin
+from hwdb.sets import origin, published
 
 TEXT = "啊阿埃挨哎唉哀皑癌蔼"
 
@@ -208,6 +208,26 @@ def test_folder_names():
         ("006-t.gnt", ("other", "006", None)), ("9001-c.gnt", ("other", "9001", None)),
         ("1301.gnt", ("other", "1301", None)), ("Gnt1.0Test/421.gnt", ("other", "421", None)),
         ("my.gnt", ("other", None, None)), ("12.gnt", ("other", None, None)),
+        ("1000.gnt", ("other", "1000", None)),
+        ("C000.gnt", ("other", "C000", None)),
+        ("c60-f.gnt", ("other", None, None)),
+        ("19999-c.gnt", ("synthetic", "19999", "train")),
+        ("20001-c.gnt", ("synthetic", "20001", "test")),
+        ("10000-c.gnt", ("other", "10000", None)),
+        ("30000-c.gnt", ("other", "30000", None)),
+        ("011001.gnt", ("other", "011001", None)),
+        ("Gnt1.0Test/420.gnt", ("HWDB1.0", "420", "test")),
+        ("Gnt1.0Test/000.gnt", ("other", "000", None)),
+        ("HWDB1.2tst_gnt/501.gnt", ("HWDB1.2", "501", "test")),
+        ("HWDB1.2_train/800-f.gnt", ("HWDB1.2", "800", "train")),
+        ("gnt1.2TRAINPART2/801.gnt", ("other", "801", None)),
+        ("Gnt1.2Train/500.gnt", ("other", "500", None)),
+        ("Gnt1.1Test/007.gnt", ("other", "007", None)),
+        ("Gnt1.0TrainPart1/Gnt1.0Test/001.gnt", ("HWDB1.0", "001", "test")),
+        ("a/b.gnt/1", ("other", None, None)),
+        ("1001a.gnt", ("HWDB1.1", "1001", "train")),
+        ("x1001.gnt", ("other", None, None)),
+        ("1" * 18 + ".gnt", ("other", "1" * 18, None)), ("1" * 19 + ".gnt", ("other", None, None)),
     ],
 )  # fmt: skip
 def test_official_numbers(name, where):
@@ -225,3 +245,102 @@ def test_a_record_beyond_any_character_is_said_to_be_too_large():
     header = struct.pack("<I2sHH", 10 + 65535**2, b"\xb0\xa1", 65535, 65535)
     (damage,) = read_gnt(io.BytesIO(header + bytes(100)), "x.gnt")
     assert damage.reason.startswith("65535 x 65535 pixels, more than")
+
+
+def test_published_counts():
+    assert published("HWDB1.1", "train", False) == "897,758 (240 writers)"
+    assert published("HWDB1.1", "test", True) == "234,228 (60 writers)"
+    assert published("competition", "test", False) == "224,419 (60 writers)"
+    assert published("competition", "test", True) == published("HWDB1.0", "train", True) == "-"
+
+
+def test_classes_by_number_and_file(tmp_path):
+    assert select_classes("1") == "啊" and select_classes("3755") == LEVEL1
+    for spec in ("3756", "00"):
+        with pytest.raises(ValueError, match=f"--which {spec}: a number is from 1 to 3755"):
+            select_classes(spec, "--which")
+    path = tmp_path / "c.txt"
+    for data, said in ((b" \n", "holds no characters"), (b"\xb0\xa1", "not a UTF-8 text")):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"c.txt: {said}"):
+            select_classes(str(path))
+    with pytest.raises(ValueError, match="--classes .*: expected level1, symbols"):
+        select_classes(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("folder", "character"),
+    [("U+0041", "A"), ("U+10FFFF", "\U0010ffff"), ("U+041", "U+041"), ("U+0000041", "U+0000041"),
+     ("U+0041x", "U+0041x"), ("xU+0041", "xU+0041"), ("u+0041", "u+0041"), ("", "")],
+)  # fmt: skip
+def test_folders_of_code_points(folder, character):
+    assert character_of(folder) == character
+    assert folder_name("\x41") == "U+0041" and folder_name("\U0010ffff") == "U+10FFFF"
+
+
+def test_tags_are_one_or_two_bytes():
+    for wrong in ("", "ab", "啊啊", "\u0100", "🄀"):  # the last ones have codes of four bytes
+        with pytest.raises(ValueError, match="no two-byte GB code"):
+            encode_tag(wrong)
+    assert decode_tag(b"\0A") == "A" and decode_tag(b" \0") is None and decode_tag(b"A ") is None
+
+
+def test_bitmaps_at_the_limits():
+    stream = io.BytesIO()
+    write_record(stream, "啊", np.zeros((256, 65535), np.uint8))
+    write_record(stream, "啊", np.zeros((65535, 1), np.uint8))
+    write_record(stream, "啊", np.zeros((4096, 4096), np.uint8))
+    stream.seek(0)
+    samples = list(read_gnt(stream, "x"))
+    assert [s.bitmap.shape for s in samples] == [(256, 65535), (65535, 1), (4096, 4096)]
+    for shape in ((65536, 1), (1, 65536), (4096, 4097)):
+        with pytest.raises(ValueError, match="uint8|at most 65535"):
+            write_record(io.BytesIO(), "啊", np.zeros(shape, np.uint8))
+
+
+def test_what_is_said_of_damage():
+    data, at = gnt_bytes(), offsets(gnt_bytes())
+
+    def reasons(data: bytes) -> list[str]:
+        return [damage.reason for damage in read(data)[1]]
+
+    assert reasons(data[: at[1] + 7]) == ["cut off: 7 bytes of a header"]
+    assert reasons(data[: at[1] + 10 + 100]) == ["cut off: 100 of 1209 bitmap bytes"]
+    assert reasons(data[: at[1] + 10]) == ["cut off: 0 of 1209 bitmap bytes"]
+    assert reasons(data + bytes(12)) == [
+        "size 0, but 0 x 0 pixels need 10; the rest (12 bytes) is lost"
+    ]
+    cut = data[: at[4] + 500] + data[at[4] + 600 :]
+    went = at[5] - at[4] - 100
+    assert reasons(cut) == [
+        f"bitmap incomplete; {went} bytes lost, reading goes on at {at[4] + went}"
+    ]
+    zero = struct.pack("<I2sHH", 10, b"\xb0\xa1", 0, 30)
+    assert reasons(zero + data) == ["bitmap of 0 x 30 pixels"]
+    assert reasons(data[:4] + b"\xff\xfe" + data[6:]) == ["tag ff fe is no character"]
+    assert reasons(b"") == ["the file is empty"]
+
+
+def test_a_stream_in_small_pieces_is_read_alike():
+    class Dripping(io.BytesIO):
+        def read(self, count=-1):
+            return super().read(min(count, 7) if count > 0 else count)
+
+    data = bytearray(gnt_bytes())
+    at = offsets(bytes(data))
+    data[at[2] : at[2] + 2] = b"\xff\xff"
+    whole = list(read_gnt(io.BytesIO(bytes(data)), "x"))
+    dripped = list(read_gnt(Dripping(bytes(data)), "x"))
+    assert len(whole) == len(dripped) == len(TEXT)
+    for one, other in zip(whole, dripped, strict=True):
+        assert type(one) is type(other) and one.offset == other.offset
+
+
+def test_reading_goes_on_beyond_a_block(monkeypatch):
+    monkeypatch.setattr("hwdb.record.CHUNK", 64)
+    data = gnt_bytes()
+    at = offsets(data)
+    for junk in (1, 53, 54, 55, 63, 64, 65, 5000):
+        text, damage = read(data[: at[3]] + b"\xff" * junk + data[at[3] :])
+        assert text == TEXT and [d.offset for d in damage] == [at[3]]
+        assert f"{junk} bytes lost, reading goes on at {at[3] + junk}" in damage[0].reason

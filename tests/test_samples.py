@@ -13,7 +13,7 @@ from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
 from hwdb.record import read_gnt
 from training import recombine
 from training.devices import Processes
-from training.samples import open_samples
+from training.samples import open_samples, split_repeat
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, 0)
@@ -183,3 +183,69 @@ def test_collages_hold_ink_of_each_of_their_parts():
         page = recombine.collage([mark // 255 * value for value in values], rng)
         for value in values:  # parts overlap a little: the darker one stays
             assert (abs(page.astype(int) - value) < 20).sum() > 30, (count, value)
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "times"),
+    [("a", "a", 1), ("a@3", "a", 3), ("a@0", "a", 0), ("a@b@2", "a@b", 2), ("a@b", "a@b", 1),
+     ("a@", "a@", 1), ("@2", "", 2), ("a@2/b", "a@2/b", 1), ("a@-1", "a@-1", 1)],
+)  # fmt: skip
+def test_repetitions_are_a_number_behind_the_last_at(source, folder, times):
+    assert split_repeat(source) == (folder, times)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"synthetic": True, "data": ("x",)}, "--data does not go with"),
+        ({"synthetic": True, "val_data": "x"}, "--val-data does not"),
+        ({"synthetic": True, "teacher": "x"}, "--teacher does not"),
+        ({"synthetic": True, "unlabelled": ("x",)}, "--unlabelled does not"),
+        ({"synthetic": True, "outliers": ("x",)}, "--outliers does not"),
+        ({"fonts": "x"}, "--fonts is for --synthetic alone"),
+        ({"unlabelled": ("x",)}, "--unlabelled is learned beside"),
+        ({"outliers": ("x",)}, "--outliers is learned beside"),
+        ({"teacher_input": "margin=1"}, "--teacher-input says what"),
+    ],
+)
+def test_sources_that_exclude_each_other(settings, said):
+    with pytest.raises(ValueError, match=said):
+        open_samples(Config(**settings), CPU)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "held"), [(10, 100), (1000, 100), (1010, 101), (200_000, 10_000)]
+)
+def test_a_stream_validates_on_a_tenth(epoch, held, tmp_path):
+    (tmp_path / "c.txt").write_text("十一", encoding="utf-8")
+    settings = Config(synthetic=True, synthetic_epoch=epoch, classes=str(tmp_path / "c.txt"))
+    samples = open_samples(settings, CPU)
+    assert (len(samples.train), len(samples.validation)) == (epoch, held)
+    assert samples.digest == str(epoch) and f"{held:,} validation glyphs" in samples.said
+    assert samples.train.tolist() == list(range(epoch)) and samples.soft is None
+    assert open_samples(settings, CPU, ["一", "十"]).classes == ["一", "十"]
+    assert len(open_samples(replace(settings, classes="all"), CPU).classes) == 3755
+
+
+def test_the_digest_is_of_packs_and_of_how_often_they_are_seen(trees):
+    a, b = trees / "a", trees / "b"
+    prints = [open_pack(tree, 32).fingerprint[:12] for tree in (a, b)]
+    for sources, settings, packs in (
+        ([a], {}, prints[:1]), ([a, b], {}, prints), ([a, f"{b}@2"], {}, prints),
+        ([b], {"val_data": str(b)}, [prints[1], prints[1]]),
+    ):  # fmt: skip
+        samples = open_samples(config(*sources, **settings), CPU)
+        assert samples.digest.split() == [*packs, str(len(samples.train))]
+
+
+def test_outliers_and_unlabelled_come_behind_what_is_labelled(trees, tmp_path):
+    teacher = str(write_checkpoint(tmp_path / "teacher.pt"))
+    a, b = str(trees / "a"), str(trees / "b")
+    both = config(a, unlabelled=(b,), outliers=(a,), teacher=teacher, val_fraction=0.1)
+    samples = open_samples(both, CPU)
+    labels = samples.source.labels
+    assert (labels[:20] >= 0).all() and (labels[20:22] == UNLABELLED).all()
+    assert (labels[22:] == NO_CHARACTER).all() and len(labels) == 42
+    assert samples.train[-22:].tolist() == list(range(20, 42))
+    soft, known = next(samples.batches(both, 0, 0, 1, ALONE))[2]
+    assert soft.shape == (4, 2) and known.tolist() == [True, True]

@@ -585,10 +585,183 @@ def test_onnx_teacher_is_learned_from(data, tmp_path):
 
 def test_learning_rate_is_a_function_of_the_step():
     config = Config(lr=1.0, warmup=0.1, final_lr=0.01)
-    rates = [learning_rate(step, 100, config) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
-    assert rates[99] == pytest.approx(0.01, abs=1e-3)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    for step in range(10):
+        assert rates[step] == pytest.approx((step + 1) / 10)
+    for step in range(10, 101):
+        cosine = np.cos(np.pi * (step - 10) / 90)
+        assert rates[step] == pytest.approx(0.01 + 0.99 * (1 + cosine) / 2)
+    assert learning_rate(150, 100, config) == pytest.approx(0.01)  # it does not rise again
+    twice = replace(config, lr=2.0, warmup=0.0)
+    assert learning_rate(0, 100, twice) == learning_rate(1, 100, twice) == 2.0  # a step at least
+    assert learning_rate(0, 1, twice) == 2.0
+    assert learning_rate(5, 100, replace(twice, warmup=1.0)) == pytest.approx(0.12)
+    assert learning_rate(100, 100, replace(twice, warmup=1.0)) == 2.0
+
+
+def test_losses_are_mixed_sample_by_sample():
+    """With all there is at once: labels, none, no character, classes that the teacher lacks."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 4)).astype(np.float32)
+    labels, known = np.array([0, 3, -1, NO_CHARACTER, 1]), np.array([True, True, True, False])
+    target = rng.normal(size=(5, 3)).astype(np.float32)
+    config = Config(teacher_weight=0.3, temperature=2.0, logit_weight=0.5, label_smoothing=0.2)
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+    aim = target.copy()
+    aim[3] = 0
+    centred = aim - aim.mean(1, keepdims=True)
+    energy = (centred**2).mean()
+    losses = []
+    for row, label, t, c in zip(logits, labels, aim, centred, strict=True):
+        logprob = np.log(softmax(row))
+        hard = 0.0
+        if label >= 0:
+            hard = -(0.8 * logprob[label] + 0.2 * logprob.mean())
+        soft = -4 * (softmax(t / 2) * np.log(softmax(row / 2))[known]).sum()
+        error = ((row[known] - row[known].mean() - c) ** 2).mean() / energy
+        weight = 1.0 if label < 0 else 0.3 if known[label] else 0.0
+        loss = (1 - weight) * hard + weight * soft
+        losses.append(loss + 0.5 * error * (label < 0 or known[label]))
+    tensors = (torch.from_numpy(part) for part in (logits, labels, target, known))
+    logits, labels, *soft = tensors
+    found = loss_function(logits, labels, tuple(soft), config)
+    assert found.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    half = loss_function(logits.bfloat16(), labels, tuple(soft), config)
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(found.item(), rel=0.02)
+    one = torch.zeros(2, 1), torch.tensor([True, False, False, False])  # the energy is 0
+    assert torch.isfinite(loss_function(logits[:2], labels[:2], one, config))
+
+
+def test_a_stop_is_asked_for_by_signals_and_heard_at_every_tenth_step(data, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with script.stop_signals() as asked:
+            assert not asked.is_set()
+            signal.raise_signal(number)
+            assert asked.is_set()
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    run, state = small_run(data)
+    assert script.must_stop(run, state, asked)
+    two, others = run._replace(processes=Processes(0, 2, 0)), [0.0]
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: t.add_(others[0]))
+    for step, other, mine, stops in (
+        (9, 1, True, False), (10, 0, True, True), (10, 1, False, True), (20, 0, False, False),
+    ):  # fmt: skip
+        state.step, others[0] = step, float(other)
+        (asked.set if mine else asked.clear)()
+        assert script.must_stop(two, state, asked) == stops
+    assert not script.must_stop(run, state, asked)
+
+
+def test_what_is_asked_is_answered_with_a_checkpoint(data, tmp_path, capsys):
+    run, state = small_run(data, out=str(tmp_path), epochs=2)
+    state.step = 5
+    assert script.stopped(run, state) == 130
+    said = capsys.readouterr().err
+    assert f"step 5 of {2 * run.steps_per_epoch}" in said and f"--out {tmp_path}" in said
+    assert checkpoint.load(run.last_checkpoint)["resume"]["step"] == 5
+    run.last_checkpoint.unlink()
+    dry = run._replace(config=replace(run.config, dry_run=True))
+    assert script.stopped(dry, state) == 130 and not run.last_checkpoint.exists()
+    other = run._replace(processes=Processes(1, 2, 1))
+    capsys.readouterr()
+    other.notice("x")
+    assert not capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_settings_but_those_that_are_free(data, tmp_path, capsys):
+    run, state = small_run(data, out=str(tmp_path), epochs=3, lr=0.5, workers=1)
+    state.save(run)
+    parser = script.argparse.ArgumentParser()
+    script.add_arguments(parser)
+
+    def resumed(*given):
+        return script.resumed_config(parser.parse_args(["--out", str(tmp_path), *given]))
+
+    config, loaded = resumed()
+    assert not config.resume and loaded is None and config.lr == Config.lr
+    capsys.readouterr()
+    config, loaded = resumed("--resume")
+    assert config == replace(run.config, resume=True) and loaded["resume"]["step"] == 0
+    assert not capsys.readouterr().err
+    config, _ = resumed(
+        "--resume", "--epochs", "9", "--amp", "bf16", "--lr", "0.5", "--threads", "1"
+    )
+    assert (config.epochs, config.amp, config.lr, config.threads) == (9, "bf16", 0.5, 1)
+    assert "--epochs 9 instead of 3" in capsys.readouterr().err
+    assert resumed("--resume", "--epochs", "3")[0].epochs == 3 and not capsys.readouterr().err
+    for key, value in (("--lr", "0.4"), ("--batch-size", "9"), ("--seed", "1")):
+        with pytest.raises(ValueError, match=f"--resume goes on with {key} .*, not {value}"):
+            resumed("--resume", key, value)
+    state.save(run, "best.pt")
+    (tmp_path / "best.pt").rename(tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="holds no training state"):
+        resumed("--resume")
+
+
+def test_an_epoch_is_the_whole_batches_of_it(data, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    run, _ = small_run(data)  # 108 samples, 8 a batch
+    assert len(run.samples.train) == 108 and run.steps_per_epoch == 13
+    assert small_run(data, batch_size=108)[0].steps_per_epoch == 1
+    assert small_run(data, batch_size=999)[0].steps_per_epoch == 1
+    config = replace(run.config, batch_size=110, workers=1)
+    with pytest.raises(ValueError, match="108 training samples do not fill a batch of 110"):
+        open_run(config, Processes(0, 2, 0), None)
+
+
+def test_all_processes_sum_up_an_epoch_and_validate_alike(data, tmp_path, monkeypatch):
+    run, state = small_run(data, out=str(tmp_path))
+    two = run._replace(processes=Processes(0, 2, 0))
+    reduced, sent = [], []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: reduced.append(t.mul_(2)))
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda t, rank: sent.append((t, rank)))
+    state.step, state.seconds = 1, 2.0
+    state.totals += torch.tensor([6.0, 4.0])
+    top = np.tile(np.arange(6), (2, 1))
+    result = Result(top, np.ones((2, 6)), np.zeros(2, int), np.ones(2), np.arange(2))
+    row = finish_epoch(two, state, 0, result)
+    assert (row["loss"], row["samples_per_second"], row["top1"]) == (1.5, 4.0, 1.0)
+    assert len(reduced) == 1
+    seen = []
+    monkeypatch.setattr(script, "evaluate", lambda *given: seen.append(given) or result)
+    validate(two, state)
+    assert {rank for _, rank in sent} == {0} and len(sent) == len(state.ema.state)
+    assert all(a is b for (a, _), b in zip(sent, state.ema.state.values(), strict=True))
+    ((model, glyphs, indices, device, dtype, size, processes),) = seen
+    assert model is state.model and glyphs is run.samples.val_source and size == 8
+    assert indices is run.samples.validation and processes is two.processes
+    assert (device, dtype) == (torch.device("cpu"), torch.float32)
+
+
+def test_a_network_over_several_processes_is_wrapped(data, monkeypatch):
+    given = []
+    monkeypatch.setattr(script, "DistributedDataParallel", lambda *a: given.append(a) or "wrapped")
+    run, state = small_run(data)
+    two = run._replace(processes=Processes(0, 2, 0))
+    assert wrap(two, state.model) == "wrapped"
+    assert wrap(two._replace(device=torch.device("cuda", 1)), state.model) == "wrapped"
+    assert given == [(state.model, None), (state.model, [1])]
+
+
+def test_a_state_begins_as_its_seed_says(data):
+    run, state = small_run(data, seed=3)
+    for seed, alike in ((3, True), (4, False)):
+        other = State(run._replace(config=replace(run.config, seed=seed)))
+        assert same(other.model.state_dict(), state.model.state_dict()) == alike
+    assert same(state.ema.state, state.model.state_dict())
+    own = {tensor.data_ptr() for tensor in state.model.state_dict().values()}
+    assert not own & {tensor.data_ptr() for tensor in state.ema.state.values()}
+    assert (state.step, state.best, state.metrics, state.seconds) == (0, -1.0, {}, 0.0)
+    assert state.totals.tolist() == [0, 0] and not state.scaler.is_enabled()
+    assert isinstance(state.optimizer, torch.optim.AdamW)
+    assert State(run._replace(dtype=torch.float16)).scaler.is_enabled()
+    assert state.model.features[1].block[0][0].weight.is_contiguous(
+        memory_format=torch.channels_last)  # fmt: skip
 
 
 class SampleNorm(torch.nn.BatchNorm2d):

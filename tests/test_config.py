@@ -1,0 +1,136 @@
+"""Settings: their bounds, their types, what old checkpoints called them, and how they are given."""
+
+import argparse
+from dataclasses import fields
+
+import pytest
+
+from config import Config, add_arguments, add_classes, from_arguments, from_dict
+
+# Of each setting the last values that are allowed, and the first beyond.
+BOUNDS = {
+    "val_fraction": ((0, 0.999), (-0.001, 1)),
+    "size": ((16, 512), (15, 513)),
+    "workers": ((0,), (-1,)),
+    "synthetic_epoch": ((1,), (0,)),
+    "variant": (("small", "large"), ("medium",)),
+    "width": ((0.001, 8), (0, 8.001)),
+    "stem_stride": ((1, 2), (0, 3)),
+    "last_stride": ((1, 2), (0, 3)),
+    "head": ((0, 8192), (-1, 8193)),
+    "dropout": ((0, 0.999), (-0.001, 1)),
+    "epochs": ((0,), (-1,)),
+    "batch_size": ((1,), (0,)),
+    "lr": ((1e-9,), (0,)),
+    "final_lr": ((0, 1), (-0.001, 1.001)),
+    "warmup": ((0, 1), (-0.001, 1.001)),
+    "weight_decay": ((0,), (-1,)),
+    "label_smoothing": ((0, 0.999), (1,)),
+    "clip": ((0,), (-1,)),
+    "ema": ((0, 0.9999), (1,)),
+    "stroke": ((0, 1), (1.01,)),
+    "temperature": ((0.01,), (0,)),
+    "logit_weight": ((0,), (-1,)),
+    "save_minutes": ((0.001,), (0,)),
+    "amp": (("auto", "fp32", "bf16", "fp16"), ("fp8",)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name):
+    allowed, refused = BOUNDS[name]
+    for value in allowed:
+        assert getattr(Config(**{name: value}), name) == value
+    for value in refused:
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is {value!r}, expected"):
+            Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("size", 80.0, "a whole number"), ("size", True, "a whole number"),
+        ("lr", "0.1", "a number"), ("lr", True, "a number"), ("lr", float("nan"), "a number"),
+        ("lr", float("inf"), "a number"), ("resume", 1, "true or false"), ("out", 5, "a text"),
+        ("data", "data/train", "texts"), ("data", ("a", 1), "texts"), ("data", ["a"], "texts"),
+    ],
+)  # fmt: skip
+def test_types(name, value, said):
+    with pytest.raises(ValueError, match=f"--{name} is .*, expected {said}"):
+        Config(**{name: value})
+
+
+def test_a_config_goes_through_its_dict():
+    config = Config(data=("a", "b@3"), lr=1, resume=True)
+    values = config.to_dict()
+    assert values["data"] == ["a", "b@3"] and values["unlabelled"] == []
+    assert values.keys() == {item.name for item in fields(Config)}
+    assert from_dict(values | {"what": "nobody knows"}) == config
+    assert from_dict({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"teacher_scale": 200.0, "teacher_margin": 0}, "scale=200,margin=0"),
+        ({"teacher_scale": 1.0, "teacher_margin": -1, "teacher_classes": "level1"}, ""),
+        ({"teacher_scale": 0.5}, "scale=0.5"),
+        ({"teacher_margin": 1, "teacher_classes": "c.txt"}, "margin=1,classes=c.txt"),
+        ({"teacher_scale": 2.0, "teacher_input": "scale=3"}, "scale=3"),
+    ],
+)
+def test_old_names_of_the_teacher_s_settings(old, new):
+    assert from_dict(old) == Config(teacher_input=new)
+
+
+def parsed(*arguments: str, names=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, names)
+    return parser.parse_args(arguments)
+
+
+def test_arguments_hold_what_was_given_and_nothing_else():
+    assert vars(parsed()) == {} and from_arguments(parsed()) == Config()
+    given = parsed(
+        "--data", "a", "b", "--lr", "0.5", "--batch-size", "3", "--dry-run", "--out", "o"
+    )
+    assert vars(given) == {
+        "data": ["a", "b"],
+        "lr": 0.5,
+        "batch_size": 3,
+        "dry_run": True,
+        "out": "o",
+    }
+    given.other = "of the script"
+    config = Config(data=("a", "b"), lr=0.5, batch_size=3, dry_run=True, out="o")
+    assert from_arguments(given) == config
+    for wrong in (["--variant", "medium"], ["--size", "8.5"], ["--dry-run", "1"], ["--data"]):
+        with pytest.raises(SystemExit):
+            parsed(*wrong)
+    assert vars(parsed("--lr", "1", names=["lr"])) == {"lr": 1.0}
+    with pytest.raises(SystemExit):
+        parsed("--size", "64", names=["lr"])
+
+
+def test_help_tells_groups_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "data: --data DIR [DIR ...] ", "(default: data/train)", "model: --variant {small,large}",
+        "optimisation: --epochs", "augmentation: --rotation", "distillation: --teacher",
+        "run: --out", "device: --device", "--batch-size SIZE", "--dry-run two steps",
+    ):  # fmt: skip
+        assert text in said, text
+    assert "--resume go on with OUT/last.pt --init-from FROM" in said  # no default to tell
+    with pytest.raises(SystemExit):
+        parsed("--help", names=["lr", "device"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "optimisation: --lr" in said and "device: --device" in said and "model" not in said
+
+
+def test_classes_are_all_unless_given():
+    parser = argparse.ArgumentParser()
+    add_classes(parser)
+    assert parser.parse_args([]).classes == "all"
+    assert parser.parse_args(["--classes", "5"]).classes == "5"

@@ -307,3 +307,118 @@ def test_favour_adds_to_the_logits_of_some_classes(trained, tmp_path):
     expected = torch.tensor([-1.5 * (label in "口大") for label in before["classes"]])
     torch.testing.assert_close(b - a, expected.expand(2, -1), atol=0.02, rtol=0)
     assert call_script("checkpoint.py", trained / "best.pt", "--favour", "all", "1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"epoch": 0}, True), ({"metrics": {"top1": 1e30, "b": -1e30}}, True),
+        ({"metrics": {"top1": 1.001e30}}, False), ({"metrics": {"top1": -1.001e30}}, False),
+        ({"metrics": {"top1": float("nan")}}, True), ({"metrics": {}}, True),
+        ({"metrics": {"reject": REJECT | {"scale": float("inf")}}}, False),
+        ({"metrics": {"reject": REJECT | {"more": 1.0}}}, False),
+        ({"metrics": {"top1": 1}}, True), ({"made_with": {"torch": "2"}}, True),
+        ({"resume": {}}, True), ({"format": 1}, True), ({"format": -1}, False),
+    ],
+)  # fmt: skip
+def test_entries_at_their_bounds(change, allowed):
+    if allowed:
+        checkpoint.check(GOOD | change)
+    else:
+        with pytest.raises(ValueError):
+            checkpoint.check(GOOD | change)
+
+
+def test_as_many_classes_as_anybody_has():
+    checkpoint.check_classes([str(i) for i in range(checkpoint.CLASSES)])
+    checkpoint.check_classes("一")
+    with pytest.raises(ValueError, match="classes are 100001, expected 1 to 100,000"):
+        checkpoint.check_classes([str(i) for i in range(checkpoint.CLASSES + 1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_single(tmp_path, dtype):
+    weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in GOOD["model"].items()}
+    torch.save(GOOD | {"model": weights}, tmp_path / "a.pt")
+    loaded = checkpoint.load(str(tmp_path / "a.pt"))["model"]
+    for name, tensor in loaded.items():
+        assert tensor.dtype == (torch.float32 if weights[name].is_floating_point() else torch.int64)
+        assert torch.equal(tensor, weights[name].to(tensor.dtype))
+
+
+def small_model(classes: int, head: int = 8, **options) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return mobilenet_v3(num_classes=classes, width=0.25, head=head, **options)
+
+
+def test_weights_move_to_other_classes_and_a_narrower_head():
+    loaded = {"model": dict(GOOD["model"]), "classes": list(CLASSES)}
+    model = small_model(4)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert checkpoint.transfer(model, "口日一月", loaded) == 2
+    state = model.state_dict()
+    for part in ("classifier.3.weight", "classifier.3.bias"):
+        assert torch.equal(state[part][0], GOOD["model"][part][2])
+        assert torch.equal(state[part][2], GOOD["model"][part][0])
+        assert torch.equal(state[part][[1, 3]], fresh[part][[1, 3]])
+    others = [name for name in state if "classifier.3" not in name]
+    assert all(torch.equal(state[name], GOOD["model"][name]) for name in others)
+    assert loaded["model"].keys() == GOOD["model"].keys()  # what is given stays whole
+    assert checkpoint.transfer(small_model(2), "日月", loaded) == 0
+    for options, said in (
+        ({"head": 9}, r"classifier.0.weight is \(8, "),
+        ({"variant": "large"}, ""),
+    ):
+        with pytest.raises(ValueError, match=f"--init-from: .*{said}.*no larger --head"):
+            checkpoint.transfer(small_model(3, **options), CLASSES, loaded)
+
+
+def test_the_units_that_weigh_most_stay_in_their_order():
+    inward, outward = torch.zeros(4, 5), torch.zeros(2, 4)
+    inward[:, 0] = torch.tensor([3.0, 1.0, 2.0, 5.0])
+    outward[1] = torch.tensor([2.0, 9.0, 1.0, 1.0])  # products: 6, 9, 2, 5
+    weights = {"classifier.0.weight": inward, "classifier.0.bias": torch.arange(4.0),
+               "classifier.3.weight": outward, "other": torch.ones(1)}  # fmt: skip
+    narrow = checkpoint.narrow_head(weights, 3)
+    assert narrow["classifier.0.weight"][:, 0].tolist() == [3, 1, 5]
+    assert narrow["classifier.0.bias"].tolist() == [0, 1, 3]
+    assert narrow["classifier.3.weight"][1].tolist() == [2, 9, 1]
+    assert narrow["other"] is weights["other"] and len(weights["classifier.0.bias"]) == 4
+    whole = checkpoint.narrow_head(weights, 9)
+    assert all(torch.equal(whole[name], weights[name]) for name in weights)
+
+
+def test_folders_are_left_out_of_what_is_shared():
+    config = Config(
+        data=("/a/b", "c@2"), val_data="/d/e", teacher="x/t.onnx", init_from="y/last.pt",
+        fonts="z/fonts", out="runs/o", unlabelled=("u/v",), outliers=("/w",), lr=0.5,
+    ).to_dict()  # fmt: skip
+    short = checkpoint.without_folders(config)
+    assert short == config | {
+        "data": ("b", "c@2"), "val_data": "e", "teacher": "t.onnx", "init_from": "last.pt",
+        "fonts": "fonts", "out": "o", "unlabelled": ("v",), "outliers": ("w",),
+    }  # fmt: skip
+    assert checkpoint.without_folders({"lr": 1})["data"] == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (["--temperature", "0"], 2), (["--temperature", "100"], 2), (["--temperature", "99.9"], 0),
+        (["--reject", "1", "2", "0"], 2), (["--reject", "1", "2", "1"], 2),
+        (["--reject", "1", "-2", "0.5"], 0), (["--favour", "all", "0.5"], 0), ([], 0),
+    ],
+)  # fmt: skip
+def test_options_of_a_shared_file(tmp_path, good, options, status):
+    done = call_script("checkpoint.py", good, tmp_path / "new.pt", *options)
+    assert done.returncode == status, done.stderr
+    assert (tmp_path / "new.pt").exists() == (status == 0)
+    if options and status == 0:
+        assert call_script("checkpoint.py", good, *options).returncode == 2  # wants a file to write
+        new = checkpoint.load(tmp_path / "new.pt")
+        bias = new["model"]["classifier.3.bias"] - GOOD["model"]["classifier.3.bias"]
+        assert (bias > 0.49).all() == (options[0] == "--favour")
+        reject = {"scale": 1.0, "offset": -2.0, "threshold": 0.5}
+        wanted = {"--reject": reject, "--favour": REJECT, "--temperature": None}[options[0]]
+        assert new["metrics"].get("reject") == wanted
+        assert list(new["config"]["data"]) == ["train"] and new["config"]["out"] == "train"

@@ -1,6 +1,7 @@
 """What a run trains and validates on."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +250,126 @@ def test_outliers_and_unlabelled_come_behind_what_is_labelled(trees, tmp_path):
     assert samples.train[-22:].tolist() == list(range(20, 42))
     soft, known = next(samples.batches(both, 0, 0, 1, ALONE))[2]
     assert soft.shape == (4, 2) and known.tolist() == [True, True]
+
+
+INK = np.zeros((31, 31), np.uint8)
+INK[5:11, 8:24] = 200  # higher than wide, right of the middle
+INK[9:26, 18:22] = 120
+
+
+class Drawn:
+    """Random numbers that are given in turn."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def _next(self, *_):
+        return self.values.pop(0)
+
+    normal = random = uniform = integers = _next
+
+
+def moved(turn=0.0, shear=0.0, stretch=(0.0, 0.0), mirror=1.0, axis=0, swap=1.0, strength=1.0):
+    flips = [mirror, axis] if mirror < 0.25 else [mirror]
+    values = [np.array([turn, shear]), np.array(stretch), *flips, swap]
+    pulls = np.zeros((2, recombine.PULLS, recombine.PULLS))
+    return recombine.distort(INK, Drawn(*values, pulls), strength)
+
+
+def test_distortion_by_hand():
+    assert np.array_equal(moved(), INK)
+    assert np.array_equal(moved(mirror=0.2), INK[:, ::-1])
+    assert np.array_equal(moved(mirror=0.2, axis=1), INK[::-1])
+    assert np.array_equal(moved(mirror=0.25), INK) and np.array_equal(moved(swap=0.1), INK)
+    assert np.array_equal(moved(swap=0.05), INK.T)
+    assert np.array_equal(moved(turn=np.pi / 2), np.rot90(INK))
+    assert np.array_equal(moved(turn=np.pi, strength=0.5), np.rot90(INK))
+    slanted = moved(shear=1.0)  # a row comes from as far to the right as it lies below the middle
+    assert np.array_equal(slanted[15], INK[15]) and np.array_equal(slanted[20, :-5], INK[20, 5:])
+    assert np.array_equal(slanted[10, 5:], INK[10, :-5]) and np.array_equal(
+        moved(shear=2.0, strength=0.5), slanted)  # fmt: skip
+    larger = moved(stretch=(np.log(2), 0.0))
+    assert np.array_equal(larger[:, 15::2][:, :8], INK[:, 15:23])
+    larger = moved(stretch=(0.0, 2 * np.log(2)), strength=0.5)
+    assert np.array_equal(larger[15::2][:8], INK[15:23])
+
+
+def test_bending_grows_with_the_strength():
+    asked = []
+
+    class Recorded(Drawn):
+        def normal(self, mean, spread, shape=None):
+            asked.append((mean, spread, shape))
+            return super()._next()
+
+    grid = (2, recombine.PULLS, recombine.PULLS)
+    drawn = Recorded(np.zeros(2), np.zeros(2), 1.0, 1.0, np.ones(grid))
+    pulled = recombine.distort(INK, drawn, 0.5)
+    assert np.array_equal(pulled[:-1, :-1], INK[1:, 1:])  # a pixel from the right and from below
+    assert asked == [(0, (0.12, 0.15), None), (0, 0.15, 2), (0, 0.035 * 0.5 * 31, grid)]
+
+
+def test_trimming_and_cutting_by_hand():
+    assert np.array_equal(recombine.trim(INK), INK[5:26, 8:24])
+    faint = INK.copy()
+    faint[0, 0] = 40
+    assert recombine.trim(faint).shape == (21, 16)
+    faint[0, 0] = 41
+    assert recombine.trim(faint).shape == (26, 24)
+    assert recombine.trim(np.zeros((5, 5), np.uint8)).shape == (1, 1)
+    columns = np.uint8([[9, 9, 9, 5, 9, 3, 9, 1, 9, 0]])  # the middle: 3 to 7
+    left, right = columns[:, :7], columns[:, 7:]
+    assert np.array_equal(recombine.part_of_columns(columns, Drawn(0.4)), left)
+    assert np.array_equal(recombine.part_of_columns(columns, Drawn(0.5)), right)
+    one = np.uint8([[7]])
+    assert np.array_equal(recombine.part_of_columns(one, Drawn(0.4)), one)
+    assert recombine.part_of(columns, Drawn(0.29)) is columns
+    assert np.array_equal(recombine.part_of(columns, Drawn(0.3, 0.49, 0.4)), left)
+    assert np.array_equal(recombine.part_of(columns.T, Drawn(0.3, 0.5, 0.6)), right.T)
+
+
+def test_places_of_a_collage(monkeypatch):
+    monkeypatch.setattr(recombine, "distort", lambda ink, rng, strength: ink)
+    monkeypatch.setattr(recombine, "part_of", lambda ink, rng: ink)
+    full = np.full((96, 96), 100, np.uint8)
+    page = recombine.collage([full, full * 2], Drawn(0))
+    assert page.shape == (96, 96)
+    # 43 and 56 by 96 pixels to fill: no side is stretched by more than half again as the other.
+    assert (page[16:80, :40] == 100).all() and not page[:16, :40].any() and not page[81:, :40].any()
+    assert (page[6:90, 43:] == 200).all() and not page[:6].any() and not page[91:].any()
+    wide, small = np.full((10, 60), 90, np.uint8), np.full((40, 40), 180, np.uint8)
+    page = recombine.collage([small, wide], Drawn(2))  # above and below
+    rows = [np.flatnonzero((page == value).any(1)) for value in (180, 90)]
+    columns = [np.flatnonzero((page == value).any(0)) for value in (180, 90)]
+    assert [part.size for part in rows] == [43, 13] and [p.size for p in columns] == [52, 78]
+    page = recombine.collage([small] * 3, Drawn(0))
+    assert np.flatnonzero(page.any(0)).size == 3 * 35
+
+
+def test_every_other_picture_is_of_one_sample(monkeypatch):
+    seen = []
+    monkeypatch.setattr(recombine, "distort", lambda ink, rng, strength: seen.append(1) or ink)
+    monkeypatch.setattr(
+        recombine, "collage", lambda some, rng: seen.append(len(some)) or some[0])  # fmt: skip
+    glyphs = np.stack([INK, INK // 2, INK // 20])
+    made = list(recombine.recombine(glyphs, 40, np.random.default_rng(0)))
+    assert seen[1::2] == [1] * 20 and set(seen[::2]) == {2, 3} and seen.count(2) > 10
+    assert 10 < len(made) < 30  # what is all but blank is left out
+    assert {picture.shape for picture in made} == {(21, 16)}
+    assert {int(picture.min()) for picture in made} == {55}
+    strong = list(recombine.recombine(INK[None] // 11, 4, np.random.default_rng(0)))
+    assert strong == []
+
+
+def test_recombined_samples_are_asked_for_in_words(trees, tmp_path, capsys):
+    for wrong in (["--count", "0"], ["--seed", "-1"]):
+        assert recombine.main([str(trees / "a"), *wrong]) == 2
+    args = recombine.parse(["a", "b"])
+    assert [str(source) for source in args.sources] == ["a", "b"] and args.seed == 0
+    assert args.count == 60_000 and args.out == Path("data/recombined")
+    out = tmp_path / "new" / "folder"
+    assert recombine.main([str(trees / "b"), "--count", "1", "--out", str(out)]) == 0
+    assert [path.name for path in out.iterdir()] == ["30001-c.gnt"]
+    with (out / "30001-c.gnt").open("rb") as stream:
+        (sample,) = read_gnt(stream, "x")
+    assert sample.character == "啊"

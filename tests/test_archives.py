@@ -324,3 +324,128 @@ def test_members_are_delivered_or_named_and_none_invented(make):
             check_archive(make, random.Random(seed), place, Path(folder))
 
     check()
+
+
+@pytest.mark.parametrize("suffix", [".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".RAR"])
+def test_other_archives_are_listed(tmp_path, suffix):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"a{suffix}").write_bytes(b"x")
+    (tmp_path / "in" / "a.zip").write_bytes(b"x")
+    assert archives.other_archives([tmp_path]) == [tmp_path / "in" / f"a{suffix}"]
+    assert archives.other_archives([tmp_path / "in" / f"a{suffix}"]) == []
+
+
+def test_files_below_a_folder_are_found_in_order(tmp_path):
+    names = ["b/1.GNT", "a/2.gnt", "a/1.gnt", "x.zip", "y.ALZ", "y.a00", "z.txt", "U+4E00/1.gnt",
+             ".git/1.gnt", "a/.1.gnt"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = [p.relative_to(tmp_path).as_posix() for p in find_files([tmp_path])]
+    assert found == ["x.zip", "y.ALZ", "a/1.gnt", "a/2.gnt", "b/1.GNT"]
+    assert find_files([tmp_path / "y.a00", tmp_path / "z.txt"]) == [tmp_path / "z.txt"]
+    (tmp_path / "y.ALZ").unlink()
+    assert find_files([tmp_path / "y.a00"]) == [tmp_path / "y.a00"]
+    twice = [tmp_path / "x.zip", tmp_path / "x.zip", tmp_path]
+    assert len(find_files(twice)) == 4
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
+        find_files([tmp_path / "none"])
+
+
+def test_what_is_read_of_an_archive_is_told_by_its_content(write):
+    whole = zipped({"1001.gnt": b"x"})
+    for name in ("a.gnt", "a.dat", "a.ALZ"):
+        assert read(write(name, whole)) == ({"1001.gnt": b"x"}, [])
+        assert read(write(name, alz({"1001.gnt": b"y"}))) == ({"1001.gnt": b"y"}, [])
+    for name in ("b.zip", "b.ALZ"):
+        (said,) = read(write(name, b"GIF89a"))[1]
+        assert said.endswith(f"not a {name[1:].lower()} archive; download it again")
+    assert read(write("b.dat", b"GIF89a")) == ({"b.dat": b"GIF89a"}, [])
+    delivered, said = read(write("c.zip", zipped({})))
+    assert not delivered and said == [
+        f"{write('c.zip', zipped({}))}: holds no .gnt and no .alz file"
+    ]
+
+
+def test_members_that_are_not_read_are_named(write):
+    others = {name: b"x" for name in ("notes.txt", "in.zip", "old.rar", "IN.ALZX", "b.a00", "d/")}
+    kinds = {}
+    for path in (write("a.zip", zipped(others | DATA)), write("a.alz", alz(others | DATA))):
+        items = [item for item in open_files([path]) if isinstance(item, Damage)]
+        kinds[path.suffix] = {item.source.removeprefix(f"{path}/"): item.kind for item in items}
+        assert {item.offset for item in items} == {0}
+        assert all(("unpack it" in item.reason) == (item.kind == "archive") for item in items)
+    wanted = {"notes.txt": "other", "in.zip": "archive", "old.rar": "archive", "IN.ALZX": "other",
+              "b.a00": "archive"}  # fmt: skip
+    assert kinds == {".zip": wanted, ".alz": wanted}
+    _, said = read(write("b.alz", alz({"notes.txt": b"x"})))
+    assert said[-1].endswith("holds no .gnt file")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 16, 17, 60])
+def test_an_alz_without_its_end_is_cut_off(write, cut):
+    delivered, said = read(write("a.alz", alz(DATA)[:-cut]))
+    if cut > 16:
+        assert said and "cut off" in said[-1]
+    assert set(delivered) >= set(list(DATA)[:4])
+
+
+def test_encrypted_members_are_said_to_be(write):
+    archive = bytearray(alz(DATA))
+    first = archive.index(b"BLZ\1")
+    archive[first + 11] |= 1
+    said = read(write("a.alz", bytes(archive)))[1]
+    assert any("1001.gnt: encrypted" in line for line in said)
+    archive = bytearray(zipped(DATA))
+    for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        archive[archive.index(mark) + at] |= 1
+    delivered, said = read(write("a.zip", bytes(archive)))
+    assert len(delivered) == 4 and said == [f"{write('a.zip', bytes(archive))}/1001.gnt: encrypted"]
+    said = read(write("b.zip", zipped(DATA, zipfile.ZIP_LZMA)))[1]
+    assert len(said) == 5 and all("packed by .zip method 14; unpack it first" in s for s in said)
+
+
+def test_checksums_and_sizes_are_compared(write):
+    data = bytes(range(256)) * 8
+    for pack in (lambda d: zipped(d, zipfile.ZIP_STORED), lambda d: alz(d, STORE)):
+        archive = bytearray(pack({"1001.gnt": data}))
+        archive[archive.index(data) + 100] ^= 1
+        items = open_files([write("a", bytes(archive))])
+        item = next(items)
+        stream = item.open()
+        assert len(stream.read(len(data))) == len(data)  # all of it, then the error
+        wrong = zlib.crc32(bytes(archive[archive.index(data[:50]) :][: len(data)]))
+        with pytest.raises(OSError, match=f"bad CRC: {wrong:08x}, the archive says {item.crc:08x}"):
+            stream.read(1)
+    packed = bytearray(zipped({"1001.gnt": data}))
+    at = packed.index(b"PK\1\2")
+    struct.pack_into("<I", packed, at + 24, len(data) + 1)
+    items = open_files([write("b.zip", bytes(packed))])
+    stream = next(items).open()
+    assert stream.read() == data
+    with pytest.raises(OSError, match="unpacks to 2048 bytes or more, the archive says 2049"):
+        stream.read(1)
+
+
+def test_a_deflated_file_may_be_a_thousand_times_its_packed_size(write):
+    zeros = bytes(1_000_000)
+    packed = zipped({"1001.gnt": zeros})
+    assert len(packed) < 2000 and read(write("a.zip", packed)) == ({"1001.gnt": zeros}, [])
+    stored = bytearray(zipped({"1001.gnt": b"x" * 50}, zipfile.ZIP_STORED))
+    struct.pack_into("<I", stored, stored.index(b"PK\1\2") + 24, 51)
+    assert "50 packed bytes cannot hold the 51" in read(write("b.zip", bytes(stored)))[1][0]
+
+
+def test_streams_end_in_their_error():
+    def chunks():
+        yield b"abc"
+        yield b"de"
+        raise OSError("torn")
+
+    stream = _Chunks(chunks())
+    assert stream.readable() and stream.read(2) == b"ab" and stream.read() == b"cde"
+    for _ in range(2):
+        with pytest.raises(OSError, match="torn"):
+            stream.read(1)
+    stream = _Chunks(iter([b"abc"]))
+    assert [stream.read(n) for n in (-1, -1, 5, 0)] == [b"abc", b"", b"", b""]

@@ -343,7 +343,7 @@ def test_places_of_a_collage(monkeypatch):
     columns = [np.flatnonzero((page == value).any(0)) for value in (180, 90)]
     assert [part.size for part in rows] == [43, 13] and [p.size for p in columns] == [52, 78]
     page = recombine.collage([small] * 3, Drawn(0))
-    assert np.flatnonzero(page.any(0)).size == 3 * 35
+    assert [np.flatnonzero(page.any(axis)).size for axis in (0, 1)] == [96, 52]  # side by side
 
 
 def test_every_other_picture_is_of_one_sample(monkeypatch):

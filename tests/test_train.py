@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, SMALL, call_script, fork, write_tree
+from conftest import CHARACTERS, ROOT, SMALL, call_script, fork, write_tree
 from test_teacher import write_onnx
 
 import checkpoint
@@ -846,3 +848,17 @@ def test_help_lists_every_setting():
     assert done.returncode == 0
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in done.stdout
+
+
+def test_torchrun_starts_two_processes_that_train_together(tmp_path):
+    write_tree(tmp_path / "train", range(1001, 1004), "一十", 1)
+    options = ["--data", tmp_path / "train", "--out", tmp_path / "run", *SMALL, "--epochs", 1]
+    options += ["--size", 16, "--width", 0.25, "--head", 8, "--batch-size", 4, "--workers", 1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    command += [ROOT / "train.py", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert row["val_samples"] == 2 and row["loss"] > 0
+    assert done.stdout.count("epoch") == 1  # the first process speaks
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["resume"]["step"] == 1

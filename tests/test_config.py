@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from config import Config, add_arguments, add_classes, from_arguments, from_dict
+from config import Config, add_arguments, add_reading, from_arguments, from_dict
 
 # Of each setting the last values that are allowed, and the first beyond.
 BOUNDS = {
@@ -14,7 +14,7 @@ BOUNDS = {
     "workers": ((0,), (-1,)),
     "synthetic_epoch": ((1,), (0,)),
     "variant": (("small", "large"), ("medium",)),
-    "width": ((0.001, 8), (0, 8.001)),
+    "width": ((0.01, 8), (0.009, 8.001)),
     "stem_stride": ((1, 2), (0, 3)),
     "last_stride": ((1, 2), (0, 3)),
     "head": ((0, 8192), (-1, 8193)),
@@ -129,8 +129,9 @@ def test_help_tells_groups_and_defaults(capsys):
     assert "optimisation: --lr" in said and "device: --device" in said and "model" not in said
 
 
-def test_classes_are_all_unless_given():
+def test_what_is_read_is_all_classes_unless_given():
     parser = argparse.ArgumentParser()
-    add_classes(parser)
-    assert parser.parse_args([]).classes == "all"
-    assert parser.parse_args(["--classes", "5"]).classes == "5"
+    add_reading(parser)
+    assert vars(parser.parse_args([])) == {"classes": "all", "checkpoint": None}
+    given = parser.parse_args(["--classes", "5", "--checkpoint", "a.pt"])
+    assert (given.classes, given.checkpoint) == ("5", "a.pt")

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from training import devices
-from training.devices import Processes, autocast, in_turn, pick_device, pick_dtype
+from training.devices import Processes, in_turn, pick_device, pick_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 
@@ -52,13 +52,6 @@ def test_precision_is_the_device_s_own(machine):
     assert pick_dtype("auto", CUDA) == torch.float16
     for name, dtype in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")):
         assert pick_dtype(name, CUDA) == getattr(torch, dtype)
-
-
-def test_autocast_is_of_the_dtype():
-    for dtype in (torch.float32, torch.bfloat16):
-        with autocast(CPU, dtype):
-            assert torch.is_autocast_enabled("cpu") == (dtype == torch.bfloat16)
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Settings: their bounds, their types, what old checkpoints called them, and how they are given."""
+"""Settings: their bounds, their types, and how they are given."""
 
 import argparse
 from dataclasses import fields
@@ -69,20 +69,6 @@ def test_a_config_goes_through_its_dict():
     assert from_dict({}) == Config()
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ({"teacher_scale": 200.0, "teacher_margin": 0}, "scale=200,margin=0"),
-        ({"teacher_scale": 1.0, "teacher_margin": -1, "teacher_classes": "level1"}, ""),
-        ({"teacher_scale": 0.5}, "scale=0.5"),
-        ({"teacher_margin": 1, "teacher_classes": "c.txt"}, "margin=1,classes=c.txt"),
-        ({"teacher_scale": 2.0, "teacher_input": "scale=3"}, "scale=3"),
-    ],
-)
-def test_old_names_of_the_teacher_s_settings(old, new):
-    assert from_dict(old) == Config(teacher_input=new)
-
-
 def parsed(*arguments: str, names=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser, names)
@@ -118,7 +104,7 @@ def test_help_tells_groups_and_defaults(capsys):
     said = " ".join(capsys.readouterr().out.split())
     for text in (
         "data: --data DIR [DIR ...] ", "(default: data/train)", "model: --variant {small,large}",
-        "optimisation: --epochs", "augmentation: --rotation", "distillation: --teacher",
+        "optimization: --epochs", "augmentation: --rotation", "distillation: --teacher",
         "run: --out", "device: --device", "--batch-size SIZE", "--dry-run two steps",
     ):  # fmt: skip
         assert text in said, text
@@ -126,7 +112,7 @@ def test_help_tells_groups_and_defaults(capsys):
     with pytest.raises(SystemExit):
         parsed("--help", names=["lr", "device"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "optimisation: --lr" in said and "device: --device" in said and "model" not in said
+    assert "optimization: --lr" in said and "device: --device" in said and "model" not in said
 
 
 def test_what_is_read_is_all_classes_unless_given():

@@ -1,7 +1,6 @@
 """What a run trains and validates on."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,11 +318,10 @@ def test_trimming_and_cutting_by_hand():
     assert recombine.trim(np.zeros((5, 5), np.uint8)).shape == (1, 1)
     columns = np.uint8([[9, 9, 9, 5, 9, 3, 9, 1, 9, 0]])  # the middle: 3 to 7
     left, right = columns[:, :7], columns[:, 7:]
-    assert np.array_equal(recombine.part_of_columns(columns, Drawn(0.4)), left)
-    assert np.array_equal(recombine.part_of_columns(columns, Drawn(0.5)), right)
     one = np.uint8([[7]])
-    assert np.array_equal(recombine.part_of_columns(one, Drawn(0.4)), one)
+    assert np.array_equal(recombine.part_of(one, Drawn(0.3, 0.49, 0.4)), one)
     assert recombine.part_of(columns, Drawn(0.29)) is columns
+    assert np.array_equal(recombine.part_of(columns, Drawn(0.3, 0.49, 0.5)), right)
     assert np.array_equal(recombine.part_of(columns, Drawn(0.3, 0.49, 0.4)), left)
     assert np.array_equal(recombine.part_of(columns.T, Drawn(0.3, 0.5, 0.6)), right.T)
 
@@ -364,9 +362,6 @@ def test_every_other_picture_is_of_one_sample(monkeypatch):
 def test_recombined_samples_are_asked_for_in_words(trees, tmp_path, capsys):
     for wrong in (["--count", "0"], ["--seed", "-1"]):
         assert recombine.main([str(trees / "a"), *wrong]) == 2
-    args = recombine.parse(["a", "b"])
-    assert [str(source) for source in args.sources] == ["a", "b"] and args.seed == 0
-    assert args.count == 60_000 and args.out == Path("data/recombined")
     out = tmp_path / "new" / "folder"
     assert recombine.main([str(trees / "b"), "--count", "1", "--out", str(out)]) == 0
     assert [path.name for path in out.iterdir()] == ["30001-c.gnt"]

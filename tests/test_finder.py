@@ -62,3 +62,153 @@ def test_training_writes_weights_and_goes_on(monkeypatch, tmp_path, capsys):
     assert set(first) == set(second) and any((first[k] != second[k]).any() for k in first)
     shapes = {name: array.shape for name, array in np.load(finder.WEIGHTS).items()}
     assert {name: array.shape for name, array in first.items()} == shapes
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (300, 200), (5, 3), (128, 128)])
+def test_ink_stands_in_the_middle_of_a_square(shape):
+    ink = np.full(shape, 255, np.uint8)
+    page = finder.to_finder(ink)
+    assert page.shape == (128, 128, 2) and page.dtype == np.float32
+    assert np.array_equal(page[..., 0], page[..., 1]) and set(np.unique(page)) <= {0, 1}
+    h, w = (round(side * 128 / max(shape)) for side in shape)
+    top, left = (128 - h) // 2, (128 - w) // 2
+    assert page[top : top + h, left : left + w].all() and page[..., 0].sum() == h * w
+    assert (finder.to_finder(ink // 5)[..., 0].max() - 0.2) < 1e-6
+
+
+def test_a_strip_keeps_a_pixel_for_the_finder():
+    assert finder.shrink(np.zeros((1, 900), np.uint8)).shape == (1, 128)
+    assert finder.shrink(np.zeros((900, 1), np.uint8)).shape == (128, 1)
+    few = np.uint8([[0, 255]])  # enlarged, it is smooth in between
+    assert len(np.unique(finder.shrink(few))) > 10
+
+
+def test_evidence_lies_where_its_ink_does(monkeypatch):
+    y, x = np.mgrid[:128, :128].astype(np.float32) / 128 * 8 - 4
+    for plane, axis in ((y, 0), (x, 1)):
+        monkeypatch.setattr(finder, "run", lambda page, plane=plane: plane)
+        for shape in ((64, 32), (200, 256), (128, 128)):
+            found = finder.evidence(np.zeros(shape, np.uint8))
+            assert found.shape == shape
+            side, longest = shape[axis], max(shape)
+            at = ((np.arange(side) + 0.5) / longest + (1 - side / longest) / 2) * 8 - 4 - 4 / 128
+            inner = slice(side // 8, -side // 8)  # at the rim nothing lies in between
+            mean = found.mean(1 - axis)
+            assert np.abs(mean - at)[inner].max() < 0.04, (shape, axis)
+    monkeypatch.setattr(finder, "run", lambda page: 3 * y)
+    found = finder.evidence(np.zeros((128, 128), np.uint8))
+    assert found.min() == -finder.CERTAIN and found.max() == finder.CERTAIN
+
+
+class Fixed(torch.nn.Module):
+    """A network with one answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer
+
+
+def test_loss_and_check_by_hand():
+    logits = torch.tensor([[[[2.0, -1.0]]], [[[0.5, 3.0]]]])  # (2,1,1,2)
+    own, weight = (
+        torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]),
+        torch.tensor([[[0.25, 0.75]], [[1, 0]]]),
+    )
+    y = torch.stack([own, weight], 1)
+    x = torch.ones(2, 2, 1, 2)
+    sigmoid = torch.sigmoid(logits[:, 0])
+    each = -(own * sigmoid.log() + (1 - own) * (1 - sigmoid).log())
+    expected = (each * weight).sum((1, 2)).mean()
+    torch.testing.assert_close(training.loss_of(Fixed(logits), x, y), expected)
+    assert training.check(Fixed(logits), x, y) == "25.00 % of the ink, 50.0 % bad"
+    x[1, 0, 0, 0] = 0.12  # no ink there
+    assert training.check(Fixed(logits), x, y) == "0.00 % of the ink, 0.0 % bad"
+    logits = torch.ones(1, 1, 10, 10)
+    y = torch.ones(1, 2, 10, 10)
+    for wrong, said in ((3, "3.00 % of the ink, 0.0 % bad"), (4, "4.00 % of the ink, 100.0 % bad")):
+        logits[0, 0, 0, :wrong] = -1
+        assert training.check(Fixed(logits), torch.ones(1, 2, 10, 10), y) == said
+
+
+def test_a_step_of_training_the_finder(tmp_path):
+    torch.manual_seed(0)
+    run = training.Run(0.5, 1000)
+    x = torch.rand(2, 2, 128, 128)
+    y = torch.full((2, 2, 128, 128), 1 / 128**2)
+    for step, rate in ((0, 0.5 / 200), (99, 0.25), (199, 0.5), (500, 0.5)):
+        run.step = step
+        before = {name: tensor.clone() for name, tensor in run.average.module.state_dict().items()}
+        assert run.learn(x, y, False) > 0 and run.step == step + 1
+        expected = rate * (1 + np.cos(np.pi * step / 1000)) / 2
+        assert run.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        total = torch.cat([p.grad.flatten() for p in run.model.parameters()]).norm()
+        assert total <= 1.001 and run.model.training
+    assert run.optimizer.param_groups[0]["weight_decay"] == 0.01
+    for name, tensor in run.average.module.state_dict().items():
+        if tensor.is_floating_point():
+            mine = run.model.state_dict()[name]
+            torch.testing.assert_close(tensor, 0.997 * before[name] + 0.003 * mine)
+    run.save(tmp_path / "new" / "state.pt")
+    other = training.Run(0.1, 10)
+    other.resume(tmp_path / "new" / "state.pt")
+    assert other.step == 501
+    for name in training.PARTS:
+        assert str(getattr(other, name).state_dict()) == str(getattr(run, name).state_dict())
+
+
+def test_scenes_are_kept_and_drawn_anew(monkeypatch):
+    drawn, written = [], []
+    monkeypatch.setattr(training, "HANDS", 5)
+    monkeypatch.setattr(training, "STORE", 4)
+
+    def characters(count, rng):
+        written.append(count)
+        return [len(written)] * count
+
+    def sample(hands, rng):
+        drawn.append(list(hands))
+        return tuple(np.full((2, 3, 2), sign * len(drawn), np.float32) for sign in (1, -1))
+
+    monkeypatch.setattr(training, "characters", characters)
+    monkeypatch.setattr(training, "sample", sample)
+    scenes = training.Scenes((0, 1))
+    x, y = scenes.batch(16, 3)
+    assert written == [5] and len(drawn) == 3 == len(scenes.store) and drawn[0] == [1] * 5
+    assert x.shape == y.shape == (16, 2, 2, 3) and torch.equal(x, -y)
+    assert set(x[:, 0, 0, 0].tolist()) == {1, 2, 3}
+    scenes.batch(1, 3)
+    assert written == [5, 1] and len(scenes.hands) == 6 and len(scenes.store) == 6
+    scenes.batch(1, 2)
+    assert len(scenes.hands) == 6 and scenes.hands[-1] == 3
+    assert [int(a[0, 0, 0]) for a, _ in scenes.store] == [3, 4, 5, 6, 7, 8]
+    same = [training.Scenes((0, 1)).batch(4, 4)[0] % 4 for _ in range(2)]
+    assert torch.equal(*same)
+
+
+def test_a_sample_weighs_ink_of_others_twice(monkeypatch, hands):
+    picture = np.full((128, 128), 255, np.uint8)
+    written, others = np.zeros_like(picture), np.zeros_like(picture)
+    written[30:90, 40:60] = 200
+    others[30:90, 100:110] = 200
+    ink = np.maximum(written, others)
+    scenes = [(picture, written, others)] * 3
+    monkeypatch.setattr(training, "scene", lambda hands, rng: scenes.pop())
+    lifted = iter([ValueError("blank"), 255 - others, 255 - ink])
+
+    def lift(_):
+        found = next(lifted)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(training, "lift", lift)
+    x, y = training.sample(hands, np.random.default_rng(0))
+    assert not scenes  # the blank one, and the one without the character, are drawn again
+    assert np.allclose(x[..., 0], ink / 255) and (x[..., 1] == 1).all()
+    own, weight = y[..., 0], y[..., 1] / y[0, 0, 1] * 0.02
+    assert own[30:90, 40:60].all() and not own[:, 98:112].any() and not own[:20].any()
+    assert np.allclose(weight[40:80, 45:55], 1) and np.allclose(weight[40:80, 102:108], 2)
+    assert y[..., 1].sum() == pytest.approx(1, abs=1e-4) and y.dtype == np.float32

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,12 +12,22 @@ from conftest import KILLS, bitmap, kill_at_random, write_gnt, write_tree
 
 import checkpoint
 from config import Config
-from dataset import open_pack
+from dataset import Entry, open_pack
 from hwdb.characters import LEVEL1
 from jobs.files import only_one
 from model import mobilenet_v3
 from picture import to_glyph
-from training.teacher import SoftLabels, expectations, label_pack, load_teacher, logit_basis
+from training.teacher import (
+    SoftLabels,
+    Teacher,
+    expectations,
+    has_bfloat16,
+    label_pack,
+    labelled,
+    load_teacher,
+    logit_basis,
+    make_predictor,
+)
 
 CPU = torch.device("cpu")
 CLASSES = "一十口人"
@@ -245,3 +256,114 @@ def test_several_packs_stand_behind_one_index(tmp_path):
     assert torch.equal(both.fetch(order), torch.cat(rows)[order])
     with pytest.raises(ValueError, match="knows none"):
         SoftLabels(folders, ["日"], CPU)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_labels_of_any_network_give_its_logits_back(tmp_path, pack, bias):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE**2, 4, bias=bias))
+    teacher = Teacher(network, SIDE, 1, 2.0, list(CLASSES), "abc")
+    folder = label_pack(pack, teacher, CPU, batch_size=4)
+    assert folder == pack.folder / "teacher-abc"
+    soft = SoftLabels([folder], list(CLASSES), CPU)
+    glyphs = np.stack([to_glyph(bitmap_of(pack, i), SIDE, 1) for i in range(len(pack))])
+    with torch.no_grad():
+        x = torch.from_numpy(glyphs / np.float32(255) * 2)[:, None]
+        expected = centred(network.float()(x).numpy())
+    got = centred(soft.fetch(np.arange(len(pack))).numpy())
+    assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
+    mark = json.loads((folder / "labels.json").read_text())
+    assert mark == {"version": 1, "bytes": len(pack) * 2 * 4}
+    with np.load(folder / "teacher.npz") as data:
+        assert data["classes"].tolist() == list(CLASSES) and data["basis"].shape == (4, 4)
+        assert abs(data["bias"].mean()) < 1e-6
+
+
+def bitmap_of(pack, index: int) -> np.ndarray:
+    code, file = pack.names[index].split("/")
+    return bitmap(chr(int(code[2:], 16)), int(file.split("_")[0]), 0)
+
+
+def test_the_leading_directions_are_kept(monkeypatch):
+    monkeypatch.setattr("training.teacher.RANK", 2)
+    layer = torch.nn.Linear(6, 5)
+    basis, bias = logit_basis(torch.nn.Sequential(torch.nn.Linear(3, 6), layer, torch.nn.ReLU()))
+    weight = layer.weight.detach().numpy()
+    weight = weight - weight.mean(0)
+    left, _, _ = np.linalg.svd(weight)
+    assert basis.shape == (5, 2)
+    np.testing.assert_allclose(np.abs(basis.T @ left[:, :2]), np.eye(2), atol=1e-4)
+    expected = layer.bias.detach().numpy()
+    np.testing.assert_allclose(bias, expected - expected.mean(), atol=1e-6)
+
+
+class Entries(NamedTuple):
+    """What `labelled` asks of a pack: where each glyph came from."""
+
+    names: list[str]
+
+
+@pytest.mark.parametrize(
+    ("files", "done", "expected"),
+    [
+        # Files of 2, 0 and 3 records: only whole ones count.
+        ([("a.gnt", 2), ("b.gnt", 0), ("c.gnt", 3)], 0, (0, 0)),
+        ([("a.gnt", 2), ("b.gnt", 0), ("c.gnt", 3)], 1, (0, 0)),
+        ([("a.gnt", 2), ("b.gnt", 0), ("c.gnt", 3)], 2, (2, 2)),
+        ([("a.gnt", 2), ("b.gnt", 0), ("c.gnt", 3)], 4, (2, 2)),
+        ([("a.gnt", 2), ("b.gnt", 0), ("c.gnt", 3)], 5, (3, 5)),
+        ([("a.gnt", 2), ("b.gnt", 0), ("c.gnt", 3)], 9, (3, 5)),
+    ],
+)
+def test_whole_files_count_as_labelled(files, done, expected):
+    entries = [Entry(name, "", 1, 1) for name, _ in files]
+    names = [f"{name}#{i}" for name, count in files for i in range(count)]
+    assert labelled(Entries(names), entries, done) == expected
+
+
+@pytest.mark.parametrize(("done", "expected"), [(255, 0), (256, 256), (511, 256), (600, 600)])
+def test_whole_tasks_of_pictures_count_as_labelled(done, expected):
+    entries = [Entry(f"a/{i}.png", "a", 1, 1) for i in range(600)]
+    pack = Entries([entry.path for entry in entries])
+    assert labelled(pack, entries, done) == (expected, expected)
+    pack.names.remove("a/3.png")  # it could not be read
+    assert labelled(pack, entries, 255) == (256, 255)
+
+
+def test_what_computes_in_bfloat16(monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(
+            torch.cpu, "_is_avx512_bf16_supported", lambda t=there: t, raising=False
+        )
+        assert has_bfloat16(CPU) is there
+    for generation, there in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, g=generation: g)
+        assert has_bfloat16(torch.device("cuda")) is there
+    assert has_bfloat16(torch.device("mps"))
+
+
+def test_a_large_pack_is_labelled_by_a_compiled_network(tmp_path, pack, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(1) or network)
+    teacher = load_teacher(write_checkpoint(tmp_path / "t.pt"))
+    for least, times in ((len(pack) + 1, 0), (len(pack), 1)):
+        monkeypatch.setattr("training.teacher.WORTH_COMPILING", least)
+        shutil.rmtree(label_pack(pack, teacher, CPU))
+        assert len(compiled) == times
+
+
+def test_a_batch_is_of_one_size(monkeypatch):
+    sizes = []
+
+    class Counting(torch.nn.Flatten):
+        def forward(self, x):
+            sizes.append((tuple(x.shape), x.is_contiguous(memory_format=torch.channels_last)))
+            return super().forward(x)[:, :3].float()
+
+    teacher = Teacher(Counting(), 4, None, 10.0, list("abc"), "")
+    predict = make_predictor(teacher, (np.eye(3, 2, dtype=np.float32), np.ones(3, np.float32)),
+                             CPU, 5, False)  # fmt: skip
+    glyphs = np.full((2, 4, 4), 51, np.uint8)
+    labels = predict(glyphs)
+    assert sizes == [((5, 1, 4, 4), True)] and labels.dtype == np.float16
+    np.testing.assert_allclose(labels, np.full((2, 2), 10 * 0.2 - 1), rtol=0.01)

@@ -19,6 +19,8 @@ from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExc
 from onnx_graph.graph import Graph
 
 GATE = {"alpha": 1 / 6, "beta": 0.5}  # the paper's h-sigmoid
+REPEATED = {"mode": "nearest", "nearest_mode": "floor",
+            "coordinate_transformation_mode": "asymmetric"}  # fmt: skip
 SMALLEST_INT8 = 10_000  # kernels with fewer weights are kept in float16: few bytes, half the error
 BLOCK = 16  # channels in a block of onnxruntime's layout with AVX-512; 8 with AVX2
 ENOUGH_TO_DROP = 256  # calibration glyphs that tell which hidden units of gates never fire
@@ -98,16 +100,11 @@ class NetworkGraph(Graph):
     def convolution(self, x: str, layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> str:
         name = self.names[layer]
         self.side = -(-self.side // layer.stride[0])  # padding keeps the side but for the stride
-        return self.node(
-            "Conv",
-            x,
-            self.kernel(f"{name}.weight", weight.numpy()),
-            self.constant(f"{name}.bias", bias.numpy()),
-            kernel_shape=layer.kernel_size,
-            strides=layer.stride,
-            pads=layer.padding * 2,
-            group=layer.groups,
-        )
+        kernel = self.kernel(f"{name}.weight", weight.numpy())
+        bias = self.constant(f"{name}.bias", bias.numpy())
+        options = {"kernel_shape": layer.kernel_size, "strides": layer.stride}
+        options |= {"pads": layer.padding * 2, "group": layer.groups}
+        return self.node("Conv", x, kernel, bias, **options)
 
     def linear(self, x: str, layer: nn.Linear) -> str:
         """Add a linear layer; in int8, onnxruntime fuses these nodes to one integer product."""
@@ -120,21 +117,17 @@ class NetworkGraph(Graph):
         x = self.node("DequantizeLinear", self.node("QuantizeLinear", x, *inputs), *inputs)
         # The bias is an int32 in units of both scales: a row of zeros must not make it overflow.
         values, scale = quantize_rows(weight, np.abs(bias) / (2**30 * step))
-        kernel = self.node(
-            "DequantizeLinear",
-            self.constant(f"{name}.weight", values),
-            self.constant(f"{name}.scale", scale),
-            self.constant(f"{name}.weight_zero", np.zeros(len(scale), np.int8)),
-            axis=0,
-        )
-        added = self.node(
-            "DequantizeLinear",
-            self.constant(f"{name}.bias", np.round(bias / (step * scale)).astype(np.int32)),
-            self.constant(f"{name}.bias_scale", step * scale),
-            self.constant(f"{name}.bias_zero", np.zeros(len(scale), np.int32)),
-            axis=0,
-        )
+        kernel = self.dequantized(f"{name}.weight", values, scale)
+        added = np.round(bias / (step * scale)).astype(np.int32)
+        added = self.dequantized(f"{name}.bias", added, step * scale)
         return self.node("Gemm", x, kernel, added, transB=1)
+
+    def dequantized(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
+        """Store whole numbers with a scale for each row."""
+        zero = np.zeros(len(scale), values.dtype)
+        parts = {name: values, f"{name}_scale": scale, f"{name}_zero": zero}
+        names = [self.constant(*part) for part in parts.items()]
+        return self.node("DequantizeLinear", *names, axis=0)
 
     def squeeze_excite(self, x: str, module: SqueezeExcite) -> str:
         """Add the block so that onnxruntime keeps its blocked layout (NCHWc) all through.
@@ -149,15 +142,7 @@ class NetworkGraph(Graph):
         gate = self.convolution(gate, module.fc2, module.fc2.weight[:, kept], module.fc2.bias)
         gate = self.node("HardSigmoid", gate, **GATE)
         times = np.array([1, 1, self.side, self.side], np.float32)
-        gate = self.node(
-            "Resize",
-            gate,
-            "",
-            self.constant(f"{gate}.times", times),
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
+        gate = self.node("Resize", gate, "", self.constant(f"{gate}.times", times), **REPEATED)
         shape = ["N", module.fc2.out_channels, self.side, self.side]
         for name in (x, gate):
             self.shapes.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

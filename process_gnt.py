@@ -388,19 +388,15 @@ def damages(run: Conversion) -> list[Damage]:
 # -- command line ----------------------------------------------------------------------------------
 
 HELP_NO_DATA = f"""\
-Nothing to convert: {{folder}}/ holds no .gnt, .zip or .alz file.
+Nothing to convert: data/ holds no .gnt, .zip or .alz file.
 
-1. Get the archives of CASIA-HWDB1.1 (about 2.3 GB; free for research) from
-       {PAGE}
-   new names   Gnt1.1TrainPart1.zip  Gnt1.1TrainPart2.zip  Gnt1.1Test.zip
-   old names   HWDB1.1trn_gnt.zip (or ..._P1.zip, ..._P2.zip)  HWDB1.1tst_gnt.zip
-   Also read: HWDB1.0, HWDB1.2 (Gnt1.0..., Gnt1.2...) and competition-gnt.zip.
-2. Put them into {{folder}}/ as they are; do not unpack them.
-3. Run
-       python process_gnt.py
-
-Or let the script fetch them:        python process_gnt.py --download
-Or name files that lie elsewhere:    python process_gnt.py PATH...
+Get the archives of CASIA-HWDB1.1 (about 2.3 GB; free for research) from
+    {PAGE}
+new names: Gnt1.1TrainPart1.zip, Gnt1.1TrainPart2.zip, Gnt1.1Test.zip
+old names: HWDB1.1trn_gnt.zip (or ..._P1.zip, ..._P2.zip), HWDB1.1tst_gnt.zip
+and put them into data/ as they are, or let the script fetch them:
+    python process_gnt.py --download
+or name files that lie elsewhere:    python process_gnt.py PATH...
 Without the data: python synthesize_gnt.py makes a stand-in in the same format.
 """
 
@@ -447,16 +443,15 @@ def main(argv: list[str] | None = None) -> int:
             paths += download_set(options.set, Path(options.out), options.mirror)
     if not paths:
         if not Path("data").is_dir() or not find_files([Path("data")]):
-            print(HELP_NO_DATA.format(folder="data"), end="", file=sys.stderr)
+            print(HELP_NO_DATA, end="", file=sys.stderr)
             return 2
         paths = [Path("data")]
     files = find_files(paths)
     if not files:
         raise FileNotFoundError(f"no .gnt, .zip or .alz file in {', '.join(map(str, paths))}")
-    for file in other_archives(paths):
-        name = printable(str(file))
-        print(f"note: {name} is not read; unpack it and give its .gnt files", file=sys.stderr)
     run = Conversion(options, classes)
+    mend = "is not read; unpack it and give its .gnt files"
+    run.notes += [f"{file} {mend}" for file in other_archives(paths)]
     run.run(files)
     if run.overruled:
         said = f"--split {options.split} was not applied to {run.overruled} files"

@@ -59,17 +59,17 @@ def select_classes(spec: str, option: str = "--classes") -> str | None:
     the path of a UTF-8 text file of characters (white space and repetitions do not count). Errors
     name the option that it was given by.
     """
-    if spec in ("level1", "symbols", "all"):
-        return {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}[spec]
+    named = {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}
+    if spec in named:
+        return named[spec]
     if re.fullmatch(r"\d+", spec):
         if not 1 <= int(spec) <= len(LEVEL1):
             raise ValueError(f"{option} {spec}: a number is from 1 to {len(LEVEL1)} (level 1)")
         return LEVEL1[: int(spec)]
     path = Path(spec)
     if not path.is_file():
-        raise ValueError(
-            f"{option} {spec}: expected level1, symbols, all, a number, or a file of characters"
-        )
+        expected = "level1, symbols, all, a number, or a file of characters"
+        raise ValueError(f"{option} {spec}: expected {expected}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -106,7 +106,7 @@ class Config:
     width: float = setting(1.0, "width multiplier", between(0.01, 8))
     stem_stride: int = setting(2, "stride of the stem", one_of(1, 2))
     last_stride: int = setting(2, "stride of the last stage", one_of(1, 2))
-    head: int = setting(256, "width before the classifier, 0: the paper's", between(0, 8192))
+    head: int = setting(256, "width of the last hidden layer, 0: the paper's", between(0, 8192))
     dropout: float = setting(0.1, "dropout before the classifier", BELOW_ONE)
 
     epochs: int = setting(30, "epochs", NOT_NEGATIVE)

@@ -69,7 +69,8 @@ function best(logits, labels) {
 function toPng(glyph, size) {
   const canvas = Object.assign(document.createElement("canvas"), {width: size, height: size});
   const context = canvas.getContext("2d"), image = context.createImageData(size, size);
-  glyph.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  const pixels = new Uint32Array(image.data.buffer); // opacity is the highest byte
+  glyph.forEach((value, i) => { pixels[i] = 0xff000000 + value * 0x10101; });
   context.putImageData(image, 0, 0);
   return canvas.toDataURL();
 }

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from hwdb.characters import character_of
-from hwdb.record import Damage, Sample, read_gnt
+from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import origin
 from jobs.command import printable, progress
 from jobs.files import only_one, read_mark, write_mark
@@ -213,7 +213,7 @@ def _gnt_samples(path: Path) -> Iterator[tuple]:
     """Yield as `_picture_samples`; what is damaged has no label."""
     writer = origin(path.name)[1] or path.stem
 
-    def bitmap(item: Sample | Damage) -> np.ndarray:
+    def bitmap(item: Record | Damage) -> np.ndarray:
         if isinstance(item, Damage):
             raise ValueError(item.reason)
         return item.bitmap

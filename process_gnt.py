@@ -38,7 +38,7 @@ import numpy as np
 
 from hwdb.archives import GntFile, find_files, open_files, other_archives
 from hwdb.characters import LEVEL1, folder_name, select_classes
-from hwdb.record import Damage, Sample, read_gnt
+from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published
 from jobs.command import check_range, command, printable, progress
 from jobs.files import only_one, read_mark, write_mark
@@ -65,7 +65,7 @@ class Batch(NamedTuple):
 
     folder: str
     prefix: str
-    pictures: list[tuple[int, Sample]]
+    pictures: list[tuple[int, Record]]
 
 
 def write_batch(batch: Batch) -> tuple[str, str, int, int]:
@@ -300,7 +300,7 @@ class Conversion:
             entry["crc"] = _checksum(source)
             yield batch._replace(pictures=[])
 
-    def _records(self, source: GntFile, entry: dict) -> Iterator[tuple[int, Sample]]:
+    def _records(self, source: GntFile, entry: dict) -> Iterator[tuple[int, Record]]:
         """Yield the selected records of a source with their numbers, and count them all."""
         for item in read_gnt(source.open(), source.name):
             if self.images >= self.limit:

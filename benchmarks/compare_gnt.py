@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from benchmarks.timing import at_least_one, start
-from hwdb.record import Sample, read_gnt
+from hwdb.record import Record, read_gnt
 from synthesis.templates import thin
 
 ROWS = ("height", "width", "pen", "pen/height", "coverage", "darkest", "median", "deviation")
@@ -43,7 +43,7 @@ def bitmaps(path: Path, every: int) -> Iterator[np.ndarray]:
     for file in files:
         with file.open("rb") as stream:
             for item in read_gnt(stream, str(file)):
-                if not isinstance(item, Sample):
+                if not isinstance(item, Record):
                     raise ValueError(f"{file}, byte {item.offset}: {item.reason}")
                 if count % every == 0 and (item.bitmap < 255).any():
                     yield item.bitmap

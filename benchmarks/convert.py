@@ -36,7 +36,7 @@ from PIL import Image
 
 from benchmarks.timing import ROOT, at_least_one, start
 from hwdb.characters import LEVEL1, folder_name
-from hwdb.record import Sample, read_gnt, write_record
+from hwdb.record import Record, read_gnt, write_record
 from process_gnt import Batch, write_batch
 
 
@@ -109,16 +109,16 @@ def floor(shares: list[Batch]) -> float:
     return time.perf_counter() - begin
 
 
-def load(files: list[Path]) -> list[tuple[int, Sample]]:
+def load(files: list[Path]) -> list[tuple[int, Record]]:
     """Return every picture as process_gnt.py hands it to its workers."""
     records = []
     for path in files:
         with path.open("rb") as stream:
-            records += [r for r in read_gnt(stream, path.name) if isinstance(r, Sample)]
+            records += [r for r in read_gnt(stream, path.name) if isinstance(r, Record)]
     return list(enumerate(records))
 
 
-def level6_bytes(items: list[tuple[int, Sample]]) -> int:
+def level6_bytes(items: list[tuple[int, Record]]) -> int:
     """Return the size of the pictures as greyscale PNG files of zlib level 6."""
     total = 0
     for _, record in items:

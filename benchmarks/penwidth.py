@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import timing
 from config import DEFAULT_CHECKPOINT
-from hwdb.record import Sample, read_gnt
+from hwdb.record import Record, read_gnt
 from recognizer import Recognizer
 
 SIDE = 200  # pixels of the character's longer side
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     recognizer = Recognizer.from_checkpoint(given.checkpoint)
     with open(given.gnt, "rb") as stream:
-        found = [r for r in read_gnt(stream, Path(given.gnt).name) if isinstance(r, Sample)]
+        found = [r for r in read_gnt(stream, Path(given.gnt).name) if isinstance(r, Record)]
     known = set(recognizer.classes)
     found = [sample for sample in found if sample.character in known][: given.count]
     if not found:

@@ -11,7 +11,7 @@ A .gnt file has no header; it is one record after another, little-endian:
 
     >>> with open("1001-c.gnt", "rb") as stream:
     ...     for item in read_gnt(stream, "1001-c.gnt"):
-    ...         if isinstance(item, Sample):
+    ...         if isinstance(item, Record):
     ...             print(item.character, item.bitmap.shape)
     ...         else:
     ...             print(item.offset, item.reason)
@@ -38,7 +38,7 @@ MAX_PIXELS = 1 << 24
 CHUNK = 1 << 20
 
 
-class Sample(NamedTuple):
+class Record(NamedTuple):
     """One character as it stands in the file; `pixels` holds width * height bytes."""
 
     character: str
@@ -192,7 +192,7 @@ class _Starts:
         return np.ndarray((max(0, len(data) - HEADER.size + 1),), LAYOUT, data, 0, (1,))
 
 
-def read_gnt(stream: BinaryIO, name: str) -> Iterator[Sample | Damage]:
+def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
     """Yield every record of a .gnt stream in order, and a `Damage` for all that is none.
 
     The stream is only read forwards, and no more than a few records of it are held. After damage
@@ -230,7 +230,7 @@ def read_gnt(stream: BinaryIO, name: str) -> Iterator[Sample | Damage]:
             yield Damage(name, begin, f"tag {header[4:6].hex(' ')} is no character", "tag")
         else:
             bitmap = window.read(begin + HEADER.size, pixels)
-            yield Sample(character, width, height, bitmap, begin)
+            yield Record(character, width, height, bitmap, begin)
         offset = inside if inside is not None or missing > 0 else end
     if window.failure:
         yield Damage(name, window.start + len(window.data), window.failure, "archive")

@@ -36,7 +36,7 @@ import checkpoint
 from config import Config
 from dataset import GlyphSet, open_pack
 from hwdb.archives import GntFile, open_files
-from hwdb.record import HEADER, Damage, Sample, decode_tag, encode_tag, read_gnt
+from hwdb.record import HEADER, Damage, Record, decode_tag, encode_tag, read_gnt
 from jobs.command import command
 from model import mobilenet_v3
 from picture import decode_picture, find_glyph
@@ -110,7 +110,7 @@ def check_gnt(records: list[bytes], changes: Sequence[Change]) -> str:
     for item in items:
         assert item.offset == begin if begin is not None else True, "a gap without damage"
         begin = None  # behind damage the next item may begin anywhere
-        if isinstance(item, Sample):
+        if isinstance(item, Record):
             size, tag, width, height = HEADER.unpack_from(data, item.offset)
             begin = item.offset + size
             assert (item.width, item.height) == (width, height) and size == 10 + width * height

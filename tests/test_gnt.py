@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwdb.characters import LEVEL1, SYMBOLS, character_of, folder_name, select_classes
-from hwdb.record import Damage, Sample, decode_tag, encode_tag, read_gnt, write_record
+from hwdb.record import Damage, Record, decode_tag, encode_tag, read_gnt, write_record
 from hwdb.sets import origin, published
 
 TEXT = "啊阿埃挨哎唉哀皑癌蔼"
@@ -40,7 +40,7 @@ def offsets(data: bytes) -> list[int]:
 def read(data: bytes) -> tuple[str, list[Damage]]:
     """Return (characters read, damage), having checked each bitmap against what was written."""
     items = list(read_gnt(io.BytesIO(data), "x.gnt"))
-    samples = [item for item in items if isinstance(item, Sample)]
+    samples = [item for item in items if isinstance(item, Record)]
     for sample in samples:
         np.testing.assert_array_equal(sample.bitmap, bitmap_of(TEXT.index(sample.character)))
     damage = [item for item in items if isinstance(item, Damage)]
@@ -150,7 +150,7 @@ def test_random_corruption_never_raises_and_keeps_most():
             else:
                 data[at:at] = rng.randbytes(rng.randrange(1, 50))
         items = list(read_gnt(io.BytesIO(bytes(data)), "x"))
-        good = sum(isinstance(item, Sample) for item in items)
+        good = sum(isinstance(item, Record) for item in items)
         # Each hit can spoil the record it is in and the one before it.
         assert len(TEXT) - 2 * hits <= good <= len(TEXT)
 

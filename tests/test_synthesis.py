@@ -15,7 +15,7 @@ from conftest import KILLS, call_script, kill_at_random, run_script
 
 from hwdb.archives import find_files
 from hwdb.characters import LEVEL1, SYMBOLS
-from hwdb.record import Sample, read_gnt
+from hwdb.record import Record, read_gnt
 from hwdb.sets import origin
 from jobs.files import only_one
 from picture import to_glyph
@@ -469,7 +469,7 @@ def test_files_are_sound_and_their_names_tell_the_split(tmp_path):
     assert origin(train.name) == ("synthetic", "10001", "train") and train.name == "10001-f.gnt"
     assert origin(test.name) == ("synthetic", "20001", "test")
     items = samples(train)
-    assert all(isinstance(item, Sample) for item in items)
+    assert all(isinstance(item, Record) for item in items)
     assert "".join(item.character for item in items) == "永和9a①"
     rng = np.random.default_rng((0, 10001))
     writer = Writer.draw(rng, rng.uniform(0.6, 1.5))

@@ -85,12 +85,12 @@ def origin(file_name: str) -> tuple[str, str | None, str | None]:
         return "other", None, None
     letter, writer = match[1].upper(), match[1].upper() + match[2]
     told = [m[1] for parent in reversed(parents) if (m := re.search(ARCHIVE, parent))]
-    for name, form, first, last, split in NUMBERS:
+    for known, form, first, last, split in NUMBERS:
         if (letter or len(writer)) == form and first <= int(match[2]) <= last:
             if split is None and told:
                 split = "train" if told[0].lower() == "tr" else "test"
             if split is not None:
-                return name, writer, split
+                return known, writer, split
     return "other", writer, None
 
 

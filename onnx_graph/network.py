@@ -7,7 +7,7 @@ See export.py for the precisions and why they are as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -179,31 +179,28 @@ def calibrate(model: nn.Module, glyphs: np.ndarray) -> Calibration:
     The upper end of a range leaves out the largest of 10,000 values: few, but they would coarsen
     all others. Fewer than `ENOUGH_TO_DROP` glyphs say nothing of what never fires.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    gates = [module for module in model.modules() if isinstance(module, SqueezeExcite)]
-    seen: dict[nn.Module, list[np.ndarray]] = {layer: [] for layer in layers}
-    highest = {gate: gate.fc1.bias.new_full((len(gate.fc1.bias),), -torch.inf) for gate in gates}
+    inputs = {module: [] for module in model.modules() if isinstance(module, nn.Linear)}
+    hidden = {module: [] for module in model.modules() if isinstance(module, SqueezeExcite)}
 
-    def watch(gate: SqueezeExcite, hidden: Tensor) -> None:
-        highest[gate] = highest[gate].maximum(hidden.amax((0, 2, 3)))
+    def keep_highest(seen: list[Tensor]) -> Callable:
+        return lambda _layer, _x, units: seen.append(units.amax((0, 2, 3)))
 
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, x: seen[layer].append(x[0].numpy()))
-        for layer in layers
-    ]
-    handles += [
-        gate.fc1.register_forward_hook(lambda _layer, _x, hidden, gate=gate: watch(gate, hidden))
-        for gate in gates
-    ]
+    def keep_input(layer: nn.Linear, x: tuple[Tensor]) -> None:
+        inputs[layer].append(x[0].numpy())
+
+    handles = [layer.register_forward_pre_hook(keep_input) for layer in inputs]
+    handles += [g.fc1.register_forward_hook(keep_highest(seen)) for g, seen in hidden.items()]
     for start in range(0, len(glyphs), 64):
         model(to_input(glyphs[start : start + 64]))
     for handle in handles:
         handle.remove()
-    values = {layer: np.concatenate(parts) for layer, parts in seen.items()}
-    ranges = {
-        layer: Range(min(0.0, float(v.min())), max(0.0, float(np.quantile(v, 0.9999))))
-        for layer, v in values.items()
-    }
-    if len(glyphs) < ENOUGH_TO_DROP:
-        return Calibration(ranges, {gate: torch.arange(len(top)) for gate, top in highest.items()})
-    return Calibration(ranges, {gate: firing_units(top) for gate, top in highest.items()})
+    ranges, firing = {}, {}
+    for layer, parts in inputs.items():
+        values = np.concatenate(parts)
+        high = float(np.quantile(values, 0.9999))
+        ranges[layer] = Range(min(0.0, float(values.min())), max(0.0, high))
+    for gate, parts in hidden.items():
+        top = torch.stack(parts).amax(0)
+        enough = len(glyphs) >= ENOUGH_TO_DROP
+        firing[gate] = firing_units(top) if enough else torch.arange(len(top))
+    return Calibration(ranges, firing)

@@ -18,7 +18,6 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,42 +36,30 @@ from synthesis.writer import HARD, Writer, drawable, render
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
 SETTINGS, VERSION = "synthesis.json", 3  # one more whenever equal settings draw other bytes
+# The settings that decide the bytes of a file.
+DECIDING = ("characters", "seed", "hard", "small", "coarse", "pens", "paper", "fonts", "font_share")
 CELL = 80  # px of a character on a sheet
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything that decides the bytes of a file."""
-
-    characters: str
-    seed: int
-    hard: tuple[float, float]
-    small: float
-    coarse: float
-    pens: float
-    paper: float
-    fonts: str  # folder, '' for none
-    font_share: float
-
-    def draw(
-        self, number: int, characters: str
-    ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
-        """Yield the characters in the hand of a writer: bitmaps (h, w) uint8, and the generator."""
-        rng = np.random.default_rng((self.seed, number))
-        writer = Writer.draw(rng, rng.uniform(*self.hard), self.small, self.coarse, self.pens)
-        fonts = open_fonts(self.fonts, self.characters)
-        for character in characters:
-            yield character, render(character, writer, rng, fonts, self.font_share), rng
+def draw(
+    job: argparse.Namespace, number: int, characters: str
+) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
+    """Yield the characters in the hand of a writer: bitmaps (h, w) uint8, and the generator."""
+    rng = np.random.default_rng((job.seed, number))
+    writer = Writer.draw(rng, rng.uniform(*job.hard), job.small, job.coarse, job.pens)
+    fonts = open_fonts(job.fonts, job.characters)
+    for character in characters:
+        yield character, render(character, writer, rng, fonts, job.font_share), rng
 
 
-def write_writer(job: Job, out: Path, number: int) -> None:
+def write_writer(job: argparse.Namespace, out: Path, number: int) -> None:
     """Draw all characters of one writer into `<number>-<c|f|s>.gnt`; a finished file is kept."""
     path = out / f"{number}-{kind(job.characters)}.gnt"
     if path.exists():
         return
     cv2.setNumThreads(1)
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        for character, bitmap, rng in job.draw(number, job.characters):
+        for character, bitmap, rng in draw(job, number, job.characters):
             if job.paper and rng.random() < job.paper:
                 bitmap = remains(bitmap, rng)
             write_record(stream, character, bitmap)
@@ -84,10 +71,10 @@ def kind(characters: str) -> str:
     return "f" if symbols and any(c not in SYMBOLS for c in characters) else "cs"[symbols]
 
 
-def keep_settings(job: Job, out: Path) -> None:
+def keep_settings(job: argparse.Namespace, out: Path) -> None:
     """Record the settings beside the files; ValueError if the folder holds files of others."""
     fonts = open_fonts(job.fonts, job.characters)
-    settings = asdict(job) | {
+    settings = {key: getattr(job, key) for key in DECIDING} | {
         "version": VERSION,
         "hard": list(job.hard),
         "fonts": [Path(name).name for name in fonts.files] if fonts else [],
@@ -105,13 +92,13 @@ def keep_settings(job: Job, out: Path) -> None:
     write_mark(out / SETTINGS, settings)
 
 
-def draw_sheet(job: Job, numbers: list[int], path: Path, columns: int = 20) -> None:
+def draw_sheet(job: argparse.Namespace, numbers: list[int], path: Path, columns: int = 20) -> None:
     """Write a PNG with a row of characters for each writer, sampled evenly from the classes."""
     chosen = np.linspace(0, len(job.characters) - 1, columns).round().astype(int)
     characters = "".join(job.characters[index] for index in chosen)
     sheet = np.full((len(numbers), CELL, columns, CELL), 255, np.uint8)
     for row, number in zip(sheet.swapaxes(1, 2), numbers, strict=True):
-        for cell, (_, bitmap, rng) in zip(row, job.draw(number, characters), strict=True):
+        for cell, (_, bitmap, rng) in zip(row, draw(job, number, characters), strict=True):
             scale = min(1, (CELL - 4) / max(bitmap.shape))
             if scale < 1:
                 bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -175,26 +162,24 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     args = parse(argv)
     check(args)
-    characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
-    fonts = str(args.fonts.absolute()) if args.fonts else ""
-    drawable(characters, open_fonts(fonts, characters))
-    job = Job(characters, args.seed, tuple(args.hard), args.small, args.coarse, args.pens,
-              args.paper, fonts, args.font_share)  # fmt: skip
+    args.characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
+    args.fonts = str(args.fonts.absolute()) if args.fonts else ""
+    drawable(args.characters, open_fonts(args.fonts, args.characters))
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
-        draw_sheet(job, numbers, args.sheet)
+        draw_sheet(args, numbers, args.sheet)
         print(f"{args.sheet}: {len(numbers)} writers")
         return 0
     numbers += [FIRST_TEST + k for k in range(args.test_writers)]
     workers = Workers(min(args.workers, len(numbers)), "synthesis.papers")
     with only_one(args.out, "synthesize_gnt.py"), workers:
-        keep_settings(job, args.out)
-        written = workers.map(partial(write_writer, job, args.out), numbers)
+        keep_settings(args, args.out)
+        written = workers.map(partial(write_writer, args, args.out), numbers)
         for _ in progress(written, total=len(numbers), unit="writer"):
             pass
-    count = len(numbers) * len(characters)
+    count = len(numbers) * len(args.characters)
     print(f"{args.out}: {args.writers} training and {args.test_writers} test writers, "
-          f"{len(characters)} characters each, {count:,} pictures")  # fmt: skip
+          f"{len(args.characters)} characters each, {count:,} pictures")  # fmt: skip
     return 0
 
 

@@ -161,7 +161,8 @@ class Tree:
             key = self.keys[key.casefold()]
             entry = self.sources[key]
             same = entry["size"] == source.size and entry["crc"] == _checksum(source)
-            if same and (key in self.claimed or self._is_whole(key)):
+            whole = entry["complete"] and self.present[key] == entry["images"]
+            if same and (key in self.claimed or whole):
                 self.claimed.add(key)
                 return key, entry
             if key not in self.claimed and (same or _is_rest_of(entry, source)):
@@ -179,9 +180,6 @@ class Tree:
         self.claimed.add(key)
         self.note(key)
         return key, self.sources[key]
-
-    def _is_whole(self, key: str) -> bool:
-        return self.sources[key]["complete"] and self.present[key] == self.sources[key]["images"]
 
 
 def _is_rest_of(entry: dict, source: GntFile) -> bool:

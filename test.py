@@ -185,15 +185,6 @@ def print_rejection(figures: dict) -> None:
     print("fitted      --reject " + " ".join(f"{v:.6g}" for v in figures["fitted"].values()))
 
 
-def write_json(path: str, figures: dict) -> None:
-    """Write the figures; - is stdout."""
-    text = json.dumps(figures, ensure_ascii=False, indent=1)
-    if path == "-":
-        print(text)
-    else:
-        write_file(path, f"{text}\n".encode("utf-8", "backslashreplace"))
-
-
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure a checkpoint on a test set.")
@@ -229,8 +220,11 @@ def main(argv: list[str] | None = None) -> int:
         figures["no_characters"] = rejection_figures(test, given.no_characters)
     if given.json != "-":
         print_summary(figures)
-    if given.json:
-        write_json(given.json, figures)
+    text = json.dumps(figures, ensure_ascii=False, indent=1)
+    if given.json == "-":
+        print(text)
+    elif given.json:
+        write_file(given.json, f"{text}\n".encode("utf-8", "backslashreplace"))
     mistakes = Mistakes(test.result, test.glyphs, test.recognizer.classes)
     if given.errors:
         mistakes.write(Path(given.errors))

@@ -74,7 +74,10 @@ def decode_picture(data: np.ndarray | bytes, name: str = "picture") -> np.ndarra
     orientation = _orientation(data)
     try:
         if data[:4] == b"\x89PNG":
-            data = _plain_png(data)
+            # OpenCV trusts the sizes of chunks that are not needed.
+            needed = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+            parts = [data[a:b] for kind, a, b in _png_chunks(data) if kind in needed]
+            data = data[:8] + b"".join(parts)
         # Unchanged keeps transparency, but also a photo as the camera held it.
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, struct.error):
@@ -175,13 +178,6 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             raise struct.error
         yield kind, at, at + 12 + size
         at += 12 + size
-
-
-def _plain_png(data: bytes) -> bytes:
-    """Return a PNG file without what is not needed: OpenCV trusts the sizes of other chunks."""
-    needed = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-    parts = [data[a:b] for kind, a, b in _png_chunks(data) if kind in needed]
-    return data[:8] + b"".join(parts)
 
 
 def _orientation(data: bytes) -> int:

@@ -123,7 +123,11 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     train = np.repeat(train, np.array(repeats)[source.sources[train]])
     train = np.concatenate([train, np.flatnonzero(source.sources >= len(repeats))])
     digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
-    soft = soft_labels(config, source, device) if config.teacher else None
+    soft = None
+    if config.teacher:  # labels every pack, once; kept beside the pack
+        teacher = load_teacher(config.teacher, config.teacher_input)
+        folders = [label_pack(p, teacher, device, workers=config.workers) for p in source.packs]
+        soft = SoftLabels(folders, source.classes, device)
     if device.type == "cuda":
         source.to(device, torch.cuda.mem_get_info(device)[0])
     return Samples(classes, source, train, other, validation, said, digest, soft)
@@ -133,10 +137,3 @@ def split_repeat(source: str) -> tuple[str, int]:
     """Split ``DIR@3`` into folder and repetitions."""
     folder, at, count = source.rpartition("@")
     return (folder, int(count)) if at and count.isdigit() else (source, 1)
-
-
-def soft_labels(config: Config, source: GlyphSet, device: torch.device) -> SoftLabels:
-    """Have the teacher label every pack (once; kept beside the pack)."""
-    teacher = load_teacher(config.teacher, config.teacher_input)
-    folders = [label_pack(pack, teacher, device, workers=config.workers) for pack in source.packs]
-    return SoftLabels(folders, source.classes, device)

@@ -449,3 +449,22 @@ def test_streams_end_in_their_error():
             stream.read(1)
     stream = _Chunks(iter([b"abc"]))
     assert [stream.read(n) for n in (-1, -1, 5, 0)] == [b"abc", b"", b"", b""]
+
+
+def test_a_name_in_broken_utf_8_is_read_as_it_may_be(write):
+    archive = zipped({"一1001.gnt": b"x"}).replace("一".encode(), b"\xff\xfe\xfd")
+    assert list(read(write("a.zip", archive))[0]) == ["\ufffd\ufffd\ufffd1001.gnt"]
+
+
+def test_entries_without_sizes_are_empty(write):
+    entry = b"BLZ\1" + struct.pack("<HBIBB", 6, 0, 0, 0, 0)
+    whole = alz(DATA)
+    for name in (b"folder", b"a.gntx"):
+        delivered, said = read(write("a.alz", whole[:8] + entry + name + whole[8:]))
+        assert delivered == DATA and [line.rpartition("/")[2] for line in said] == [
+            f"{name.decode()}: no .gnt file, not read"
+        ]
+    wrong = bytearray(entry)
+    wrong[-2] = 0x30
+    _, said = read(write("a.alz", whole[:8] + bytes(wrong) + b"a.gntx" + whole[8:]))
+    assert "damaged .alz entry (sizes of 3 bytes)" in said[0]

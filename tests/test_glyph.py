@@ -1,5 +1,6 @@
 """From a picture to a glyph, step by step: greys, clean paper, where ink ends, its strength."""
 
+import cv2
 import numpy as np
 import pytest
 from conftest import bitmap
@@ -298,3 +299,13 @@ def test_what_was_found_is_shown_in_boxes():
     plain = found._replace(scene=None)
     assert not plain.notices and plain.view()[0, 0].tolist() == [255] * 3
     assert plain.view()[10, 15].tolist() == green
+
+
+def test_a_light_drawing_is_taken_whole():
+    drawing = np.zeros((60, 90), np.uint8)
+    drawing[10:14, 5:85] = drawing[46:50, 5:85] = 255  # as straight as lines
+    drawing[20:40, 43:47] = 255
+    found = find_glyph(drawing, 64)
+    assert not found.notices and not found.scene.marks
+    expected = cv2.resize(drawing[10:50, 5:85], (60, 30), interpolation=cv2.INTER_AREA)
+    assert np.abs(found.glyph[17:47, 2:62].astype(int) - expected).mean() < 8

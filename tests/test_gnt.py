@@ -344,3 +344,24 @@ def test_reading_goes_on_beyond_a_block(monkeypatch):
         text, damage = read(data[: at[3]] + b"\xff" * junk + data[at[3] :])
         assert text == TEXT and [d.offset for d in damage] == [at[3]]
         assert f"{junk} bytes lost, reading goes on at {at[3] + junk}" in damage[0].reason
+
+
+def test_a_whole_record_is_not_taken_apart_for_what_its_pixels_look_like():
+    inner = struct.pack("<I2sHH", 10 + 20 * 20, b"\xb0\xa1", 20, 20) + bytes(400)
+    pixels = np.frombuffer(b"\xff" * 190 + inner, np.uint8).reshape(20, 30)
+    stream = io.BytesIO()
+    write_record(stream, "啊", pixels)
+    whole = stream.getvalue()
+    for data in (whole, whole + whole):  # the record within ends where a record ends, or the file
+        items = list(read_gnt(io.BytesIO(data), "x"))
+        assert [item.character for item in items] == ["啊"] * (len(data) // len(whole))
+
+
+@pytest.mark.parametrize("junk", range(50, 60))
+def test_a_start_at_the_edge_of_a_block_is_found(monkeypatch, junk):
+    monkeypatch.setattr("hwdb.record.CHUNK", 64)
+    one = io.BytesIO()
+    write_record(one, "啊", np.zeros((1, 1), np.uint8))
+    data = b"\xff" * junk + one.getvalue()
+    damage, sample = read_gnt(io.BytesIO(data), "x")
+    assert (damage.offset, sample.offset) == (0, junk)

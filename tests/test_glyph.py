@@ -303,7 +303,7 @@ def test_what_was_found_is_shown_in_boxes():
 
 def test_a_light_drawing_is_taken_whole():
     drawing = np.zeros((60, 90), np.uint8)
-    drawing[10:14, 5:85] = drawing[46:50, 5:85] = 255  # as straight as lines
+    drawing[10:14, 5:85] = drawing[46:50, 25:65] = 255  # as straight as lines
     drawing[20:40, 43:47] = 255
     found = find_glyph(drawing, 64)
     assert not found.notices and not found.scene.marks

@@ -412,11 +412,7 @@ class GlyphSet:
         index = {label: i for i, label in enumerate(classes)}
         person = {name: i for i, name in enumerate(self.writer_names)}
         labels, writers = [], []
-        for number, pack in enumerate(packs):
-            if number >= len(packs) - unlabelled:
-                labels.append(np.full(len(pack), UNLABELLED))
-                writers.append(np.full(len(pack), -1))
-                continue
+        for pack in packs[: len(packs) - unlabelled]:
             unknown = [label for label in pack.classes if label not in index]
             if unknown and not skip_unknown:
                 said = f"{pack.source} has {len(unknown)} classes that the model's {len(index)} do"
@@ -425,8 +421,10 @@ class GlyphSet:
             labels.append(table[pack.labels])
             people = np.array([person[name] for name in pack.writers] + [-1], np.int64)
             writers.append(people[pack.writer_ids])  # -1 is the last
-        self.labels, self.writers = np.concatenate(labels), np.concatenate(writers)
         lengths = [len(pack) for pack in packs]
+        rest = sum(lengths) - sum(map(len, labels))
+        self.labels = np.concatenate([*labels, np.full(rest, UNLABELLED)])
+        self.writers = np.concatenate([*writers, np.full(rest, -1)])
         self.sources = np.repeat(np.arange(len(packs)), lengths)
         self.starts = np.cumsum([0, *lengths])
         self._resident: Tensor | None = None

@@ -127,7 +127,7 @@ def fingerprint(entries: Sequence[Entry]) -> str:
 def class_order(label: str) -> tuple:
     """Sort key of labels: single characters in GB order, then other names by code point."""
     if len(label) == 1:
-        return 0, label.encode("gb18030", "surrogatepass"), label
+        return 0, label.encode("gb18030", "replace"), label
     return 1, label.encode("utf-8", "surrogatepass"), label
 
 

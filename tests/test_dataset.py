@@ -58,6 +58,14 @@ def test_pack_holds_every_glyph_with_label_and_writer(tmp_path):
 def test_class_order_is_gb_order():
     assert "".join(sorted(LEVEL1[::-1], key=class_order)) == LEVEL1
     assert sorted(["词语", "口", "A"], key=class_order) == ["A", "口", "词语"]
+    odd = ["\udc80", "\udc81", "口", "a\udc7f", "a\udc80"]  # some names are not UTF-8
+    assert sorted(odd[::-1], key=class_order) == odd
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names of Unix")
+def test_folders_whose_names_are_not_utf_8(tmp_path):
+    pack = open_pack(small_tree(tmp_path / "t", "一", name=lambda c: os.fsdecode(b"\x80")), 32)
+    assert pack.classes == ["\udc80"] and len(pack) == 6
 
 
 @pytest.mark.parametrize("name", [str, lambda c: f"class {ord(c)}"])
@@ -121,7 +129,8 @@ def test_gnt_files_are_a_source(tmp_path):
     pack = open_pack(tmp_path / "set", 32, workers=1)
     assert len(pack) == 2 * len(CHARACTERS) - 1 and pack.writers == ["1001", "1002"]
     assert len(pack.problems) == 1 and "1002-c.gnt: byte" in pack.problems[0]
-    assert pack.refused == {"": 1}
+    assert pack.refused == {"": 1} and set(pack.classes) == set(CHARACTERS)
+    assert [pack.classes[i] for i in pack.labels[:6]] == list(CHARACTERS)
     single = open_pack(tmp_path / "set" / "1001-c.gnt", 32)
     assert GlyphSet([single], single.classes).name(0) == f"{tmp_path / 'set' / '1001-c.gnt'}#0"
     assert np.array_equal(single.glyphs, pack.glyphs[: len(CHARACTERS)])

@@ -675,6 +675,35 @@ def test_what_is_asked_is_answered_with_a_checkpoint(data, tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_stop_in_an_epoch_ends_it_behind_the_step(data, tmp_path, monkeypatch):
+    run, state = small_run(data, out=str(tmp_path), epochs=2, batch_size=32)
+    soft, seen = object(), []
+
+    def batches(config, epoch, first, last, processes):
+        for step in range(first, last):
+            yield torch.zeros(2, 32, 32, dtype=torch.uint8), torch.tensor([step, epoch]), soft
+
+    def step(run, state, network, x, labels, soft):
+        seen.append((labels.tolist(), soft))
+        state.step += 1
+        if state.step == 5:
+            asked.set()
+
+    monkeypatch.setattr(type(run.samples), "batches", lambda self, *given: batches(*given))
+    monkeypatch.setattr(script, "train_step", step)
+    state.step, asked = (
+        4,
+        script.threading.Event(),
+    )  # an epoch of three steps, and a step of the next
+    assert not script.train_one_epoch(run, state, state.model, 1, asked)
+    assert seen == [([1, 1], soft)] and state.step == 5
+    assert script.train_one_epoch(run, state, state.model, 1, script.threading.Event())
+    assert seen[1:] == [([2, 1], soft)] and state.step == 6
+    monkeypatch.setattr(script, "train_one_epoch", lambda *given: False)
+    state.step = 3
+    assert script.train(run, state) == 130 and run.last_checkpoint.exists()
+
+
 def test_a_resumed_run_keeps_its_settings_but_those_that_are_free(data, tmp_path, capsys):
     run, state = small_run(data, out=str(tmp_path), epochs=3, lr=0.5, workers=1)
     state.save(run)

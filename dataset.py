@@ -182,14 +182,13 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
     cv2.setNumThreads(1)  # processes are the parallelism here
     path = Path(root, task[0].path) if os.path.isdir(root) else Path(root)
     samples = _picture_samples(root, task) if task[0].folder else _gnt_samples(path)
-    chunks, glyphs = [], []
+    chunks: list[Chunk] = []
     for number, (name, where, label, writer, read) in enumerate(samples):
         if number % CHUNK == 0:
-            glyphs = []
-            chunks.append(Chunk(glyphs, [], [], [], [], []))
+            chunks.append(Chunk(np.empty((CHUNK, size, size), np.uint8), [], [], [], [], []))
         chunk = chunks[-1]
         try:
-            glyphs.append(to_glyph(read(), size, margin))
+            chunk.glyphs[len(chunk.labels)] = to_glyph(read(), size, margin)
         except (ValueError, OSError) as error:
             chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
             chunk.refused.append(label)
@@ -197,8 +196,7 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
         chunk.labels.append(label)
         chunk.writers.append(writer)
         chunk.names.append(name)
-    shape = (-1, size, size)
-    return [c._replace(glyphs=np.array(c.glyphs, np.uint8).reshape(shape)) for c in chunks]
+    return [chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)]) for chunk in chunks]
 
 
 def _picture_samples(root: str, task: list[Entry]) -> Iterator[tuple]:

@@ -171,3 +171,21 @@ def test_a_network_of_names_and_shapes_alone():
 )
 def test_channels_are_multiples_of_eight(channels, rounded):
     assert make_divisible(channels) == rounded
+
+
+def test_the_table_is_of_the_paper_s_networks_unless_told(capsys, monkeypatch):
+    asked = []
+
+    def small(*given, **options):
+        asked.append((*given, options))
+        return mobilenet_v3("small", 2, 8, width=0.1)
+
+    monkeypatch.setattr("model.mobilenet_v3", small)
+    monkeypatch.setattr("model.count_macs", lambda model, size: (size * 10**6, size))
+    assert main([]) == 0
+    strides = [(2, 2), (2, 1), (1, 2)]
+    assert asked == [
+        (variant, 3755, 0, {"width": 1.0, "stem_stride": stem, "last_stride": last})
+        for variant in ("large", "small") for stem, last in strides
+    ]  # fmt: skip
+    assert "32.0 M 32x32" in capsys.readouterr().out

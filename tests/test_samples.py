@@ -11,7 +11,7 @@ from test_teacher import write_checkpoint
 from config import Config
 from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
 from hwdb.record import read_gnt
-from training import recombine
+from training import recombine, samples
 from training.devices import Processes
 from training.samples import open_samples, split_repeat
 
@@ -368,3 +368,16 @@ def test_recombined_samples_are_asked_for_in_words(trees, tmp_path, capsys):
     with (out / "30001-c.gnt").open("rb") as stream:
         (sample,) = read_gnt(stream, "x")
     assert sample.character == "啊"
+
+
+def test_all_packs_are_labelled_where_and_by_as_many_as_is_asked(trees, tmp_path, monkeypatch):
+    given, label = [], samples.label_pack
+
+    def recorded(pack, teacher, device, **options):
+        given.append((pack.source.name, device, options))
+        return label(pack, teacher, device, **options)
+
+    monkeypatch.setattr(samples, "label_pack", recorded)
+    teacher = str(write_checkpoint(tmp_path / "teacher.pt"))
+    open_samples(config(trees / "a", trees / "b", teacher=teacher, classes="level1"), CPU)
+    assert given == [(name, CPU, {"workers": 1}) for name in "ab"]

@@ -1,6 +1,7 @@
-"""Which ink is the character's: a small convolutional network, run by numpy alone.
+"""Which ink was written, and for the character: a small convolutional network, run by numpy alone.
 
-    ink (h,w) uint8, 0 = paper -> log odds (h,w) float32 that ink there is the character's
+    ink (h,w) uint8, 0 = paper -> log odds (h,w) float32 that ink there was written by hand, and
+    that writing there is the middle character's
 
 The weights, finder.npz, are made by `python -m training.finder` from drawn scenes; their card is in
 checkpoints/README.md. Maps are (height, width, channels), one after the other as in LAYERS.
@@ -15,8 +16,10 @@ import cv2
 import numpy as np
 
 WEIGHTS = os.path.join(os.path.dirname(__file__), "finder.npz")
-SIDE = 128
+SIDE = 112
 CERTAIN = 6.0  # log odds beyond say no more when they are interpolated
+WAYS = ("row", "column")
+PART = 1024  # pixels of a map that are laid out at a time
 # Name: input channels, output channels, kernel, stride, dilation.
 LAYERS = {
     "down1": (2, 12, 4, 2, 1),
@@ -27,6 +30,7 @@ LAYERS = {
     "down4": (36, 48, 3, 2, 1),
     "same4": (48, 48, 3, 1, 1),
     "wide4": (48, 48, 3, 1, 2),
+    "wider4": (48, 48, 3, 1, 3),
     "up3": (48, 36, 1, 1, 1),
     "join3": (36, 36, 3, 1, 1),
     "up2": (36, 20, 1, 1, 1),
@@ -34,6 +38,9 @@ LAYERS = {
     "up1": (20, 12, 1, 1, 1),
     "join1": (12, 12, 3, 1, 1),
     "out": (12, 4, 1, 1, 1),
+    "middle": (20, 1, 1, 1, 1),
+    # Lines go on along rows and columns: what these hold on the average is told to all of it.
+    **{f"{way}{scale}": (n, n, 1, 1, 1) for scale, n in ((1, 12), (2, 20)) for way in WAYS},
 }
 
 
@@ -56,57 +63,101 @@ def shrink(ink: np.ndarray) -> np.ndarray:
     return cv2.resize(ink, (w, h), interpolation=way)
 
 
-def evidence(ink: np.ndarray) -> np.ndarray:
-    """Return the log odds (h,w) float32 that ink (h,w) uint8 is the middle character's."""
-    found = run(to_finder(ink))
+def evidence(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log odds of ink (h,w) uint8: that it was written; that it is the middle's."""
     scale = SIDE / max(ink.shape)
     w, h = (max(1, round(side * scale)) for side in ink.shape[::-1])
     top, left = (SIDE - h) // 2, (SIDE - w) // 2
-    found = found[top : top + h, left : left + w].clip(-CERTAIN, CERTAIN)
-    return cv2.resize(found, ink.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    found = []
+    for y in run(to_finder(ink)):
+        y = cv2.resize(y, (SIDE, SIDE)) if len(y) < SIDE else y
+        y = y[top : top + h, left : left + w].clip(-CERTAIN, CERTAIN)
+        found.append(cv2.resize(y, ink.shape[::-1], interpolation=cv2.INTER_LINEAR))
+    return tuple(found)
 
 
-def run(x: np.ndarray) -> np.ndarray:
-    """Return the logits (SIDE,SIDE) float32 of an input (SIDE,SIDE,2) float32."""
-    x1 = _apply("down1", x)
-    x2 = _apply("same2", _apply("down2", x1))
+def run(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits (SIDE,SIDE) and (SIDE/4,SIDE/4) float32 of an input (SIDE,SIDE,2)."""
+    x1 = _along(1, _apply("down1", x))
+    x2 = _along(2, _apply("same2", _apply("down2", x1)))
     x3 = _apply("same3", _apply("down3", x2))
     x4 = _apply("same4", _apply("down4", x3))
     x4 = x4 + _apply("wide4", x4)
+    x4 = x4 + _apply("wider4", x4)
     x3 = _apply("join3", _apply("up3", x4, x3))
     x2 = _apply("join2", _apply("up2", x3, x2))
     x1 = _apply("join1", _apply("up1", x2, x1))
-    parts = _apply("out", x1).reshape(SIDE // 2, SIDE // 2, 2, 2)
-    return parts.transpose(0, 2, 1, 3).reshape(SIDE, SIDE)
+    parts = _apply("out", x1)
+    written = np.empty((SIDE, SIDE), np.float32)
+    for part in range(4):
+        written[part // 2 :: 2, part % 2 :: 2] = parts[..., part]
+    return written, _apply("middle", x2)[..., 0]
+
+
+def _along(scale: int, x: np.ndarray) -> np.ndarray:
+    """Add to a map what its rows and its columns hold on the average."""
+    mean = np.full(len(x), 1 / len(x), np.float32)
+    weight, bias = weights()[f"row{scale}"]
+    x = x + ((mean @ x) @ weight + bias)[:, None]
+    weight, bias = weights()[f"column{scale}"]
+    x += (mean @ x.reshape(len(x), -1)).reshape(len(x), -1) @ weight + bias
+    return np.maximum(x, 0, out=x)
 
 
 def _apply(name: str, x: np.ndarray, finer: np.ndarray | None = None) -> np.ndarray:
     """Return the map of a layer, doubled and added to a finer one where that is given."""
     _, channels, kernel, stride, dilation = LAYERS[name]
     weight, bias = weights()[name]
-    if kernel > 1:
-        x = _windows(x, kernel, stride, dilation)
-    h, w = x.shape[:2]
-    y = x.reshape(h * w, -1) @ weight
+    h, w = x.shape[0] // stride, x.shape[1] // stride
+    if kernel == 3 and stride == 1:
+        y = _convolve(x, weight.reshape(3, -1, channels), dilation)
+    else:
+        y = (_windows(x, kernel, stride) if kernel > 1 else x).reshape(h * w, -1) @ weight
     y += bias
     y = y.reshape(h, w, channels)
     if finer is not None:
         y = y.repeat(2, 0).repeat(2, 1)
         y += finer
-    return y if name == "out" else np.maximum(y, 0, out=y)
+    return y if name in ("out", "middle") else np.maximum(y, 0, out=y)
 
 
-def _windows(x: np.ndarray, kernel: int, stride: int, dilation: int) -> np.ndarray:
+def _convolve(x: np.ndarray, weight: np.ndarray, apart: int) -> np.ndarray:
+    """Return the products (h*w,N) of a map's windows of 3 x 3 with weights (3,3*C,N).
+
+    A row of windows is laid out once for the three rows of the map that it takes part in; some
+    rows at a time, which stay in the cache.
+    """
+    h, w, channels = x.shape
+    count = min(h, PART // w)
+    y = np.empty((h * w, weight.shape[2]), np.float32)
+    laid = np.zeros((count + 2 * apart, w, 3, channels), np.float32)
+    flat = laid.reshape(len(laid) * w, -1)
+    for top in range(0, h, count):
+        first, last = max(0, top - apart), min(h, top + count + apart)
+        given, rows = x[first:last], laid[first - top + apart : last - top + apart]
+        rows[:, apart:, 0] = given[:, :-apart]
+        rows[:, :, 1] = given
+        rows[:, :-apart, 2] = given[:, apart:]
+        laid[last - top + apart :] = 0
+        part = y[top * w : (top + count) * w]
+        np.matmul(flat[: len(part)], weight[0], out=part)
+        for row in (1, 2):
+            start = row * apart * w
+            part += flat[start : start + len(part)] @ weight[row]
+    return y
+
+
+def _windows(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
     """Return the windows (h',w',kernel,kernel,channels) of a map with a border of zeros."""
     h, w, channels = x.shape
-    rim = dilation * ((kernel - 1) // 2)
+    rim = (kernel - 1) // 2
     padded = np.zeros((h + 2 * rim, w + 2 * rim, channels), np.float32)
     padded[rim : rim + h, rim : rim + w] = x
     down, right, deep = padded.strides
     return np.lib.stride_tricks.as_strided(
         padded,
         (h // stride, w // stride, kernel, kernel, channels),
-        (down * stride, right * stride, down * dilation, right * dilation, deep),
+        (down * stride, right * stride, down, right, deep),
     )
 
 

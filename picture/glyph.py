@@ -132,20 +132,20 @@ def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
 
 def _search(grey: np.ndarray, alone: bool = False) -> tuple[np.ndarray, np.ndarray, Scene]:
     """Look for the character, ever closer; `alone` says that there is nothing else."""
-    more = False
+    more, evidence = False, ()
     for _ in range(LOOKS):
         scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
-        bitmap = lift(_reduce(grey, scale) if scale < 1 else grey)
-        scene = Scene(255 - bitmap, [], False) if alone else find_character(255 - bitmap)
+        ink = 255 - lift(_reduce(grey, scale) if scale < 1 else grey)
+        scene = Scene(ink, [], False) if alone else find_character(ink, evidence)
         more |= scene.more
-        top, bottom, left, right = (
-            round(v / scale) for v in _ink_box(255 - scene.ink, SURROUNDINGS)
-        )
-        near = max(bottom - top, right - left) > NEAR * max(grey.shape)
+        top, bottom, left, right = _ink_box(255 - scene.ink, SURROUNDINGS)
+        near = max(bottom - top, right - left) > NEAR * max(ink.shape)
         if near or (scale == 1 and not scene.marks):
             break
+        evidence = [part[top:bottom, left:right] for part in scene.evidence]
+        top, bottom, left, right = (round(v / scale) for v in (top, bottom, left, right))
         grey = grey[top:bottom, left:right]
-    return bitmap, 255 - scene.ink, scene._replace(more=more)
+    return 255 - ink, 255 - scene.ink, scene._replace(more=more)
 
 
 def _is_framed(grey: np.ndarray, box: Box) -> bool:
@@ -207,18 +207,17 @@ def _paper(grey: np.ndarray) -> np.ndarray:
 
 def _is_inverted(grey: np.ndarray) -> bool:
     """Tell whether ink is lighter than paper, after a plane of light is taken away."""
-    step = max(1, max(grey.shape) // 96)
+    step = -(-max(grey.shape) // 96)
     values = grey[::step, ::step].astype(np.float32)
     thumb = cv2.resize(values, (24, 24), interpolation=cv2.INTER_AREA)
-    y, x = np.mgrid[0:24, 0:24].reshape(2, -1) / 23.0 - 0.5
-    basis = np.stack([x, y, np.ones_like(x)], 1)
-    plane, *_ = np.linalg.lstsq(basis, thumb.ravel(), rcond=None)
+    slope = np.linspace(-0.5, 0.5, 24, dtype=np.float32)
+    right, down = (slope @ thumb.mean(axis) / (slope @ slope) for axis in (0, 1))
     h, w = values.shape
-    light = plane[0] * (np.arange(w) / max(w - 1, 1) - 0.5)
-    light = light + (plane[1] * (np.arange(h) / max(h - 1, 1) - 0.5))[:, None]
-    low, middle, high = np.percentile(values - light, (0.5, 50, 99.5))
+    values -= right * np.linspace(-0.5, 0.5, w, dtype=np.float32)
+    values -= down * np.linspace(-0.5, 0.5, h, dtype=np.float32)[:, None]
+    low, middle, high = np.percentile(values, (0.5, 50, 99.5))
     if max(high - middle, middle - low) < 4:  # the ink is less than 0.5 % of the page
-        low, high = (values - light).min(), (values - light).max()
+        low, high = values.min(), values.max()
     return high - middle > middle - low
 
 
@@ -226,10 +225,10 @@ def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Make paper of all ink that hangs on no piece of at least 0.5 % of the ink."""
     grown = cv2.dilate(mask, np.ones((3, 3), np.uint8))
     count, pieces = cv2.connectedComponents(grown, connectivity=8, ltype=cv2.CV_16U)
-    ink = np.bincount(pieces.ravel(), mask.ravel(), count)
-    keep = ink >= 0.005 * ink.sum()
-    keep[0] = False  # paper
-    return bitmap | np.where(keep, 0, 255).astype(np.uint8)[pieces]
+    ink = np.bincount(pieces.take(np.flatnonzero(mask)), minlength=count)
+    drop = np.where(ink < 0.005 * ink.sum(), 255, 0).astype(np.uint8)
+    drop[0] = 255  # paper
+    return bitmap | drop.take(pieces)
 
 
 def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> Box:

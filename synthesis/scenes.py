@@ -1,7 +1,7 @@
 """Characters as people photograph them: on grids, lines and in cells, among others, by any light.
 
     hands = characters(4000, seed=1)                  # bitmaps of many writers to choose from
-    picture, written, others = scene(hands, rng)      # (h, w) uint8: any light; ink, 0 = paper
+    picture, *inks = scene(hands, rng)                # (h, w) uint8: any light; ink, 0 = paper
 
 The finder of picture/ learns from them which ink is that of the character in the middle
 (training/finder.py). Some are tight crops or stand alone: there all ink is the character's.
@@ -31,39 +31,63 @@ def characters(count: int, seed: int | np.random.Generator) -> list[np.ndarray]:
     drawn = []
     for _ in range(count):
         pool = HARD_TO_TELL if rng.random() < 0.25 else others if rng.random() < 0.07 else LEVEL1
-        writer = Writer.draw(rng, rng.uniform(0.5, 1.5), small=0.25, coarse=0.1)
+        writer = Writer.draw(rng, rng.uniform(0.3, 1.5), small=0.25, coarse=0.1)
         drawn.append(255 - render(pool[rng.integers(len(pool))], writer, rng))
     return drawn
 
 
 def scene(hands: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Draw a picture (h, w) uint8; the ink that was written, and other ink, (h, w) uint8."""
+    """Draw a picture (h, w) uint8; ink of the character, of its neighbours, of all else, alike."""
     ink = _pen(hands[rng.integers(len(hands))], rng)
     if rng.random() < 0.25:
         written = _tight(ink, rng)
-        others = np.zeros_like(written)
+        beside, others = np.zeros((2, *written.shape), np.uint8)
     else:
         written, box = _placed(ink, rng)
+        beside = np.zeros_like(written)
         others = _surroundings(written.shape, box, hands, rng)
-        if rng.random() < 0.3:
-            _neighbours(written, box, hands, rng)
-    page = 1 - written * (rng.uniform(0.35, 1) / 255)
-    page *= 1 - others * (rng.uniform(0.4, 1) / 255)
-    return _photographed(page.astype(np.float32), rng), written, others
+        if rng.random() < 0.4:
+            _neighbours(beside, box, hands, rng)
+    dark = rng.uniform(0.35, 1)
+    lines = dark * rng.uniform(0.25, 0.9) if rng.random() < 0.5 else rng.uniform(0.4, 1)
+    page = (1 - np.maximum(written, beside) * (dark / 255)) * (1 - others * (lines / 255))
+    return _photographed(page.astype(np.float32), rng), written, beside, others
 
 
 def _pen(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bring ink to 40 to 200 px, thinner or thicker at times."""
+    """Bring ink to 40 to 200 px, thinner or thicker, wider, coarse or dry at times."""
     scale = rng.uniform(40, 200) / max(ink.shape)
-    width, height = (max(2, round(side * scale)) for side in ink.shape[::-1])
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    ink = cv2.resize(ink, (width, height), interpolation=way)
+    wide = rng.uniform(0.8, 1.5) if rng.random() < 0.15 else 1.0
+    width, height = (max(2, round(side * scale)) for side in (ink.shape[1] * wide, ink.shape[0]))
+    way = cv2.INTER_AREA if scale < 1 else rng.choice([cv2.INTER_LINEAR] * 2 + [cv2.INTER_AREA])
+    ink = cv2.resize(ink, (width, height), interpolation=int(way))
     if rng.random() < 0.15:
         ink = cv2.dilate(ink, np.ones((3, 3), np.uint8))
     elif rng.random() < 0.15 and scale > 1:
         thin = cv2.erode(ink, np.ones((2, 2), np.uint8))
         ink = thin if thin.sum() > 0.4 * ink.sum() else ink
+    if rng.random() < 0.5:
+        ink = _apart(ink, rng)
+        height, width = ink.shape
+    if rng.random() < 0.2:
+        grain = 1 + int(rng.integers(1, 4))
+        dry = rng.random((height // grain + 1, width // grain + 1), np.float32)
+        dry = cv2.resize(dry, (width, height)) < rng.uniform(0.1, 0.4)
+        ink = np.where(dry, ink * rng.uniform(0.1, 0.7), ink).astype(np.uint8)
     return ink
+
+
+def _apart(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Move pieces of ink on one side of a cut away from those on the other."""
+    across = rng.random() < 0.7
+    count, labels, _, centres = cv2.connectedComponentsWithStats((ink > 60).view(np.uint8))
+    beyond = centres[:, 1 - across] > rng.uniform(0.2, 0.8) * ink.shape[int(across)]
+    beyond[0] = False
+    beyond = cv2.dilate(beyond[labels].view(np.uint8), np.ones((5, 5), np.uint8))
+    more = int(rng.uniform(0, 0.18) * max(ink.shape))
+    shift = [(0, 0), (0, more)] if across else [(0, more), (0, 0)]
+    still = np.pad(ink * (1 - beyond), shift)
+    return np.maximum(still, np.pad(ink * beyond, [one[::-1] for one in shift]))
 
 
 def _tight(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +124,7 @@ def _surroundings(shape, box, hands, rng: np.random.Generator) -> np.ndarray:
     if chance[0] < 0.72:
         warp = _tilted(shape, rng)
         for _ in range(1 + (rng.random() < 0.15)):
-            kinds = [_practice] * 6 + [_ruled] * 3 + [_squares, _cell, _cell, _by_hand, _through]
+            kinds = [_practice] * 6 + [_ruled] * 3 + [_cell, _by_hand, _through] * 2 + [_squares]
             kinds[rng.integers(len(kinds))](layer, box, warp, rng)
     if chance[1] < 0.2:
         _specks(layer, rng)
@@ -162,9 +186,10 @@ def _practice(layer, box, warp: Map, rng: np.random.Generator) -> None:
     """Draw a practice cell around the character: frame, cross, diagonals, circle; more cells."""
     h, w = layer.shape
     top, bottom, left, right = box
-    side = max(bottom - top, right - left) * rng.uniform(1.1, 2.2)
+    own = max(bottom - top, right - left)
+    side = own * rng.uniform(1.1, rng.choice([1.6, 2.2, 3.5]))
     middle = (left + right + 1j * (top + bottom)) / 2
-    middle += side * 0.08 * complex(*rng.normal(0, 1, 2))
+    middle += (0.05 * side + 0.25 * (side - own)) * complex(*rng.normal(0, 1, 2))
     a, b = middle - side * (0.5 + 0.5j), middle + side * (0.5 + 0.5j)
     c, d = complex(b.real, a.imag), complex(a.real, b.imag)
     chance = rng.random(6)
@@ -299,23 +324,26 @@ def _neighbours(layer, box, hands, rng: np.random.Generator) -> None:
     top, bottom, left, right = box
     side = max(bottom - top, right - left)
     around = [(0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]
-    count = 1 if rng.random() < 0.5 else int(rng.integers(2, 9))
+    count = 1 if rng.random() < 0.4 else int(rng.integers(2, 9))
+    around = around[: 4 if rng.random() < 0.4 else 8]
     small = rng.random() < 0.05  # pinyin, a number
-    close = rng.uniform(0.08, 0.6)
-    for step in rng.permutation(around)[:count].tolist():
+    close, cut = rng.uniform(0.08, 0.6), rng.random() < 0.4
+    for down, across in rng.permutation(around)[:count].tolist():
         other = hands[rng.integers(len(hands))]
-        scale = (
-            side * (rng.uniform(0.2, 0.4) if small else rng.uniform(0.75, 1.2)) / max(other.shape)
-        )
+        scale = rng.uniform(0.2, 0.4) if small else rng.uniform(0.75, 1.2)
+        scale *= side / max(other.shape)
         width, height = (max(2, round(n * scale)) for n in other.shape[::-1])
         other = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA)
         gap = side * close * rng.uniform(0.8, 1.3)
+        deep = rng.uniform(0.02, 0.25, 2) * (h, w)  # that the border leaves of it
         y = (top + bottom - height) / 2 + side * rng.normal(0, 0.05)
         x = (left + right - width) / 2 + side * rng.normal(0, 0.05)
-        if step[0]:
-            y = top - gap - height if step[0] < 0 else bottom + gap
-        if step[1]:
-            x = left - gap - width if step[1] < 0 else right + gap
+        if down:
+            far = max(gap, (top if down < 0 else h - bottom) - deep[0]) if cut else gap
+            y = top - far - height if down < 0 else bottom + far
+        if across:
+            far = max(gap, (left if across < 0 else w - right) - deep[1]) if cut else gap
+            x = left - far - width if across < 0 else right + far
         y0, x0 = max(0, round(y)), max(0, round(x))
         part = other[max(0, -round(y)) :, max(0, -round(x)) :][: max(0, h - y0), : max(0, w - x0)]
         if part.size:

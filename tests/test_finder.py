@@ -1,5 +1,6 @@
 """The finder: numpy runs what torch has trained; its training writes, resumes and draws scenes."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,34 +20,38 @@ def test_numpy_runs_what_was_trained(monkeypatch, tmp_path):
     model = training.Finder()
     x = torch.rand(8, 2, finder.SIDE, finder.SIDE)
     model.train()(x)  # batch norm has seen something
-    expected = model.eval()(x[:1])[0, 0].detach().numpy()
+    expected = [part[0].detach().numpy() for part in model.eval()(x[:1])]
     np.savez(tmp_path / "other.npz", **training.weights(model))
     monkeypatch.setattr(finder, "WEIGHTS", tmp_path / "other.npz")
     finder.weights.cache_clear()
-    found = finder.run(x[0].permute(1, 2, 0).contiguous().numpy())
+    written, middle = finder.run(x[0].permute(1, 2, 0).contiguous().numpy())
     finder.weights.cache_clear()
-    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+    found = written, cv2.resize(middle, (finder.SIDE, finder.SIDE))
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 0.01 * np.abs(other).max()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), (64, 64), (320, 200)])
 def test_evidence_for_every_pixel(shape):
     ink = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    found = finder.evidence(ink)
-    assert found.shape == shape and np.isfinite(found).all()
+    for found in finder.evidence(ink):
+        assert found.shape == shape and np.isfinite(found).all()
 
 
 def test_scenes_show_a_character_and_more(hands):
-    alone = 0
+    alone = beside = 0
     for seed in range(60):
-        picture, written, others = scene(hands, np.random.default_rng(seed))
-        again, _, _ = scene(hands, np.random.default_rng(seed))
-        assert picture.dtype == np.uint8 and picture.shape == written.shape == others.shape
+        picture, written, others, lines = scene(hands, np.random.default_rng(seed))
+        again, *_ = scene(hands, np.random.default_rng(seed))
+        assert picture.dtype == np.uint8
+        assert picture.shape == written.shape == others.shape == lines.shape
         assert written.any() and np.array_equal(picture, again)
         x, y = training.sample(hands, np.random.default_rng(seed))
         ink = x[..., 0] > 0.12
-        alone += y[..., 0][ink].mean() > 0.9
-        assert y[..., 0][ink].any() and y[..., 1].sum() == pytest.approx(1, abs=1e-3)
-    assert 10 < alone < 50
+        alone += y[..., :2][ink].min(1).mean() > 0.9
+        beside += (y[..., 0] > y[..., 1])[ink].mean() > 0.1
+        assert y[..., :2][ink].any() and y[..., 2:].sum((0, 1)) == pytest.approx(1, abs=1e-3)
+    assert 10 < alone < 50 and beside > 5
 
 
 def test_training_writes_weights_and_goes_on(monkeypatch, tmp_path, capsys):

@@ -116,7 +116,7 @@ def test_the_character_is_found_and_read(kind, recognizer):
 def test_the_finder_decides_what_is_a_line(monkeypatch):
     photo = photograph(SCENES["ruled"])
     assert "line" in {mark.kind for mark in find_glyph(photo).scene.marks}
-    monkeypatch.setattr(scene, "evidence", lambda ink: np.ones(ink.shape, np.float32))
+    monkeypatch.setattr(scene, "evidence", lambda ink: np.ones((2, *ink.shape), np.float32))
     assert "line" not in {mark.kind for mark in find_glyph(photo).scene.marks}
 
 

@@ -1,4 +1,4 @@
-"""Train the finder of picture/: which ink is the character's among lines, frames and neighbours.
+"""Train the finder of picture/: which ink was written, and which for the middle character.
 
     python -m training.finder                      # picture/finder.npz, from scenes that it draws
     python -m training.finder --resume             # goes on where it was stopped
@@ -31,30 +31,41 @@ FRESH = 7  # scenes drawn for each batch
 HANDS = 800  # characters that scenes are made of at a time
 HELD = 128  # scenes to check on
 PARTS = ("model", "average", "optimizer")
+PLAIN = ("out", "middle")  # layers without batch norm
 STORE = 512  # scenes that batches are drawn from
 
 
 class Finder(nn.Module):
-    """The network of picture/finder.py in training, with batch norm: (B,2,S,S) -> (B,1,S,S)."""
+    """The network of picture/finder.py in training, with batch norm.
+
+    (B,2,S,S) -> logits (B,S,S) that ink was written, (B,S,S) that it is the middle character's
+    """
 
     def __init__(self) -> None:
         super().__init__()
         for name, (inputs, outputs, kernel, stride, dilation) in finder.LAYERS.items():
             rim = dilation * ((kernel - 1) // 2)
-            conv = nn.Conv2d(inputs, outputs, kernel, stride, rim, dilation, bias=name == "out")
-            self.add_module(name, nn.Sequential(conv, nn.BatchNorm2d(outputs)))
-        self.out = self.out[0]
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, rim, dilation, bias=name in PLAIN)
+            layer = conv if name in PLAIN else nn.Sequential(conv, nn.BatchNorm2d(outputs))
+            self.add_module(name, layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x1 = self.down1(x).relu()
-        x2 = self.same2(self.down2(x1).relu()).relu()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x1 = self.along(1, self.down1(x).relu())
+        x2 = self.along(2, self.same2(self.down2(x1).relu()).relu())
         x3 = self.same3(self.down3(x2).relu()).relu()
         x4 = self.same4(self.down4(x3).relu()).relu()
         x4 = x4 + self.wide4(x4).relu()
+        x4 = x4 + self.wider4(x4).relu()
         x3 = self.join3(self.raised(self.up3(x4), x3)).relu()
         x2 = self.join2(self.raised(self.up2(x3), x2)).relu()
         x1 = self.join1(self.raised(self.up1(x2), x1)).relu()
-        return F.pixel_shuffle(self.out(x1), 2)
+        middle = F.interpolate(self.middle(x2), scale_factor=4.0, mode="bilinear")
+        return F.pixel_shuffle(self.out(x1), 2)[:, 0], middle[:, 0]
+
+    def along(self, scale: int, x: Tensor) -> Tensor:
+        for dim, way in zip((3, 2), finder.WAYS, strict=True):
+            x = x + getattr(self, f"{way}{scale}")(x.mean(dim, keepdim=True))
+        return x.relu()
 
     @staticmethod
     def raised(x: Tensor, finer: Tensor) -> Tensor:
@@ -66,9 +77,9 @@ def weights(model: Finder) -> dict[str, np.ndarray]:
     arrays = {}
     for name in finder.LAYERS:
         layer = getattr(model, name)
-        conv = layer if name == "out" else layer[0]
+        conv = layer if name in PLAIN else layer[0]
         weight, bias = conv.weight.detach(), conv.bias
-        if name != "out":
+        if name not in PLAIN:
             norm = layer[1]
             scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
             weight = weight * scale[:, None, None, None]
@@ -80,9 +91,9 @@ def weights(model: Finder) -> dict[str, np.ndarray]:
 
 
 def sample(hands: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene: input (S,S,2) float32, and (S,S,2) float32: target 0 or 1, and weight."""
+    """Draw a scene: input (S,S,2) float32; (S,S,4) float32: both targets 0 or 1, their weights."""
     while True:
-        picture, written, others = scene(hands, rng)
+        picture, written, beside, others = scene(hands, rng)
         try:
             ink = 255 - lift(picture)
         except ValueError:
@@ -91,10 +102,17 @@ def sample(hands: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarra
         if (ink[strong] > 48).mean() > 0.5:  # else nobody could see it
             break
     x = finder.to_finder(ink)
-    nearer = cv2.blur(written, (7, 7)) > cv2.blur(others, (7, 7))
-    own = finder.to_finder(255 * (strong | nearer).view(np.uint8))[..., 0] > 0.5
-    weight = np.where(x[..., 0] > 0.12, np.where(own, 1, 2), 0.02) * x[..., 1]
-    return x, np.stack([own, weight / weight.sum()], -1).astype(np.float32)
+    inks = written, beside, others
+    near, far, line = (part.astype(np.float32) + cv2.blur(part, (7, 7)) / 64 for part in inks)
+    own = strong | (beside > 90) | (np.maximum(near, far) > line)  # the stronger, or the nearer
+    own, middle = (
+        finder.to_finder(255 * part.view(np.uint8))[..., 0] > 0.5 for part in (own, near >= far)
+    )
+    seen = x[..., 0] > 0.12
+    weight = np.where(seen, np.where(own, 1, 2), 0.02) * x[..., 1]
+    hand = np.where(seen & own, np.where(middle, 1, 2), 0.002) * x[..., 1]
+    parts = own, middle, weight / weight.sum(), hand / hand.sum()
+    return x, np.stack(parts, -1).astype(np.float32)
 
 
 class Scenes:
@@ -106,7 +124,7 @@ class Scenes:
         self.store: list[tuple[np.ndarray, np.ndarray]] = []
 
     def batch(self, size: int, fresh: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets (size,2,S,S), after `fresh` more scenes have been drawn."""
+        """Return inputs and targets (size,C,S,S), after `fresh` more scenes have been drawn."""
         self.hands = [*self.hands[-HANDS:], *characters(1 if self.hands else HANDS, self.rng)]
         self.store = [*self.store[-STORE:], *(sample(self.hands, self.rng) for _ in range(fresh))]
         chosen = self.rng.integers(0, len(self.store), size)
@@ -115,17 +133,26 @@ class Scenes:
 
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over pictures of the weighted mean over their pixels."""
-    loss = F.binary_cross_entropy_with_logits(model(x)[:, 0].float(), y[:, 0], reduction="none")
-    return (loss * y[:, 1]).sum() / len(x)
+    """Return the mean over pictures of the weighted means over their pixels."""
+    loss = torch.zeros(())
+    for part, logits in enumerate(model(x)):
+        each = F.binary_cross_entropy_with_logits(logits.float(), y[:, part], reduction="none")
+        loss = loss + (each * y[:, part + 2]).sum() / len(x)
+    return loss
 
 
 @torch.no_grad()
 def check(model: nn.Module, x: Tensor, y: Tensor) -> str:
     """Say how much ink is misjudged, and in how many pictures more than 3 % of it is."""
-    wrong = ((model(x)[:, 0] > 0) != (y[:, 0] > 0.5)) & (x[:, 0] > 0.12)
-    share = wrong.sum((1, 2)) / (x[:, 0] > 0.12).sum((1, 2))
-    return f"{100 * share.mean():.2f} % of the ink, {100 * (share > 0.03).float().mean():.1f} % bad"
+    said = []
+    ink = x[:, 0] > 0.12
+    for part, logits in enumerate(model(x)):
+        seen = ink & (y[:, 0] > 0.5) if part else ink
+        wrong = ((logits > 0) != (y[:, part] > 0.5)) & seen
+        share = wrong.sum((1, 2)) / seen.sum((1, 2))
+        bad = (share > 0.03).float().mean()
+        said.append(f"{100 * share.mean():.2f} % of the ink, {100 * bad:.1f} % bad")
+    return "; middle: ".join(said)
 
 
 class Run:

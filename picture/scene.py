@@ -2,9 +2,10 @@
 
     ink (h,w) uint8, 0 = paper -> Scene: the ink of one character, and what was left out
 
-The finder (finder.py) says of every pixel whether its ink is the character's. Ink falls into
-pieces: what is nearly all the character's, or nearly all foreign, is kept or left out whole; only
-what is both, as strokes on a line are, is cut. Where the evidence is weak, all ink stays as it is.
+The finder (finder.py) says of every pixel whether its ink was written, and for the character in the
+middle. Ink falls into pieces: what is nearly all written, or nearly all foreign, is kept or left
+out whole; only what is both, as strokes on a line are, is cut. Pieces that are surely another
+character's are left out. Where the evidence is weak, all ink stays as it is.
 
 numpy and OpenCV only. Left out: reading whole lines or pages.
 """
@@ -22,7 +23,7 @@ from picture.finder import evidence
 INK = 48  # of 255: from here on a pixel is ink
 LONG = 0.3  # share of the side that a line has at least
 # Log odds below which a piece is a neighbour's: one that the border cuts, a whole one.
-SURE_CUT, SURE_WHOLE = -1, -5
+SURE_CUT, SURE_WHOLE = -1, -4.5
 DOUBT = 1.0  # log odds
 SURE = 0.1  # a piece with this share of other ink, or less, is not cut
 
@@ -109,6 +110,7 @@ def find_character(ink: np.ndarray, before: Sequence[np.ndarray] = ()) -> Scene:
     whole &= foreign
     # Among lines, what may be a remain of one is none of the character's.
     foreign |= _specks(pieces) if long < LONG else pieces.mean(written) < DOUBT
+    foreign[0] = False  # paper
     marks = pieces.marks("piece", foreign)
     if lines.any():
         rest = Pieces.of(lines)

@@ -9,6 +9,8 @@ import training.finder as training
 from picture import finder
 from synthesis.scenes import characters, scene
 
+SIDE = finder.SIDE
+
 
 @pytest.fixture
 def hands() -> list[np.ndarray]:
@@ -69,39 +71,39 @@ def test_training_writes_weights_and_goes_on(monkeypatch, tmp_path, capsys):
     assert {name: array.shape for name, array in first.items()} == shapes
 
 
-@pytest.mark.parametrize("shape", [(64, 128), (300, 200), (5, 3), (128, 128)])
+@pytest.mark.parametrize("shape", [(64, 128), (300, 200), (5, 3), (SIDE, SIDE)])
 def test_ink_stands_in_the_middle_of_a_square(shape):
     ink = np.full(shape, 255, np.uint8)
     page = finder.to_finder(ink)
-    assert page.shape == (128, 128, 2) and page.dtype == np.float32
+    assert page.shape == (SIDE, SIDE, 2) and page.dtype == np.float32
     assert np.array_equal(page[..., 0], page[..., 1]) and set(np.unique(page)) <= {0, 1}
-    h, w = (round(side * 128 / max(shape)) for side in shape)
-    top, left = (128 - h) // 2, (128 - w) // 2
+    h, w = (round(side * SIDE / max(shape)) for side in shape)
+    top, left = (SIDE - h) // 2, (SIDE - w) // 2
     assert page[top : top + h, left : left + w].all() and page[..., 0].sum() == h * w
     assert (finder.to_finder(ink // 5)[..., 0].max() - 0.2) < 1e-6
 
 
 def test_a_strip_keeps_a_pixel_for_the_finder():
-    assert finder.shrink(np.zeros((1, 900), np.uint8)).shape == (1, 128)
-    assert finder.shrink(np.zeros((900, 1), np.uint8)).shape == (128, 1)
+    assert finder.shrink(np.zeros((1, 900), np.uint8)).shape == (1, SIDE)
+    assert finder.shrink(np.zeros((900, 1), np.uint8)).shape == (SIDE, 1)
     few = np.uint8([[0, 255]])  # enlarged, it is smooth in between
     assert len(np.unique(finder.shrink(few))) > 10
 
 
 def test_evidence_lies_where_its_ink_does(monkeypatch):
-    y, x = np.mgrid[:128, :128].astype(np.float32) / 128 * 8 - 4
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) / SIDE * 8 - 4
     for plane, axis in ((y, 0), (x, 1)):
-        monkeypatch.setattr(finder, "run", lambda page, plane=plane: plane)
-        for shape in ((64, 32), (200, 256), (128, 128)):
-            found = finder.evidence(np.zeros(shape, np.uint8))
+        monkeypatch.setattr(finder, "run", lambda page, plane=plane: (plane, plane))
+        for shape in ((64, 32), (200, 256), (SIDE, SIDE)):
+            found, _ = finder.evidence(np.zeros(shape, np.uint8))
             assert found.shape == shape
             side, longest = shape[axis], max(shape)
-            at = ((np.arange(side) + 0.5) / longest + (1 - side / longest) / 2) * 8 - 4 - 4 / 128
+            at = ((np.arange(side) + 0.5) / longest + (1 - side / longest) / 2) * 8 - 4 - 4 / SIDE
             inner = slice(side // 8, -side // 8)  # at the rim nothing lies in between
             mean = found.mean(1 - axis)
             assert np.abs(mean - at)[inner].max() < 0.04, (shape, axis)
-    monkeypatch.setattr(finder, "run", lambda page: 3 * y)
-    found = finder.evidence(np.zeros((128, 128), np.uint8))
+    monkeypatch.setattr(finder, "run", lambda page: (3 * y, y))
+    found, _ = finder.evidence(np.zeros((SIDE, SIDE), np.uint8))
     assert found.min() == -finder.CERTAIN and found.max() == finder.CERTAIN
 
 
@@ -122,27 +124,30 @@ def test_loss_and_check_by_hand():
         torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]),
         torch.tensor([[[0.25, 0.75]], [[1, 0]]]),
     )
-    y = torch.stack([own, weight], 1)
+    y = torch.stack([own, own, weight, weight], 1)
     x = torch.ones(2, 2, 1, 2)
+    both = [logits[:, 0]] * 2
     sigmoid = torch.sigmoid(logits[:, 0])
     each = -(own * sigmoid.log() + (1 - own) * (1 - sigmoid).log())
     expected = (each * weight).sum((1, 2)).mean()
-    torch.testing.assert_close(training.loss_of(Fixed(logits), x, y), expected)
-    assert training.check(Fixed(logits), x, y) == "25.00 % of the ink, 50.0 % bad"
+    torch.testing.assert_close(training.loss_of(Fixed(both), x, y), 2 * expected)
+    assert training.check(Fixed(both), x, y).startswith("25.00 % of the ink, 50.0 % bad; middle: ")
     x[1, 0, 0, 0] = 0.12  # no ink there
-    assert training.check(Fixed(logits), x, y) == "0.00 % of the ink, 0.0 % bad"
+    assert training.check(Fixed(both), x, y).startswith("0.00 % of the ink, 0.0 % bad; ")
     logits = torch.ones(1, 1, 10, 10)
-    y = torch.ones(1, 2, 10, 10)
+    y = torch.ones(1, 4, 10, 10)
     for wrong, said in ((3, "3.00 % of the ink, 0.0 % bad"), (4, "4.00 % of the ink, 100.0 % bad")):
         logits[0, 0, 0, :wrong] = -1
-        assert training.check(Fixed(logits), torch.ones(1, 2, 10, 10), y) == said
+        both = [logits[:, 0]] * 2
+        expected = f"{said}; middle: {said}"
+        assert training.check(Fixed(both), torch.ones(1, 2, 10, 10), y) == expected
 
 
 def test_a_step_of_training_the_finder(tmp_path):
     torch.manual_seed(0)
     run = training.Run(0.5, 1000)
-    x = torch.rand(2, 2, 128, 128)
-    y = torch.full((2, 2, 128, 128), 1 / 128**2)
+    x = torch.rand(2, 2, SIDE, SIDE)
+    y = torch.full((2, 4, SIDE, SIDE), 1 / SIDE**2)
     for step, rate in ((0, 0.5 / 200), (99, 0.25), (199, 0.5), (500, 0.5)):
         run.step = step
         before = {name: tensor.clone() for name, tensor in run.average.module.state_dict().items()}
@@ -194,12 +199,12 @@ def test_scenes_are_kept_and_drawn_anew(monkeypatch):
 
 
 def test_a_sample_weighs_ink_of_others_twice(monkeypatch, hands):
-    picture = np.full((128, 128), 255, np.uint8)
+    picture = np.full((SIDE, SIDE), 255, np.uint8)
     written, others = np.zeros_like(picture), np.zeros_like(picture)
     written[30:90, 40:60] = 200
     others[30:90, 100:110] = 200
     ink = np.maximum(written, others)
-    scenes = [(picture, written, others)] * 3
+    scenes = [(picture, written, np.zeros_like(picture), others)] * 3
     monkeypatch.setattr(training, "scene", lambda hands, rng: scenes.pop())
     lifted = iter([ValueError("blank"), 255 - others, 255 - ink])
 
@@ -213,7 +218,7 @@ def test_a_sample_weighs_ink_of_others_twice(monkeypatch, hands):
     x, y = training.sample(hands, np.random.default_rng(0))
     assert not scenes  # the blank one, and the one without the character, are drawn again
     assert np.allclose(x[..., 0], ink / 255) and (x[..., 1] == 1).all()
-    own, weight = y[..., 0], y[..., 1] / y[0, 0, 1] * 0.02
+    own, weight = y[..., 0], y[..., 2] / y[0, 0, 2] * 0.02
     assert own[30:90, 40:60].all() and not own[:, 98:112].any() and not own[:20].any()
     assert np.allclose(weight[40:80, 45:55], 1) and np.allclose(weight[40:80, 102:108], 2)
-    assert y[..., 1].sum() == pytest.approx(1, abs=1e-4) and y.dtype == np.float32
+    assert y[..., 2].sum() == pytest.approx(1, abs=1e-4) and y.dtype == np.float32

@@ -115,7 +115,7 @@ def test_the_character_is_found_and_read(kind, recognizer):
 
 def test_the_finder_decides_what_is_a_line(monkeypatch):
     photo = photograph(SCENES["ruled"])
-    assert "line" in {mark.kind for mark in find_glyph(photo).scene.marks}
+    assert {mark.kind for mark in find_glyph(photo).scene.marks} == {"line"}
     monkeypatch.setattr(scene, "evidence", lambda ink: np.ones((2, *ink.shape), np.float32))
     assert "line" not in {mark.kind for mark in find_glyph(photo).scene.marks}
 
@@ -129,6 +129,12 @@ def test_a_light_drawing_as_jpeg_keeps_it_has_no_lines(monkeypatch):
     left = np.where(np.arange(64) < 30, -np.ones((64, 1), np.float32), 1)
     monkeypatch.setattr(scene, "evidence", lambda ink: left)  # half a stroke is a line, it says
     assert not find_glyph(kept).scene.marks
+
+
+def test_the_middle_one_of_three_is_read():
+    row = np.hstack([page(bitmap(one, 7))[:, 25:135] for one in "国永明"])
+    found = find_glyph(photograph(row))
+    assert like(found.glyph, to_glyph(photograph(page()))) > 0.85 and found.notices
 
 
 def test_a_large_photo_is_looked_at_twice():

@@ -86,8 +86,8 @@ def pixels(page) -> np.ndarray:
     return decode_picture(base64.b64decode(data))
 
 
-def milliseconds(page, count: int = 40) -> float:
-    """Return the processor time that a reading takes: a clock would count others' work, too."""
+def milliseconds(page, count: int = 41) -> tuple[float, float]:
+    """Return the processor time that a reading takes, and its median by the clock."""
     tools = page.context.new_cdp_session(page)
     tools.send("Performance.enable", {"timeDomain": "threadTicks"})
 
@@ -96,8 +96,19 @@ def milliseconds(page, count: int = 40) -> float:
         return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
 
     begin = thread_time()
-    page.evaluate("async n => { while (n--) await readHere(drawing(), 'all'); }", count)
-    return 1e3 * (thread_time() - begin) / count
+    clock = page.evaluate(
+        """async n => {
+            const taken = [];
+            while (n--) {
+                const begin = performance.now();
+                await readHere(drawing(), 'all');
+                taken.push(performance.now() - begin);
+            }
+            return taken;
+        }""",
+        count,
+    )
+    return 1e3 * (thread_time() - begin) / count, float(np.median(clock))
 
 
 @needs_page
@@ -109,7 +120,9 @@ def test_reads_drawings_as_predict_does(visit):
     same = [r[0].character == here for (here, _), r in zip(drawn, expected, strict=True)]
     right = [c == here for c, (here, _) in zip(CHARACTERS, drawn, strict=True)]
     assert np.mean(same) >= 0.99 and np.mean(right) >= 0.9
-    assert milliseconds(page) <= 25
+    processor, clock = milliseconds(page)
+    print(f"a reading: {processor:.1f} ms of processor time, {clock:.1f} ms by the clock")
+    assert processor <= 25  # the clock counts others' work, too
 
 
 @needs_page

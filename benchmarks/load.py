@@ -53,7 +53,7 @@ def ours(glyphs: GlyphSet, strength: Augmentation | None) -> None:
 def measure(images: int, rounds: int) -> list[timing.Row]:
     config = Config()
     everything = Augmentation(**{key: getattr(config, key) for key in Augmentation._fields})
-    affine = everything._replace(elastic=0, stroke=0, blur=0, erase=0)
+    affine = everything._replace(elastic=0, stroke=0, blur=0, erase=0, remains=0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = timing.write_tree(Path(folder) / "train", images)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make small80.pt from the weights shipped before it (3755 classes): draw, recombine, distil.
-# Run it again to go on. Some four hours of one core's training, two of drawing and labelling.
+# Run it again to go on. Some three hours of training on one core, after one of drawing and labelling.
 #
 #     bash checkpoints/small80.sh TEACHER.onnx REAL FONTS [WORK]
 #

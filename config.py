@@ -127,6 +127,7 @@ class Config:
     elastic: float = setting(1.5, "deviation of the bending, pixels at 64 px", NOT_NEGATIVE)
     stroke: float = setting(0.5, "probability of thicker or thinner strokes", SHARE)
     blur: float = setting(0.3, "probability of a soft picture", SHARE)
+    coarse: float = setting(0.0, "probability of a drawing of few pixels, black or white", SHARE)
     erase: float = setting(0.1, "probability of an erased rectangle", SHARE)
     remains: float = setting(0.1, "probability of remains of lines and neighbours", SHARE)
 
@@ -137,7 +138,13 @@ class Config:
     outliers: tuple[str, ...] = setting((), "pictures of no character: all logits are to be alike")
     teacher_weight: float = setting(0.7, "share of the loss that is the teacher's", SHARE)
     logit_weight: float = setting(0.0, "weight of the error in the teacher's logits", NOT_NEGATIVE)
+    misread_weight: float = setting(
+        1.0, "share of the teacher's part that counts where it misreads a labelled picture", SHARE
+    )
     temperature: float = setting(1.0, "softens teacher and student", POSITIVE)
+    teacher_live: bool = setting(
+        False, "the teacher looks at every augmented view, not once at every glyph (for GPUs)"
+    )
     teacher_input: str = setting(
         "",
         "what an ONNX teacher expects and its metadata do not say: scale=V (value of full ink, "

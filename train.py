@@ -44,9 +44,10 @@ from evaluation.score import Result, evaluate
 from jobs.command import command, progress, sentence
 from model import mobilenet_v3, to_input
 from training import devices
-from training.augment import Augmentation, augment
+from training.augment import Augmentation, draw_maps, spoil, warp
 from training.log import Log
 from training.samples import Samples, open_samples
+from training.teacher import Soft
 
 # Settings that a resumed run may change; all others are those of the checkpoint.
 FREE_ON_RESUME = {"epochs", "workers", "save_minutes", "device", "amp", "compile", "threads"}
@@ -65,24 +66,24 @@ def learning_rate(step: int, steps: int, config: Config) -> float:
 class Ema:
     """Exponential moving average of weights and BatchNorm statistics; its start is soon forgotten.
 
-    The decay grows from 0.1 as (1 + step) / (10 + step).
+    The decay grows from 0.1 as (1 + step) / (10 + step). The model's tensors are held, not looked
+    up again: they must not be replaced.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        now = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        self.state = {name: tensor.clone() for name, tensor in now.items()}
+        averaged = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        self.averaged = [[tensors[name] for name in averaged] for tensors in (self.state, now)]
+        counters = [name for name in now if name not in averaged]
+        self.copied = [[tensors[name] for name in counters] for tensors in (self.state, now)]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = [], []
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                mine.append(self.state[name])
-                theirs.append(tensor)
-            else:
-                self.state[name].copy_(tensor)
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        torch._foreach_lerp_(*self.averaged, 1 - decay)
+        torch._foreach_copy_(*self.copied)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -94,38 +95,41 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def loss_function(
-    logits: Tensor, labels: Tensor, soft: tuple[Tensor, Tensor] | None, config: Config
-) -> Tensor:
+def loss_function(logits: Tensor, labels: Tensor, soft: Soft | None, config: Config) -> Tensor:
     """Return cross-entropy with label smoothing, mixed with the teacher's where there is one.
 
     The teacher's part is T^2 times the cross-entropy to its softened probabilities (Hinton et al.
     2015, section 2) and, weighted by `logit_weight`, the squared error of the centred logits as a
     share of their square (Ba and Caruana 2014, section 2.2). Samples of classes that the teacher
-    does not know have the plain loss alone, those without a label (-1) the teacher's alone. For
-    what is no character (-2) all logits are to be alike (outlier exposure, Hendrycks et al. 2019).
+    does not know have the plain loss alone, those without a label (-1) the teacher's alone, those
+    that it misreads `misread_weight` of it. For what is no character (-2) all logits are to be
+    alike (outlier exposure, Hendrycks et al. 2019).
 
     Args:
         logits: (B,K) float; labels: (B,) int64.
-        soft: the teacher's logits (B,K') and which classes (K,) bool those are.
+        soft: the teacher's logits of K' classes.
     """
     logits = logits.float()
     options = {"label_smoothing": config.label_smoothing, "ignore_index": UNLABELLED}
     hard = F.cross_entropy(logits, labels.clamp(min=UNLABELLED), reduction="none", **options)
     if soft is None:
         return hard.mean()
-    target, known = soft
+    target, columns = soft
     free = labels < 0
     target = torch.where((labels == NO_CHARACTER)[:, None], 0.0, target)
-    covered = (known[labels.clamp(min=0)] | free).float()
-    student = logits if len(known) == target.shape[1] else logits[:, known]
+    place = labels.new_full(logits.shape[1:], -1)  # of the student's classes among the teacher's
+    place[columns] = torch.arange(len(columns), device=place.device)
+    at = place[labels.clamp(min=0)]
+    trust = torch.where(free | (target.argmax(1) == at), 1.0, config.misread_weight)
+    covered = ((at >= 0) | free) * trust
     t = config.temperature
     # Classes that the teacher does not know are none that it means: they get no probability.
-    logprob = (logits / t).log_softmax(1)[:, known]
+    logprob = (logits / t).log_softmax(1).index_select(1, columns)
     distilled = -((target / t).softmax(1) * logprob).sum(1) * t**2
     weight = torch.where(free, 1.0, config.teacher_weight * covered)
     loss = (1 - weight) * hard + weight * distilled
     if config.logit_weight:
+        student = logits.index_select(1, columns)
         target = target - target.mean(1, keepdim=True)
         error = (student - student.mean(1, keepdim=True) - target).square().mean(1)
         energy = target.square().mean().clamp(min=1e-6)  # 0 if the teacher knows one class
@@ -274,7 +278,7 @@ def train(run: Run, state: State) -> int:
         log = Log(Path(config.out), config, done)
         run.notice(f"curves and pictures: tensorboard --logdir {config.out}")
         glyphs, _, _ = next(run.samples.batches(config, 0, 0, 1, run.processes))
-        log.inputs(prepare(run, state.step, glyphs[:64]), done)
+        log.inputs(prepare(run, state.step, glyphs[:64])[0], done)
     with stop_signals() as asked:
         for epoch in range(done, config.epochs):
             if not train_one_epoch(run, state, network, epoch, asked):
@@ -306,8 +310,9 @@ def train_one_epoch(
     name = f"epoch {epoch + 1}/{config.epochs}"
     with progress(total=steps, initial=first, desc=name, unit=" steps", leave=False) as bar:
         for glyphs, labels, soft in batches:
-            x = prepare(run, state.step, glyphs)
-            train_step(run, state, network, x, labels.to(run.device, non_blocking=True), soft)
+            x, seen = prepare(run, state.step, glyphs)
+            labels = labels.to(run.device, non_blocking=True)
+            train_step(run, state, network, x, labels, seen or soft)
             state.seconds = before + time.monotonic() - began
             bar.update()
             if state.step % 50 == 0 or run.device.type == "cpu":
@@ -322,19 +327,26 @@ def train_one_epoch(
     return True
 
 
-def prepare(run: Run, step: int, glyphs: Tensor) -> Tensor:
-    """Return the augmented input (B,1,S,S) of a batch, drawn from (seed, step, process)."""
+def prepare(run: Run, step: int, glyphs: Tensor) -> tuple[Tensor, Soft | None]:
+    """Return the augmented input (B,1,S,S) of a batch, drawn from (seed, step, process).
+
+    A live teacher sees the same warp, but not what makes the picture worse: its logits come along.
+    """
     seed = np.random.SeedSequence([run.config.seed, step, run.processes.rank])
     number = int(seed.generate_state(1, np.uint64)[0]) >> 1
     torch.manual_seed(number)  # dropout
     strength = Augmentation(**{key: getattr(run.config, key) for key in Augmentation._fields})
+    generator, live, seen = torch.Generator().manual_seed(number), run.samples.live, None
     x = to_input(glyphs, run.device)
-    x = augment(x, strength, torch.Generator().manual_seed(number))
-    return x.contiguous(memory_format=torch.channels_last)
+    maps = draw_maps(len(x), strength, generator)
+    if live is not None:
+        seen = live.look(warp(x, maps, live.side, live.extent))
+    x = spoil(warp(x, maps), strength, generator)
+    return x.contiguous(memory_format=torch.channels_last), seen
 
 
 def train_step(
-    run: Run, state: State, network: nn.Module, x: Tensor, labels: Tensor, soft: tuple | None
+    run: Run, state: State, network: nn.Module, x: Tensor, labels: Tensor, soft: Soft | None
 ) -> None:
     """Take one step: forward, backward, clip, update, average."""
     config, optimizer, scaler = run.config, state.optimizer, state.scaler
@@ -351,9 +363,9 @@ def train_step(
     scaler.update()
     optimizer.zero_grad()
     if config.ema:
-        state.ema.update(state.model, state.step)
-    count = float(len(labels))
-    state.totals += torch.stack([loss.detach() * count, loss.new_tensor(count)])
+        state.ema.update(state.step)
+    state.totals[0] += loss.detach() * len(labels)
+    state.totals[1] += len(labels)
     state.step += 1
 
 

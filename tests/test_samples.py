@@ -206,6 +206,7 @@ def test_repetitions_are_a_number_behind_the_last_at(source, folder, times):
         ({"unlabelled": ("x",)}, "--unlabelled is learned beside"),
         ({"outliers": ("x",)}, "--outliers is learned beside"),
         ({"teacher_input": "margin=1"}, "--teacher-input says what"),
+        ({"teacher_live": True}, "--teacher-live says how"),
     ],
 )
 def test_sources_that_exclude_each_other(settings, said):
@@ -248,7 +249,7 @@ def test_outliers_and_unlabelled_come_behind_what_is_labelled(trees, tmp_path):
     assert (labels[22:] == NO_CHARACTER).all() and len(labels) == 42
     assert samples.train[-22:].tolist() == list(range(20, 42))
     soft, known = next(samples.batches(both, 0, 0, 1, ALONE))[2]
-    assert soft.shape == (4, 2) and known.tolist() == [True, True]
+    assert soft.shape == (4, 2) and known.tolist() == [0, 1]
 
 
 INK = np.zeros((31, 31), np.uint8)

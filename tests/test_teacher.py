@@ -124,7 +124,7 @@ def test_labels_are_the_logits_of_an_onnx_teacher(tmp_path, pack):
     assert (teacher.size, teacher.margin, teacher.scale) == (SIDE, 2, 200.0)
     folder = label_pack(pack, teacher, CPU, batch_size=4)
     soft = SoftLabels([folder], ["口", "人", "大", "一"], CPU)
-    assert soft.known.tolist() == [True, True, False, True]
+    assert soft.columns.tolist() == [0, 1, 3]
     glyphs = []
     for name in pack.names:
         code, file = name.split("/")
@@ -132,7 +132,7 @@ def test_labels_are_the_logits_of_an_onnx_teacher(tmp_path, pack):
         glyphs.append(to_glyph(ink, SIDE, 2).reshape(-1) / 255.0 * 200)
     expected = centred((np.stack(glyphs) @ weight.T + bias)[:, [2, 3, 0]])
     order = np.array([7, 0, 3])
-    got = centred(soft.fetch(order).numpy())  # what is common to all classes is not kept
+    got = centred(soft.fetch(order).logits.numpy())  # what is common to all classes is not kept
     assert np.abs(got - expected[order]).max() < 0.02 * np.abs(expected).max()
 
 
@@ -220,7 +220,7 @@ def test_killed_labelling_loses_nothing(tmp_path):
 
     def logits():
         folder = label()
-        rows = SoftLabels([folder], list(CLASSES), CPU).fetch(np.arange(len(pack)))
+        rows = SoftLabels([folder], list(CLASSES), CPU).fetch(np.arange(len(pack))).logits
         shutil.rmtree(folder)
         return rows
 
@@ -250,10 +250,10 @@ def test_several_packs_stand_behind_one_index(tmp_path):
         tree = write_tree(tmp_path / name, range(1001, 1003), characters, 1)
         folders.append(label_pack(open_pack(tree, 32, workers=1), teacher, CPU))
         one = SoftLabels(folders[-1:], list(CLASSES), CPU)
-        rows.append(one.fetch(np.arange(len(characters) * 2)))
+        rows.append(one.fetch(np.arange(len(characters) * 2)).logits)
     both = SoftLabels(folders, list(CLASSES), CPU)
     order = np.array([5, 0, 2, 1, 3, 4])
-    assert torch.equal(both.fetch(order), torch.cat(rows)[order])
+    assert torch.equal(both.fetch(order).logits, torch.cat(rows)[order])
     with pytest.raises(ValueError, match="knows none"):
         SoftLabels(folders, ["日"], CPU)
 
@@ -270,7 +270,7 @@ def test_labels_of_any_network_give_its_logits_back(tmp_path, pack, bias):
     with torch.no_grad():
         x = torch.from_numpy(glyphs / np.float32(255) * 2)[:, None]
         expected = centred(network.float()(x).numpy())
-    got = centred(soft.fetch(np.arange(len(pack))).numpy())
+    got = centred(soft.fetch(np.arange(len(pack))).logits.numpy())
     assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
     mark = json.loads((folder / "labels.json").read_text())
     assert mark == {"version": 1, "bytes": len(pack) * 2 * 4}

@@ -352,30 +352,30 @@ def test_teacher_loss_is_the_cross_entropy_to_its_probabilities():
     logits = torch.randn(3, 5)
     labels = torch.tensor([0, 1, 2])
     config = Config(teacher_weight=1.0, temperature=2.0, label_smoothing=0.0)
-    teacher, known = torch.randn(3, 5), torch.ones(5, dtype=torch.bool)
+    teacher, known = torch.randn(3, 5), torch.arange(5)
     loss = loss_function(logits, labels, (teacher, known), config)
     expected = -(torch.softmax(teacher / 2, 1) * torch.log_softmax(logits / 2, 1)).sum(1).mean() * 4
     torch.testing.assert_close(loss, expected)
     plain = loss_function(logits, labels, None, config)
     torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(logits, labels))
     # Samples of a class that the teacher does not know learn from their labels alone.
-    known = torch.tensor([False, False, False, True, True])
+    known = torch.tensor([3, 4])
     none = loss_function(logits, labels, (teacher[:, 3:], known), config)
     torch.testing.assert_close(none, plain)
     # Classes that the teacher does not know get no probability on samples of those that it knows.
-    known, three = torch.tensor([True, True, True, False, False]), teacher[:, :3]
+    known, three = torch.arange(3), teacher[:, :3]
     loss = loss_function(logits, labels, (three, known), config)
     logprob = torch.log_softmax(logits / 2, 1)[:, :3]
     expected_three = -(torch.softmax(three / 2, 1) * logprob).sum(1).mean() * 4
     torch.testing.assert_close(loss, expected_three)
     # Samples without a label learn from the teacher alone, whatever its share.
-    known, share = torch.ones(5, dtype=torch.bool), replace(config, teacher_weight=0.1)
+    known, share = torch.arange(5), replace(config, teacher_weight=0.1)
     loss = loss_function(logits, torch.full((3,), -1), (teacher, known), share)
     torch.testing.assert_close(loss, expected)
 
 
 def test_logits_of_what_is_no_character_are_to_be_alike():
-    labels, known = torch.full((2,), NO_CHARACTER), torch.ones(5, dtype=torch.bool)
+    labels, known = torch.full((2,), NO_CHARACTER), torch.arange(5)
     config = Config(logit_weight=1.0)
     teacher = torch.randn(2, 5)
     flat, peaked = torch.full((2, 5), 3.0), 10 * torch.eye(5)[:2]
@@ -393,7 +393,7 @@ def test_logits_of_what_is_no_character_are_to_be_alike():
 
 
 def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():
-    teacher, known = torch.randn(4, 6), torch.ones(6, dtype=torch.bool)
+    teacher, known = torch.randn(4, 6), torch.arange(6)
     labels = torch.arange(4)
     config = Config(logit_weight=3.0, teacher_weight=0.0)
 
@@ -419,8 +419,8 @@ def one_step(run: Run, state: State, network=None) -> None:
     """Take the next step of the first epoch."""
     batches = run.samples.batches(run.config, 0, state.step, state.step + 1, run.processes)
     glyphs, labels, soft = next(batches)
-    x = prepare(run, state.step, glyphs)
-    train_step(run, state, network or state.model.train(), x, labels, soft)
+    x, seen = prepare(run, state.step, glyphs)
+    train_step(run, state, network or state.model.train(), x, labels, seen or soft)
 
 
 def test_norms_and_biases_do_not_decay(data):
@@ -525,14 +525,16 @@ def test_no_average_ships_the_raw_weights(data):
 def test_inputs_depend_on_seed_and_step(data):
     run, _ = small_run(data)
     glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
-    first = prepare(run, 0, glyphs)
+    first, seen = prepare(run, 0, glyphs)
+    assert seen is None
     drawn = torch.rand(3)
-    assert torch.equal(first, prepare(run, 0, glyphs)) and torch.equal(drawn, torch.rand(3))
-    assert not torch.equal(first, prepare(run, 1, glyphs))
-    assert not torch.equal(first, prepare(run._replace(processes=Processes(1, 2, 1)), 0, glyphs))
+    assert torch.equal(first, prepare(run, 0, glyphs)[0]) and torch.equal(drawn, torch.rand(3))
+    assert not torch.equal(first, prepare(run, 1, glyphs)[0])
+    other = run._replace(processes=Processes(1, 2, 1))
+    assert not torch.equal(first, prepare(other, 0, glyphs)[0])
     plain = run._replace(config=replace(run.config, **dict.fromkeys(Augmentation._fields, 0.0)))
     expected = glyphs[:, None] / 255
-    torch.testing.assert_close(prepare(plain, 0, glyphs), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(prepare(plain, 0, glyphs)[0], expected, atol=1e-4, rtol=0)
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -581,8 +583,41 @@ def test_onnx_teacher_is_learned_from(data, tmp_path):
           "scale=3", "--logit-weight", 1, "--dry-run")  # fmt: skip
     run, state = small_run(data, teacher=str(tmp_path / "t.onnx"), teacher_input="scale=3")
     soft, known = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[2]
-    assert soft.shape == (8, 6) and known.all() and soft.std() > 0.1
+    assert soft.shape == (8, 6) and known.tolist() == list(range(6)) and soft.std() > 0.1
     one_step(run, state)
+
+
+def test_a_live_teacher_sees_the_warped_glyph_before_it_is_spoilt(data, tmp_path):
+    write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
+    live = {"teacher": str(tmp_path / "t.onnx"), "teacher_live": True, "teacher_input": "scale=3"}
+    run, state = small_run(data, **live, coarse=1.0, blur=1.0)
+    glyphs, _, soft = next(run.samples.batches(run.config, 0, 0, 1, run.processes))
+    assert soft is None and run.samples.soft is None
+    x, seen = prepare(run, 0, glyphs)
+    clean = run._replace(config=replace(run.config, coarse=0.0, blur=0.0))
+    y, same_seen = prepare(clean, 0, glyphs)
+    assert not torch.equal(x, y) and torch.equal(seen.logits, same_seen.logits)
+    still = run._replace(config=replace(run.config, **dict.fromkeys(Augmentation._fields, 0.0)))
+    assert not torch.equal(seen.logits, prepare(still, 0, glyphs)[1].logits)
+    assert seen.logits.shape == (8, 6) and seen.columns.tolist() == list(range(6))
+    one_step(run, state)
+
+
+def test_a_teacher_that_misreads_a_picture_counts_less():
+    logits, labels = torch.randn(3, 5), torch.tensor([0, 1, -1])
+    teacher = torch.eye(5)[[0, 3, 2]] * 4  # right, wrong, and nobody knows
+    config = Config(teacher_weight=1.0, label_smoothing=0.0, logit_weight=2.0)
+
+    def loss_of(weight, rows):
+        changed = replace(config, misread_weight=weight)
+        return loss_function(logits[rows], labels[rows], (teacher[rows], torch.arange(5)), changed)
+
+    plain = loss_function(logits[1:2], labels[1:2], None, config)
+    torch.testing.assert_close(loss_of(0.0, [1]), plain)
+    middle = (loss_of(0.0, [1]) + loss_of(1.0, [1])) / 2
+    torch.testing.assert_close(loss_of(0.5, [1]), middle)
+    for row in (0, 2):
+        torch.testing.assert_close(loss_of(0.0, [row]), loss_of(1.0, [row]))
 
 
 def test_learning_rate_is_a_function_of_the_step():
@@ -627,13 +662,14 @@ def test_losses_are_mixed_sample_by_sample():
         weight = 1.0 if label < 0 else 0.3 if known[label] else 0.0
         loss = (1 - weight) * hard + weight * soft
         losses.append(loss + 0.5 * error * (label < 0 or known[label]))
-    tensors = (torch.from_numpy(part) for part in (logits, labels, target, known))
+    columns = np.flatnonzero(known)
+    tensors = (torch.from_numpy(part) for part in (logits, labels, target, columns))
     logits, labels, *soft = tensors
     found = loss_function(logits, labels, tuple(soft), config)
     assert found.item() == pytest.approx(np.mean(losses), rel=1e-5)
     half = loss_function(logits.bfloat16(), labels, tuple(soft), config)
     assert half.dtype == torch.float32 and half.item() == pytest.approx(found.item(), rel=0.02)
-    one = torch.zeros(2, 1), torch.tensor([True, False, False, False])  # the energy is 0
+    one = torch.zeros(2, 1), torch.tensor([0])  # the energy is 0
     assert torch.isfinite(loss_function(logits[:2], labels[:2], one, config))
 
 

@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.devices import send
+
 # Side of the grid of pulls that bends a glyph.
 PULLS = 4
+# Pixels that a stroke gains at most on either side: at 80 px, pens of 3 become pens of 9.
+THICKER = 3
 
 
 class Augmentation(NamedTuple):
@@ -26,6 +30,7 @@ class Augmentation(NamedTuple):
     elastic: float = 0.0
     stroke: float = 0.0
     blur: float = 0.0
+    coarse: float = 0.0
     erase: float = 0.0
     remains: float = 0.0
 
@@ -33,15 +38,21 @@ class Augmentation(NamedTuple):
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
     """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
 
-    One warp (affine and elastic together), then stroke width, blur, erasing, remains. Random
-    numbers come from `generator`, which lives on the CPU, so that every device draws the same ones.
-    From (B,1,S,S) float in 0...1 to the same, in a memory of its own.
+    One warp (affine and elastic together), then what makes a picture worse without moving a stroke.
+    Random numbers come from `generator`, which lives on the CPU, so that every device draws the
+    same ones. From (B,1,S,S) float in 0...1 to the same, in a memory of its own.
     """
-    x = warp(x, strength, generator)
+    return spoil(warp(x, draw_maps(len(x), strength, generator)), strength, generator)
+
+
+def spoil(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change stroke width, blur, coarsen, erase, add remains: (B,1,S,S), in place where it can."""
     if strength.stroke:
         x = vary_stroke_width(x, strength.stroke, generator)
     if strength.blur:
         x = blur(x, strength.blur, generator)
+    if strength.coarse:
+        x = coarsen(x, strength.coarse, generator)
     if strength.erase:
         x = erase(x, strength.erase, generator)
     if strength.remains:
@@ -54,43 +65,54 @@ def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.rand(shape, generator=generator) * 2 - 1
 
 
-def warp(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate, shear, scale, shift and bend each sample of (B,1,S,S), bilinear, paper outside."""
-    b, _, s, _ = x.shape
-    angle = _uniform(generator, b) * (strength.rotation * torch.pi / 180)
-    shear = _uniform(generator, b) * strength.shear
-    zoom = torch.exp(_uniform(generator, b, 2) * strength.scale)
+def draw_maps(count: int, strength: Augmentation, generator: torch.Generator) -> Tensor:
+    """Draw where points come from: maps (B,2,3 + PULLS^2) for `warp`, (B,2,3) without bending.
+
+    That is linear in the affine map and in the pulls, see `warp_basis`: one matrix product.
+    """
+    angle = _uniform(generator, count) * (strength.rotation * torch.pi / 180)
+    shear = _uniform(generator, count) * strength.shear
+    zoom = torch.exp(_uniform(generator, count, 2) * strength.scale)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    # Where a point comes from is linear in the affine map and in the pulls: one matrix product.
-    weights = torch.empty(b, 3 + PULLS * PULLS, 2)
-    weights[:, 0, 0] = cos * zoom[:, 0]
-    weights[:, 1, 0] = (shear * cos - sin) * zoom[:, 0]
-    weights[:, 0, 1] = sin * zoom[:, 1]
-    weights[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
-    weights[:, 2] = _uniform(generator, b, 2) * (2 * strength.shift)
+    maps = torch.empty(count, 3 + PULLS * PULLS, 2)
+    maps[:, 0, 0] = cos * zoom[:, 0]
+    maps[:, 1, 0] = (shear * cos - sin) * zoom[:, 0]
+    maps[:, 0, 1] = sin * zoom[:, 1]
+    maps[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
+    maps[:, 2] = _uniform(generator, count, 2) * (2 * strength.shift)
     if strength.elastic:
         # 2/64: pixels at 64 px to grid_sample's -1...1.
-        pulls = torch.randn(b, PULLS * PULLS, 2, generator=generator)
-        weights[:, 3:] = pulls * (strength.elastic * 2 / 64)
+        pulls = torch.randn(count, PULLS * PULLS, 2, generator=generator)
+        maps[:, 3:] = pulls * (strength.elastic * 2 / 64)
     else:
-        weights = weights[:, :3]
-    weights = weights.transpose(1, 2).reshape(2 * b, -1).to(x.device, non_blocking=True)
-    basis = warp_basis(s, x.device)[: weights.shape[1]]
-    grid = (weights @ basis).view(b, 2, s, s).permute(0, 2, 3, 1)
+        maps = maps[:, :3]
+    return maps.transpose(1, 2)
+
+
+def warp(x: Tensor, maps: Tensor, side: int = 0, extent: float = 1.0) -> Tensor:
+    """Rotate, shear, scale, shift and bend each sample of (B,1,S,S), bilinear, paper outside.
+
+    The result is `side` pixels wide (0: as x) and shows `extent` of the picture's width.
+    """
+    side = side or x.shape[-1]
+    basis = warp_basis(side, extent, x.device)[: maps.shape[2]]
+    maps = send(maps.reshape(2 * len(x), -1), x.device)
+    grid = (maps @ basis).view(len(x), 2, side, side).permute(0, 2, 3, 1)
     return F.grid_sample(x, grid.to(x.dtype), padding_mode="zeros", align_corners=False)
 
 
 @lru_cache(maxsize=8)
-def warp_basis(size: int, device: torch.device) -> Tensor:
-    """Return (3 + PULLS^2, S*S): x, y, 1, and the bicubic weight of each pull at each pixel.
+def warp_basis(side: int, extent: float, device: torch.device) -> Tensor:
+    """Return (3 + PULLS^2, side^2): x, y, 1, and the bicubic weight of each pull at each pixel.
 
     Bending by a coarse grid of random pulls, smooth in between, stands for the Gaussian-smoothed
     noise of Simard et al. 2003 ("Best Practices for CNNs Applied to Visual Document Analysis").
     """
-    at = (torch.arange(size) * 2 + 1) / size - 1
+    at = ((torch.arange(side) * 2 + 1) / side - 1) * extent
     y, x = torch.meshgrid(at, at, indexing="ij")
     unit = torch.eye(PULLS * PULLS).view(-1, 1, PULLS, PULLS)
-    smooth = F.interpolate(unit, (size, size), mode="bicubic", align_corners=True)
+    grid = torch.stack([x, y], -1).expand(len(unit), -1, -1, -1)
+    smooth = F.grid_sample(unit, grid, mode="bicubic", padding_mode="border", align_corners=True)
     affine = torch.stack([x, y, torch.ones_like(x)]).view(3, -1)
     return torch.cat([affine, smooth.view(PULLS * PULLS, -1)]).to(device)
 
@@ -101,21 +123,20 @@ def _chosen(generator: torch.Generator, count: int, probability: float) -> Tenso
 
 
 def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make the strokes of some samples thicker by up to two pixels on either side, or thinner.
+    """Make the strokes of some samples thicker by up to THICKER pixels on either side, or thinner.
 
-    A 3x3 maximum thickens, a 3x3 minimum thins; each sample gets its own mix with the original.
+    A 3x3 maximum thickens by a pixel, a 3x3 minimum thins; each sample gets its own mix with what
+    was there before. Much is rarer than little.
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = _uniform(generator, len(rows))
-    ways = (
-        (mix >= 0, (2 * mix).clamp(max=1), torch.maximum),
-        (mix > 0.5, 2 * mix - 1, torch.maximum),  # the second pixel
-        # Thinning wipes out strokes of one or two pixels: go only part of the way there.
-        (mix < 0, -0.6 * mix, torch.minimum),
-    )
+    thicker = torch.where(mix > 0, THICKER * mix.square(), -1.0)
+    ways = [(thicker > n, (thicker - n).clamp(max=1), torch.maximum) for n in range(THICKER)]
+    # Thinning wipes out strokes of one or two pixels: go only part of the way there.
+    ways.append((mix < 0, -0.6 * mix, torch.minimum))
     for chosen, share, extreme in ways:
-        here = rows[chosen].to(x.device, non_blocking=True)
-        part = share[chosen].view(-1, 1, 1, 1).to(x.device, x.dtype, non_blocking=True)
+        here = send(rows[chosen], x.device)
+        part = send(share[chosen].view(-1, 1, 1, 1), x.device).to(x.dtype)
         some = x[here]
         # Slices, not max_pool2d: that takes six times as long on a CPU.
         wide = some.clone()  # the extreme of the pixel and its two neighbours, along rows
@@ -140,12 +161,30 @@ def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     small = max(4, round(side * (0.2 + 0.4 * float(torch.rand((), generator=generator)))))
     # One matrix for both steps along an axis: a product is quick on every device.
     step = F.interpolate(torch.eye(side)[None], small, mode="area")
-    step = F.interpolate(step, side, mode="linear")[0].to(x.device, x.dtype)
-    rows, mix = rows.to(x.device, non_blocking=True), mix.to(x.device, non_blocking=True)
+    step = F.interpolate(step, side, mode="linear")[0]
+    rows, mix, step = (send(t, x.device) for t in (rows, mix, step.to(x.dtype)))
     some = x[rows]
     soft = step.T @ some @ step
     gain = some.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
     x[rows] = some.lerp(soft * gain, mix.to(x.dtype))
+    return x
+
+
+def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Make drawings of few pixels, black or white, of some samples, as of a mouse or a pad.
+
+    A batch is reduced to between 0.3 and 0.7 of its side, each sample parted into ink and paper at
+    a level of its own, and enlarged.
+    """
+    rows = _chosen(generator, x.shape[0], probability)
+    level = 0.25 + 0.35 * torch.rand(len(rows), 1, 1, 1, generator=generator)
+    side = x.shape[-1]
+    small = max(4, round(side * (0.3 + 0.4 * float(torch.rand((), generator=generator)))))
+    down = F.interpolate(torch.eye(side)[None], small, mode="area")[0].to(x.dtype)
+    up = F.interpolate(torch.eye(small)[None], side, mode="linear")[0].to(x.dtype)
+    rows, level, down, up = (send(t, x.device) for t in (rows, level, down, up))
+    ink = (down.T @ x[rows] @ down > level).to(x.dtype)
+    x[rows] = up.T @ ink @ up
     return x
 
 
@@ -156,7 +195,7 @@ def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     box = torch.rand(len(rows), 4, generator=generator)
     length = 0.1 + box[:, :2] * 0.23
     start = box[:, 2:] * (1 - length)
-    rows, start, end = (t.to(x.device) for t in (rows, start * side, (start + length) * side))
+    rows, start, end = (send(t, x.device) for t in (rows, start * side, (start + length) * side))
     at = torch.arange(side, device=x.device)
     inside = (at >= start[..., None]) & (at < end[..., None])  # (n,2,S): rows, columns
     hole = inside[:, 0, :, None] & inside[:, 1, None, :]
@@ -174,8 +213,9 @@ def add_remains(x: Tensor, probability: float, generator: torch.Generator) -> Te
     n, side = len(chosen), x.shape[-1]
     if n == 0:
         return x
-    some = x[chosen.to(x.device)]
-    random = torch.rand(n, 12, generator=generator).to(x.device)
+    chosen = send(chosen, x.device)
+    some = x[chosen]
+    random = send(torch.rand(n, 12, generator=generator), x.device)
     scale = 0.7 + 0.3 * random[:, 0]
     theta = torch.zeros(n, 2, 3, device=x.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
@@ -203,4 +243,4 @@ def add_remains(x: Tensor, probability: float, generator: torch.Generator) -> Te
     strength = (0.3 + 0.7 * random[:, 11]) * (random[:, 6] > 0.4)
     line = (1.5 - distance).clamp(0, 1) * strength[:, None, None]
     page = torch.maximum(torch.maximum(page, neighbour), line[:, None])
-    return x.index_copy(0, chosen.to(x.device), page.to(x.dtype))
+    return x.index_copy(0, chosen, page.to(x.dtype))

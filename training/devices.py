@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -73,7 +74,16 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     gpu = cuda and (device.index or 0) < max(torch.cuda.device_count(), 1)
     if not {"cpu": True, "cuda": gpu, "mps": mps}.get(device.type, False):
         raise ValueError(f"--device {name}: not there; use --device auto or cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # batches are of one size
     return torch.device("cuda", local_rank) if name == "cuda" else device
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a CPU tensor to a device without waiting for what is queued there."""
+    if device.type == "cuda":  # from pageable memory the copy would wait
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def pick_dtype(amp: str, device: torch.device) -> torch.dtype:

@@ -19,7 +19,7 @@ from dataset import NO_CHARACTER, GlyphSet, class_order, epoch_order, hold_out, 
 from hwdb.characters import LEVEL1, select_classes
 from synthesis.stream import SyntheticSet
 from training.devices import Processes
-from training.teacher import SoftLabels, label_pack, load_teacher
+from training.teacher import LiveTeacher, Soft, SoftLabels, label_pack, load_teacher
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,15 @@ class Samples:
     said: str  # of the validation, in words
     digest: str  # tells whether a resumed run finds the data that it began with
     soft: SoftLabels | None = None
+    live: LiveTeacher | None = None
 
     def batches(
         self, config: Config, epoch: int, first: int, last: int, processes: Processes
-    ) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]]:
+    ) -> Iterator[tuple[Tensor, Tensor, Soft | None]]:
         """Yield a process's part of the steps first...last of an epoch.
 
-        Each is glyphs (B,S,S) uint8, labels (B,) int64, and where there is a teacher its logits
-        (B,K') with the classes (K,) bool that it knows.
+        Each is glyphs (B,S,S) uint8, labels (B,) int64, and a teacher's logits where it labelled
+        the glyphs.
         """
         share = config.batch_size // processes.world
         order = self.train[epoch_order(len(self.train), config.seed, epoch)]
@@ -50,8 +51,7 @@ class Samples:
         starts = [step * config.batch_size + processes.rank * share for step in range(first, last)]
         chosen = [order[start : start + share] for start in starts]
         for indices, (glyphs, labels) in zip(chosen, self.source.batches(chosen), strict=True):
-            soft = None if self.soft is None else (self.soft.fetch(indices), self.soft.known)
-            yield glyphs, labels, soft
+            yield glyphs, labels, self.soft and self.soft.fetch(indices)
 
 
 def open_samples(config: Config, device: torch.device, classes: list[str] | None = None) -> Samples:
@@ -83,6 +83,8 @@ def check_sources(config: Config) -> None:
             raise ValueError(f"{flag(key)} {said}")
     if config.teacher_input and not config.teacher:
         raise ValueError("--teacher-input says what a --teacher expects; there is none")
+    if config.teacher_live and not config.teacher:
+        raise ValueError("--teacher-live says how a --teacher looks; there is none")
 
 
 def synthetic(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
@@ -123,14 +125,17 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     train = np.repeat(train, np.array(repeats)[source.sources[train]])
     train = np.concatenate([train, np.flatnonzero(source.sources >= len(repeats))])
     digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
-    soft = None
-    if config.teacher:  # labels every pack, once; kept beside the pack
+    soft = live = None
+    if config.teacher:
         teacher = load_teacher(config.teacher, config.teacher_input)
-        folders = [label_pack(p, teacher, device, workers=config.workers) for p in source.packs]
-        soft = SoftLabels(folders, source.classes, device)
+        if config.teacher_live:
+            live = LiveTeacher(teacher, classes, config.size, device, config.compile)
+        else:  # labels every pack, once; kept beside the pack
+            folders = [label_pack(p, teacher, device, workers=config.workers) for p in source.packs]
+            soft = SoftLabels(folders, classes, device)
     if device.type == "cuda":
         source.to(device, torch.cuda.mem_get_info(device)[0])
-    return Samples(classes, source, train, other, validation, said, digest, soft)
+    return Samples(classes, source, train, other, validation, said, digest, soft, live)
 
 
 def split_repeat(source: str) -> tuple[str, int]:

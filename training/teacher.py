@@ -16,7 +16,9 @@ Network") and the logits themselves (Ba and Caruana 2014, "Do Deep Nets Really N
 Labelling that is interrupted goes on where it stopped. An ONNX teacher runs as a torch module
 (optional package onnx2torch), so that it can use the GPU and bfloat16. Its metadata may say
 `scale`, `margin` and `classes` (JSON); what they do not say is given by --teacher-input.
-Left out: teachers labelling augmented batches during training, which costs more than the student.
+A `LiveTeacher` keeps nothing: it looks at every augmented view, as the student does (Beyer et al.
+2022, "Knowledge Distillation: A Good Teacher Is Patient and Consistent"). On a GPU that costs less
+than a student's step; on a CPU it costs more.
 """
 
 from __future__ import annotations
@@ -268,11 +270,55 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+class Soft(NamedTuple):
+    """A teacher's logits (B,K') float32 of the student's classes `columns` (K',) int64."""
+
+    logits: Tensor
+    columns: Tensor
+
+
+def shared(classes: Sequence[str], known: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the places of the classes that both know: in `classes`, and in `known`.
+
+    Raises ValueError if there are none.
+    """
+    rows = {label: i for i, label in enumerate(known)}
+    both = [(i, rows[label]) for i, label in enumerate(classes) if label in rows]
+    if not both:
+        raise ValueError("the teacher knows none of the classes")
+    return tuple(map(list, zip(*both, strict=True)))
+
+
+class LiveTeacher:
+    """A teacher of augmented views: what of a student's picture of `size` pixels it looks at.
+
+    `side` is the width of its input, `extent` the share of the student's picture that fills it.
+    """
+
+    def __init__(
+        self, teacher: Teacher, classes: list[str], size: int, device: torch.device, compile: bool
+    ) -> None:
+        margin = teacher.size // 32 if teacher.margin is None else teacher.margin
+        self.side, self.scale = teacher.size, teacher.scale
+        self.extent = (1 - 2 * (size // 32) / size) / (1 - 2 * margin / teacher.size)
+        self.dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+        network = teacher.network.to(device, self.dtype, memory_format=torch.channels_last)
+        self.network = torch.compile(network) if compile else network
+        both = shared(classes, teacher.classes)
+        self.columns, self.rows = (torch.tensor(places, device=device) for places in both)
+
+    @torch.no_grad()
+    def look(self, x: Tensor) -> Soft:
+        """Return the logits of views (B,1,side,side) float in 0...1."""
+        x = (x * self.scale).to(self.dtype, memory_format=torch.channels_last)
+        return Soft(self.network(x).float().index_select(1, self.rows), self.columns)
+
+
 class SoftLabels:
     """The labels of several packs behind the index of a `dataset.GlyphSet`.
 
-    `folders` are of `label_pack` by the same teacher, in the order of the packs. `known` (K,) bool
-    tells which of the student's `classes` the teacher knows, K' of them.
+    `folders` are of `label_pack` by the same teacher, in the order of the packs. `columns` (K',)
+    int64 tells which of the student's `classes` the teacher knows.
     """
 
     def __init__(self, folders: list[Path], classes: list[str], device: torch.device) -> None:
@@ -281,19 +327,16 @@ class SoftLabels:
         for folder in folders:
             with np.load(folder / "teacher.npz") as data:
                 basis, bias, names = data["basis"], data["bias"], data["classes"].tolist()
-            rows = {label: i for i, label in enumerate(names)}
-            chosen = [rows[label] for label in classes if label in rows]
+            columns, chosen = shared(classes, names)
             codes = np.memmap(folder / "labels.bin", np.float16, "r").reshape(-1, basis.shape[1])
             basis = torch.from_numpy(basis[chosen].T.copy()).to(device)
             self.parts.append((codes, basis, torch.from_numpy(bias[chosen]).to(device)))
-        if not chosen:
-            raise ValueError("the teacher knows none of the classes")
-        self.known = torch.tensor([label in rows for label in classes], device=device)
+        self.columns = torch.tensor(columns, device=device)
         self.starts = np.cumsum([0, *(len(codes) for codes, _, _ in self.parts)])
 
-    def fetch(self, indices: np.ndarray) -> Tensor:
-        """Return the teacher's logits (B,K') float32 of the classes in `known`."""
-        logits = torch.empty(len(indices), int(self.known.sum()), device=self.device)
+    def fetch(self, indices: np.ndarray) -> Soft:
+        """Return the teacher's logits of some glyphs, float32."""
+        logits = torch.empty(len(indices), len(self.columns), device=self.device)
         part = np.searchsorted(self.starts, indices, "right") - 1
         for number in np.unique(part):
             codes, basis, bias = self.parts[number]
@@ -301,4 +344,4 @@ class SoftLabels:
             rows = torch.from_numpy(codes[indices[here] - self.starts[number]])
             some = rows.to(self.device, non_blocking=True).float() @ basis + bias
             logits[torch.from_numpy(here).to(self.device)] = some
-        return logits
+        return Soft(logits, self.columns)

@@ -1,0 +1,102 @@
+"""What a GPU alone can show; skipped where there is none."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import CHARACTERS, SMALL, call_script, write_tree
+from test_teacher import write_onnx
+
+from config import Config
+from model import mobilenet_v3
+from train import State, check_finite, open_run, prepare, train_step, wrap
+from training.augment import Augmentation, augment
+from training.devices import Processes
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+EVERYTHING = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 1.0, 1.0)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("gpu") / "train", range(1001, 1007), samples=8)
+
+
+def start(tree, **settings):
+    small = {"size": 32, "width": 0.25, "head": 16, "batch_size": 16, "workers": 1}
+    run = open_run(Config(data=(str(tree),), **small | settings), Processes(0, 1, 0), None)
+    return run, State(run)
+
+
+def test_augmentation_is_that_of_the_cpu():
+    x = torch.rand(16, 1, 64, 64)
+    here, there = (
+        augment(x.clone().to(device), EVERYTHING, torch.Generator().manual_seed(1)).cpu()
+        for device in (CPU, CUDA)
+    )
+    torch.testing.assert_close(here, there, atol=2e-3, rtol=0)
+
+
+def test_what_was_trained_there_is_resumed_there_and_tested_here(tree, tmp_path):
+    given = ["--data", tree, "--out", tmp_path, *SMALL, "--device", "cuda"]
+    assert call_script("train.py", *given, "--epochs", 4).returncode == 0
+    assert call_script("train.py", "--resume", "--out", tmp_path, "--epochs", 6).returncode == 0
+    read = [
+        call_script("test.py", tree, "--checkpoint", tmp_path / "best.pt", "--device", device)
+        for device in ("cuda", "cpu")
+    ]
+    assert all(result.returncode == 0 for result in read)
+    top1 = [float(result.stdout.split("top-1")[1].split()[0]) for result in read]
+    assert top1[0] > 50 and top1[0] == pytest.approx(top1[1], abs=2)  # by chance: 17
+
+
+def test_a_step_waits_for_nothing(tree, tmp_path):
+    """Glyphs, teacher, augmentation, loss, optimizer, average: all is queued, none is read back."""
+    write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
+    teacher = {"teacher": str(tmp_path / "t.onnx"), "teacher_live": True, "logit_weight": 1.0}
+    run, state = start(tree, device="cuda", coarse=0.5, **teacher)
+    batches = run.samples.batches(run.config, 0, 0, 3, run.processes)
+    for number, (glyphs, labels, _) in enumerate(batches):
+        if number:  # the first one warms up
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            x, seen = prepare(run, state.step, glyphs)
+            labels = labels.to(run.device, non_blocking=True)
+            train_step(run, state, state.model.train(), x, labels, seen)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    check_finite(run, state)
+
+
+def test_compiled_steps_are_those_of_the_network(tree):
+    plain = {"amp": "fp32", "dropout": 0.0, "device": "cuda"}
+    losses = []
+    for compile in (False, True):
+        run, state = start(tree, **plain, compile=compile)
+        network = wrap(run, state.model.train())
+        for glyphs, labels, _ in run.samples.batches(run.config, 0, 0, 3, run.processes):
+            x, _ = prepare(run, state.step, glyphs)
+            train_step(run, state, network, x, labels.cuda(), None)
+        losses.append(float(state.totals[0]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_bfloat16_reads_as_float32():
+    network = mobilenet_v3(num_classes=50, head=64).cuda().eval()
+    x = torch.rand(8, 1, 64, 64, device="cuda")
+    with torch.inference_mode():
+        exact = network(x)
+        with torch.autocast("cuda", torch.bfloat16):
+            rough = network(x).float()
+    assert torch.corrcoef(torch.stack([exact.flatten(), rough.flatten()]))[0, 1] > 0.98
+
+
+def test_glyphs_that_do_not_fit_stay_on_the_host(tree):
+    run, _ = start(tree, device="cuda")
+    source = run.samples.source
+    assert source.fetch(run.samples.train[:4])[0].is_cuda
+    source = replace(run.samples, source=type(source)(source.packs, source.classes)).source
+    source.to(CUDA, free=100)
+    assert not source.fetch(run.samples.train[:4])[0].is_cuda

@@ -48,7 +48,7 @@ def test_what_was_trained_there_is_resumed_there_and_tested_here(tree, tmp_path)
         for device in ("cuda", "cpu")
     ]
     assert all(result.returncode == 0 for result in read)
-    top1 = [float(result.stdout.split("top-1")[1].split()[0]) for result in read]
+    top1 = [float(result.stdout.split("top-1")[1].split("%")[0]) for result in read]
     assert top1[0] > 50 and top1[0] == pytest.approx(top1[1], abs=2)  # by chance: 17
 
 

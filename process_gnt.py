@@ -26,6 +26,7 @@ import json
 import math
 import os
 import re
+import struct
 import sys
 import zlib
 from collections import Counter
@@ -33,7 +34,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from hwdb.archives import GntFile, find_files, open_files, other_archives
@@ -46,18 +46,26 @@ from jobs.pool import Workers, cores
 
 STATE, CHANGES, VERSION = ".process_gnt.json", ".process_gnt.jsonl", 2
 COUNTS = ("records", "images", "skipped", "undecodable", "extra", "png_bytes")
-BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
+BATCH_BYTES = 1 << 20  # of bitmaps, a task of a worker
 
 # -- pictures --------------------------------------------------------------------------------------
 
-# Handwriting is long runs of paper: run-length matching without row filters is both the fastest
-# setting of zlib and smaller than the default filters at level 6 (benchmarks/convert.py).
-PNG = (
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
-)
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+
+
+def encode_png(pixels: bytes, width: int, height: int) -> bytes:
+    """Return a bitmap as a PNG file, 8-bit greyscale.
+
+    Handwriting is long runs of paper: run-length matching without row filters is the fastest
+    setting of zlib, and about as small as the default filters at level 6 (benchmarks/convert.py).
+    """
+    rows = np.zeros((height, width + 1), np.uint8)  # column 0: no filter
+    rows[:, 1:] = np.frombuffer(pixels, np.uint8).reshape(height, width)
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 0, 0, 0, 0)
+    parts = (header, b"IDAT" + packer.compress(rows) + packer.flush(), b"IEND")
+    chunks = (struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 class Batch(NamedTuple):
@@ -72,14 +80,13 @@ def write_batch(batch: Batch) -> tuple[str, str, int, int]:
     """Write the pictures of a batch; return folder, prefix, how many, and how many bytes."""
     total = 0
     for number, (character, width, height, pixels, _) in batch.pictures:
-        bitmap = np.frombuffer(pixels, np.uint8).reshape(height, width)
-        data = cv2.imencode(".png", bitmap, PNG)[1]
+        data = encode_png(pixels, width, height)
         _write(f"{batch.folder}/{folder_name(character)}/{batch.prefix}_{number:05d}.png", data)
         total += len(data)
     return batch.folder, batch.prefix, len(batch.pictures), total
 
 
-def _write(path: str, data: np.ndarray) -> None:
+def _write(path: str, data: bytes) -> None:
     """Write a file, in its place; the record of its source tells whether it is whole."""
     try:
         try:
@@ -223,7 +230,7 @@ class Conversion:
         """Convert all files; raises ValueError and OSError for what the user has to settle."""
         sizes = {file: file.stat().st_size for file in files if file.is_file()}
         bar = progress(total=sum(sizes.values()), unit="B", unit_scale=True)
-        with self.locks, bar, Workers(self.workers, "process_gnt") as workers:
+        with self.locks, bar, Workers(self.workers) as workers:
             written = workers.map(write_batch, self._batches(files, sizes, bar))
             for folder, prefix, count, size in written:
                 tree = self.trees[os.path.basename(folder)]
@@ -415,7 +422,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="level1 (3755), symbols (171), all, a number N (the first N of level 1 in GB order), "
         "or a text file of characters (default: all)")  # fmt: skip
     add("--workers", type=int, default=cores(), metavar="N",
-        help="processes that write (default: one a core, here %(default)s)")  # fmt: skip
+        help="threads that write (default: one a core, here %(default)s)")  # fmt: skip
     add("--limit", type=int, default=math.inf, metavar="N", help="stop after N images, to try")
     add = parser.add_argument_group("download").add_argument
     add("--download", action="store_true",

@@ -10,8 +10,9 @@
             processes: what no converter with this encoder can beat
     level6  the size of the same pictures as PNG files of zlib level 6 (greyscale)
 
-The four take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a
-whole, from the command line to its exit, with the start of Python; so is imwrite but for the start.
+The four take turns, `--repeat` times; the median of each counts, in seconds and, which other work
+on the machine disturbs less, in processor seconds. process_gnt.py is timed as a whole, from the
+command line to its exit, with the start of Python; so is imwrite but for the start.
 """
 
 from __future__ import annotations
@@ -129,18 +130,24 @@ def level6_bytes(items: list[tuple[int, Record]]) -> int:
     return total
 
 
+def processor_seconds() -> float:
+    """Return the processor time of this process and of those it has waited for."""
+    return sum(os.times()[:4])
+
+
 def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
     """Return the figures of all four, each timed `repeat` times in turn."""
     items = load(files)
     shares = [Batch(str(work / "floor"), "1001", items[i::workers]) for i in range(workers)]
     names = ("usual", "imwrite", "floor", "process_gnt")
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    processor: dict[str, list[float]] = {name: [] for name in names if name != "floor"}
     for _ in range(repeat):
         for name, times in seconds.items():
             out = work / name
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), processor_seconds()
             if name == "usual":
                 usual(files, out)
             elif name == "imwrite":
@@ -153,12 +160,15 @@ def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
                 command += ["--out", str(out), "--split", "train", "--workers", str(workers)]
                 subprocess.run(command, check=True, capture_output=True)
             times.append(time.perf_counter() - begin)
+            processor[name].append(processor_seconds() - before)
     size = sum(path.stat().st_size for path in (work / "process_gnt").rglob("*.png"))
     rate = {name: len(items) / statistics.median(times) for name, times in seconds.items()}
+    cost = {name: 1e6 * statistics.median(t) / len(items) for name, t in processor.items()}
     return {
         "images": len(items),
         "workers": workers,
         "images_per_second": {name: round(value) for name, value in rate.items()},
+        "processor_us": {name: round(value, 1) for name, value in cost.items()},
         "times_usual": round(rate["process_gnt"] / rate["usual"], 2),
         "times_imwrite": round(rate["process_gnt"] / rate["imwrite"], 2),
         "time_over_floor": round(rate["floor"] / rate["process_gnt"], 3),
@@ -197,7 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(figures))
         return 0
     for name, value in figures["images_per_second"].items():
-        print(f"{name:12s} {value:9,} images/s")
+        cost = figures["processor_us"].get(name, "")
+        print(f"{name:12s} {value:9,} images/s {cost and f'{cost:9,} us of processor time each'}")
     print(f"process_gnt: {figures['times_usual']} x the usual converter")
     print(
         f"process_gnt: {figures['times_imwrite']} x cv2.imwrite with {figures['workers']} processes"

@@ -14,7 +14,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     was and removes the temporary file; an OSError without a file's name gets `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -320,6 +320,11 @@ def test_without_path(tmp_path):
         check(tmp_path / "data", expected("train", "1001", 1))
 
 
+def test_nothing_slow_is_loaded():
+    code = "import process_gnt, sys; sys.exit(not {'cv2', 'PIL'}.isdisjoint(sys.modules))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_killed_and_run_again_is_an_unbroken_run(tmp_path):
     """Killed at any moment; KILLS=50 for more of them."""

@@ -145,28 +145,28 @@ def test_loss_and_check_by_hand():
 
 def test_a_step_of_training_the_finder(tmp_path):
     torch.manual_seed(0)
-    run = training.Run(0.5, 1000)
+    learner = training.Learner(0.5, 1000)
     x = torch.rand(2, 2, SIDE, SIDE)
     y = torch.full((2, 4, SIDE, SIDE), 1 / SIDE**2)
     for step, rate in ((0, 0.5 / 200), (99, 0.25), (199, 0.5), (500, 0.5)):
-        run.step = step
-        before = {name: tensor.clone() for name, tensor in run.average.module.state_dict().items()}
-        assert run.learn(x, y, False) > 0 and run.step == step + 1
+        learner.step = step
+        before = {name: tensor.clone() for name, tensor in learner.average.module.state_dict().items()}
+        assert learner.learn(x, y, False) > 0 and learner.step == step + 1
         expected = rate * (1 + np.cos(np.pi * step / 1000)) / 2
-        assert run.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
-        total = torch.cat([p.grad.flatten() for p in run.model.parameters()]).norm()
-        assert total <= 1.001 and run.model.training
-    assert run.optimizer.param_groups[0]["weight_decay"] == 0.01
-    for name, tensor in run.average.module.state_dict().items():
+        assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        total = torch.cat([p.grad.flatten() for p in learner.model.parameters()]).norm()
+        assert total <= 1.001 and learner.model.training
+    assert learner.optimizer.param_groups[0]["weight_decay"] == 0.01
+    for name, tensor in learner.average.module.state_dict().items():
         if tensor.is_floating_point():
-            mine = run.model.state_dict()[name]
+            mine = learner.model.state_dict()[name]
             torch.testing.assert_close(tensor, 0.997 * before[name] + 0.003 * mine)
-    run.save(tmp_path / "new" / "state.pt")
-    other = training.Run(0.1, 10)
+    learner.save(tmp_path / "new" / "state.pt")
+    other = training.Learner(0.1, 10)
     other.resume(tmp_path / "new" / "state.pt")
     assert other.step == 501
     for name in training.PARTS:
-        assert str(getattr(other, name).state_dict()) == str(getattr(run, name).state_dict())
+        assert str(getattr(other, name).state_dict()) == str(getattr(learner, name).state_dict())
 
 
 def test_scenes_are_kept_and_drawn_anew(monkeypatch):

@@ -155,8 +155,8 @@ def check(model: nn.Module, x: Tensor, y: Tensor) -> str:
     return "; middle: ".join(said)
 
 
-class Run:
-    """Network, its average, optimizer and step: what a run resumes from."""
+class Learner:
+    """Network, its average, optimizer and step: what --resume goes on from."""
 
     def __init__(self, rate: float, steps: int) -> None:
         self.model = Finder().to(memory_format=torch.channels_last)
@@ -210,20 +210,20 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     torch.manual_seed(given.seed)
     cv2.setNumThreads(1)
-    run = Run(given.lr, given.steps)
+    learner = Learner(given.lr, given.steps)
     if given.resume:
-        run.resume(given.state)
+        learner.resume(given.state)
     held = Scenes((given.seed, 1)).batch(HELD, HELD)
-    scenes = Scenes((given.seed, 2 + run.step))
+    scenes = Scenes((given.seed, 2 + learner.step))
     losses = []
-    while run.step < given.steps:
-        losses.append(run.learn(*scenes.batch(BATCH, FRESH), given.bf16))
-        if run.step % 250 == 0 or run.step == given.steps:
-            said = check(run.average.eval(), *held)
-            print(f"{run.step} {np.mean(losses[-250:]):.4f} {said}", flush=True)
-            run.save(given.state)
+    while learner.step < given.steps:
+        losses.append(learner.learn(*scenes.batch(BATCH, FRESH), given.bf16))
+        if learner.step % 250 == 0 or learner.step == given.steps:
+            said = check(learner.average.eval(), *held)
+            print(f"{learner.step} {np.mean(losses[-250:]):.4f} {said}", flush=True)
+            learner.save(given.state)
             with replacing(given.out) as temporary:
-                np.savez(temporary, **weights(run.average.module))
+                np.savez(temporary, **weights(learner.average.module))
     return 0
 
 

@@ -150,7 +150,9 @@ def test_a_step_of_training_the_finder(tmp_path):
     y = torch.full((2, 4, SIDE, SIDE), 1 / SIDE**2)
     for step, rate in ((0, 0.5 / 200), (99, 0.25), (199, 0.5), (500, 0.5)):
         learner.step = step
-        before = {name: tensor.clone() for name, tensor in learner.average.module.state_dict().items()}
+        before = {
+            name: tensor.clone() for name, tensor in learner.average.module.state_dict().items()
+        }
         assert learner.learn(x, y, False) > 0 and learner.step == step + 1
         expected = rate * (1 + np.cos(np.pi * step / 1000)) / 2
         assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(expected)

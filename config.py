@@ -133,7 +133,9 @@ class Config:
 
     teacher: str = setting("", "checkpoint or ONNX file to learn from")
     unlabelled: tuple[str, ...] = setting(
-        (), "more pictures, whose labels do not count: the teacher alone says what they are"
+        (),
+        "more pictures (DIR@N as --data), whose labels do not count: the teacher alone says what "
+        "they are",
     )
     outliers: tuple[str, ...] = setting((), "pictures of no character: all logits are to be alike")
     teacher_weight: float = setting(0.7, "share of the loss that is the teacher's", SHARE)

@@ -5,8 +5,8 @@
 
 For Small and Large with the default settings, 3755 classes, with and without --compile: images a
 second of steps of train.py on a batch in memory (`steps`) and with fetching and augmentation
-(`training`), the share of the time that these cost, and the peak of allocated memory. Then
-inference with autocast.
+(`training`), the share of the time that these cost, and the peak of allocated memory; inference
+with autocast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from benchmarks import timing
 from benchmarks.step import CLASSES, contestants, start_run
 from config import Config
-from model import mobilenet_v3
+from model import VARIANTS, mobilenet_v3
 from training import devices
 
 
@@ -75,7 +75,7 @@ def inference(variant: str, batch_size: int, device: torch.device, rounds: int) 
     return timing.Row(f"{variant}, inference", batch_size / median(seconds), "images/s")
 
 
-def measure(batch_size: int, rounds: int) -> list[timing.Row]:
+def measure(variants: tuple[str, ...], batch_size: int, rounds: int) -> list[timing.Row]:
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     batch_size = batch_size or (1024 if cuda else 32)
@@ -85,21 +85,26 @@ def measure(batch_size: int, rounds: int) -> list[timing.Row]:
     print(f"device: {named}; batch {batch_size}", file=sys.stderr)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for variant in ("small", "large"):
-            for compile in (False, True) if cuda else (False,):
-                rows += training(Path(folder), variant, batch_size, device, compile, rounds)
+        for variant in variants:
             rows.append(inference(variant, batch_size, torch.device(device), rounds))
+            for compile in (False, True) if cuda else (False,):
+                done = training(Path(folder), variant, batch_size, device, compile, rounds)
+                print(*(f"{row.what}: {row.value:,.0f} {row.unit}" for row in done), sep="; ",
+                      file=sys.stderr)  # fmt: skip
+                rows += done
     return rows
 
 
 def main(argv: list[str] | None = None) -> int:
     options = timing.parser(__doc__)
+    options.add_argument("--variant", choices=VARIANTS, help="this one alone (default: all)")
     options.add_argument("--batch-size", type=int, default=0, help="0: 1024 on a GPU, else 32")
     options.add_argument(
         "--rounds", type=timing.at_least_one, default=7, help="of each (default: 7)"
     )
     given = options.parse_args(argv)
-    timing.report(measure(given.batch_size, given.rounds), given.json)
+    variants = (given.variant,) if given.variant else ("small", "large")
+    timing.report(measure(variants, given.batch_size, given.rounds), given.json)
     return 0
 
 

@@ -248,6 +248,8 @@ def test_outliers_and_unlabelled_come_behind_what_is_labelled(trees, tmp_path):
     assert (labels[:20] >= 0).all() and (labels[20:22] == UNLABELLED).all()
     assert (labels[22:] == NO_CHARACTER).all() and len(labels) == 42
     assert samples.train[-22:].tolist() == list(range(20, 42))
+    twice = open_samples(replace(both, unlabelled=(f"{b}@2",)), CPU)
+    assert twice.train[-24:].tolist() == [20, 20, 21, 21, *range(22, 42)]
     soft, known = next(samples.batches(both, 0, 0, 1, ALONE))[2]
     assert soft.shape == (4, 2) and known.tolist() == [0, 1]
 

@@ -103,16 +103,17 @@ def synthetic(config: Config, device: torch.device, classes: list[str] | None) -
 
 def packed(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
     """Return packed sources, parted by writer or with a source of their own to validate on."""
-    folders, repeats = zip(*map(split_repeat, config.data), strict=True)
+    given = [*config.data, *config.unlabelled, *config.outliers]
+    folders, repeats = zip(*map(split_repeat, given), strict=True)
     packs = [open_pack(folder, config.size, config.workers) for folder in folders]
-    present = sorted({label for pack in packs for label in pack.classes}, key=class_order)
+    labelled, free = len(config.data), len(given) - len(config.data)
+    known = {label for pack in packs[:labelled] for label in pack.classes}
+    present = sorted(known, key=class_order)
     chosen = select_classes(config.classes)
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
     classes = classes or present
-    free = [*config.unlabelled, *config.outliers]
-    packs += [open_pack(path, config.size, config.workers) for path in free]
-    source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=len(free))
+    source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=free)
     source.labels[source.sources >= len(packs) - len(config.outliers)] = NO_CHARACTER
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers)
@@ -122,8 +123,8 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
         said = f"{len(validation):,} validation glyphs of {config.val_data}"
     else:
         train, validation, said = hold_out(source, config.val_fraction, config.seed)
+    train = np.concatenate([train, np.flatnonzero(source.sources >= labelled)])
     train = np.repeat(train, np.array(repeats)[source.sources[train]])
-    train = np.concatenate([train, np.flatnonzero(source.sources >= len(repeats))])
     digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
     soft = live = None
     if config.teacher:

@@ -46,7 +46,7 @@ from jobs.pool import Workers, cores
 
 STATE, CHANGES, VERSION = ".process_gnt.json", ".process_gnt.jsonl", 2
 COUNTS = ("records", "images", "skipped", "undecodable", "extra", "png_bytes")
-BATCH_BYTES = 1 << 20  # of bitmaps, a task of a worker
+BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
 
 # -- pictures --------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Conversion:
         """Convert all files; raises ValueError and OSError for what the user has to settle."""
         sizes = {file: file.stat().st_size for file in files if file.is_file()}
         bar = progress(total=sum(sizes.values()), unit="B", unit_scale=True)
-        with self.locks, bar, Workers(self.workers) as workers:
+        with self.locks, bar, Workers(self.workers, "process_gnt") as workers:
             written = workers.map(write_batch, self._batches(files, sizes, bar))
             for folder, prefix, count, size in written:
                 tree = self.trees[os.path.basename(folder)]
@@ -422,7 +422,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="level1 (3755), symbols (171), all, a number N (the first N of level 1 in GB order), "
         "or a text file of characters (default: all)")  # fmt: skip
     add("--workers", type=int, default=cores(), metavar="N",
-        help="threads that write (default: one a core, here %(default)s)")  # fmt: skip
+        help="processes that write (default: one a core, here %(default)s)")  # fmt: skip
     add("--limit", type=int, default=math.inf, metavar="N", help="stop after N images, to try")
     add = parser.add_argument_group("download").add_argument
     add("--download", action="store_true",

@@ -1,6 +1,6 @@
-"""Processes or threads that work: the pool of converter, packer, synthesizer and endless streams.
+"""Worker processes: the one pool of converter, packer, synthesizer and endless streams.
 
-with Workers(4, preload="dataset") as workers:  # processes
+with Workers(4, preload="dataset") as workers:
     for result in workers.map(decode, tasks):
         ...
 """
@@ -15,14 +15,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 3  # tasks a worker that may be under way
+AHEAD = 3  # tasks a process that may be under way
 
 
 def cores() -> int:
@@ -32,20 +32,17 @@ def cores() -> int:
 
 
 class Workers(contextlib.AbstractContextManager):
-    """Workers that do tasks in order, a few ahead; one means this thread, 0 one a core.
+    """Processes that do tasks in order, a few ahead; one means this process, 0 one a core.
 
-    Without `preload` they are threads, for tasks that zlib and the system do for the most part.
-    Processes are not forked from this one, whose threads may hold locks. On Linux they come from a
-    server that has loaded the module `preload` alone, once for all of them; elsewhere they are
+    Workers are not forked from this process, whose threads may hold locks. On Linux they come from
+    a server that has loaded the module `preload` alone, once for all of them; elsewhere they are
     spawned. Ctrl-C is left to this process, and they end when it does, however that happens.
     """
 
-    def __init__(self, count: int, preload: str | None = None) -> None:
+    def __init__(self, count: int, preload: str) -> None:
         self.count = count or cores()
         self.pool = None
-        if self.count > 1 and preload is None:
-            self.pool = ThreadPoolExecutor(self.count)
-        elif self.count > 1:
+        if self.count > 1:
             method = "forkserver" if sys.platform == "linux" else "spawn"
             context = multiprocessing.get_context(method)
             if method == "forkserver":
@@ -74,7 +71,7 @@ class Workers(contextlib.AbstractContextManager):
             raise OSError(f"{why}; run again with fewer --workers") from None
 
     def __exit__(self, *_: object) -> None:
-        """End the workers; tasks that have not begun are dropped."""
+        """End the processes; tasks that have not begun are dropped."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 

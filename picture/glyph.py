@@ -105,7 +105,7 @@ def is_clean(grey: np.ndarray) -> bool:
     return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
 
 
-def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
+def _find(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
     """Return what is read (h',w') before and after cleaning, what was left out, the ink's box.
 
     A clean scan stays as it is. Otherwise the polarity is decided, the paper's brightness is
@@ -113,11 +113,13 @@ def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
     and what is no part of the character in the middle (scene.py). Raises ValueError if there is
     nothing but paper.
     """
+    grey = to_grey(picture)
+    colour = picture if picture.dtype == np.uint8 and picture.shape[2:] == (3,) else None
     if is_clean(grey):
         box = _ink_box(grey)
         if not _is_framed(grey, box):
             return grey, grey, None, box
-        before, bitmap, scene = _search(grey)
+        before, bitmap, scene = _search(grey, colour)
         if not scene.marks:
             return grey, grey, None, box
     else:
@@ -126,17 +128,23 @@ def _find(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Box]:
         light = 255 - grey
         drawn = is_clean(light) or 2 * np.count_nonzero(grey > 3) < grey.size
         drawn = drawn and not _is_framed(light, _ink_box(light))
-        before, bitmap, scene = _search(grey, drawn)
+        before, bitmap, scene = _search(grey, colour, drawn)
     return before, bitmap, scene, _ink_box(bitmap)
 
 
-def _search(grey: np.ndarray, alone: bool = False) -> tuple[np.ndarray, np.ndarray, Scene]:
-    """Look for the character, ever closer; `alone` says that there is nothing else."""
+def _search(
+    grey: np.ndarray, colour: np.ndarray | None, alone: bool = False
+) -> tuple[np.ndarray, np.ndarray, Scene]:
+    """Look for the character, ever closer; `alone` says that there is nothing else.
+
+    `grey` (h,w) and, if it has colours, `colour` (h,w,3) are the same picture.
+    """
     more, evidence = False, ()
     for _ in range(LOOKS):
         scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
-        ink = 255 - lift(_reduce(grey, scale) if scale < 1 else grey)
-        scene = Scene(ink, [], False) if alone else find_character(ink, evidence)
+        ink = 255 - lift(_reduce(grey, scale))
+        tint = None if colour is None else _reduce(colour, scale)
+        scene = Scene(ink, [], False) if alone else find_character(ink, evidence, tint)
         more |= scene.more
         top, bottom, left, right = _ink_box(255 - scene.ink, SURROUNDINGS)
         near = max(bottom - top, right - left) > NEAR * max(ink.shape)
@@ -145,6 +153,7 @@ def _search(grey: np.ndarray, alone: bool = False) -> tuple[np.ndarray, np.ndarr
         evidence = [part[top:bottom, left:right] for part in scene.evidence]
         top, bottom, left, right = (round(v / scale) for v in (top, bottom, left, right))
         grey = grey[top:bottom, left:right]
+        colour = None if colour is None else colour[top:bottom, left:right]
     return 255 - ink, 255 - scene.ink, scene._replace(more=more)
 
 
@@ -162,8 +171,10 @@ def _is_framed(grey: np.ndarray, box: Box) -> bool:
 
 
 def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
-    """Make a picture smaller, but no side less than a pixel."""
-    w, h = (max(1, round(side * scale)) for side in grey.shape[::-1])
+    """Make a picture (h,w) or (h,w,3) smaller, but no side less than a pixel."""
+    if scale == 1:
+        return grey
+    h, w = (max(1, round(side * scale)) for side in grey.shape[:2])
     return cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
 
 
@@ -288,7 +299,7 @@ def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> 
 def find_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> Found:
     """Return the glyph of a picture as `to_glyph` does, and what was left out of the picture."""
     margin = size // 32 if margin is None else margin
-    before, bitmap, scene, box = _find(to_grey(picture))
+    before, bitmap, scene, box = _find(picture)
     top, bottom, left, right = box
     ink = 255 - bitmap[top:bottom, left:right]
     h, w = ink.shape

@@ -25,7 +25,9 @@ LONG = 0.3  # share of the side that a line has at least
 # Log odds below which a piece is a neighbour's: one that the border cuts, a whole one.
 SURE_CUT, SURE_WHOLE = -1, -4.5
 DOUBT = 1.0  # log odds
-SURE = 0.1  # a piece with this share of other ink, or less, is not cut
+SURE = 0.05  # a piece with this share of other ink, or less, is not cut
+# Colours count from so many pixels of ink that is surely written and surely not; levels of noise.
+SURE_INK, COLOUR_LEAST, COLOUR_NOISE, COLOUR_MOST = 2.0, 30, 2.0, 4.0
 
 
 class Mark(NamedTuple):
@@ -84,18 +86,23 @@ class Pieces(NamedTuple):
         return [Mark(kind, (y, y + high, x, x + wide)) for x, y, wide, high in found]
 
 
-def find_character(ink: np.ndarray, before: Sequence[np.ndarray] = ()) -> Scene:
+def find_character(
+    ink: np.ndarray, before: Sequence[np.ndarray] = (), picture: np.ndarray | None = None
+) -> Scene:
     """Leave out what does not belong to the character in the middle.
 
     Args:
         ink: (h,w) uint8, 0 = paper, at most some hundred pixels a side.
         before: evidence of the same part of a larger picture, which counts as well.
+        picture: (h,w,3) uint8, with the colours of the ink, if there are any.
     """
     mask = ink > INK
     found = evidence(ink)
     for part, more in zip(found, before, strict=False):
         part += cv2.resize(more, ink.shape[::-1])
     written, middle = found
+    if picture is not None:
+        written += _by_colour(picture, ink, mask, written)
     own, mixed = _whole(mask, mask & (written > 0))
     lines = mask & ~own
     _, _, wide, high = cv2.boundingRect(lines.view(np.uint8))
@@ -121,6 +128,35 @@ def find_character(ink: np.ndarray, before: Sequence[np.ndarray] = ()) -> Scene:
     more = pieces.area[whole].sum() > 0.5 * keep.sum()
     keep = cv2.dilate(keep, np.ones((3, 3), np.uint8)) & ~lines.view(np.uint8)
     return Scene(ink * keep, marks, bool(more), found)
+
+
+def _by_colour(
+    picture: np.ndarray, ink: np.ndarray, mask: np.ndarray, written: np.ndarray
+) -> np.ndarray:
+    """Return what the colours of ink (h,w) add to the log odds that it was written.
+
+    What surely was and what surely was not show how much the ink of either kind differs from the
+    paper's colour, in proportion to its strength. Where they differ alike, nothing is added.
+    """
+    odds = np.zeros(ink.shape, np.float32)
+    at = np.flatnonzero(mask)
+    if len(at) == mask.size:
+        return odds
+    sure = written.take(at)
+    tint = cv2.blur(picture, (3, 3)).reshape(-1, 3).astype(np.float32)  # JPEG blurs colours more
+    tint = tint[:, ::2] - tint[:, 1:2]  # (h*w,2): blue and red less green
+    tint = tint[at] - tint[~mask.ravel()].mean(0)
+    strength = cv2.blur(ink, (3, 3)).take(at)[:, None] / np.float32(255)
+    apart, noise = [], COLOUR_NOISE**2
+    for chosen in (sure > SURE_INK, sure < -SURE_INK):
+        if np.count_nonzero(chosen) < COLOUR_LEAST:
+            return odds
+        own, by = tint[chosen], strength[chosen]
+        rest = tint - strength * ((own * by).sum(0) / (by * by).sum())
+        apart.append((rest**2).sum(1))
+        noise += (rest[chosen] ** 2).mean()
+    odds.put(at, np.clip((apart[1] - apart[0]) / (2 * noise), -COLOUR_MOST, COLOUR_MOST))
+    return odds
 
 
 def _is_tight(ink: np.ndarray) -> bool:
@@ -177,4 +213,16 @@ def _whole(mask: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for side in (True, False):
         parts = Pieces.of(mixed & (own == side))
         own ^= parts.mask(parts.area < 0.6 * dot)
-    return own, mixed
+    return _mended(own, mixed), mixed
+
+
+def _mended(own: np.ndarray, mixed: np.ndarray) -> np.ndarray:
+    """Give strokes (h,w) bool back what they lost where a line crosses them."""
+    lines = (mixed & ~own).view(np.uint8)
+    depth = cv2.distanceTransform(lines, cv2.DIST_L2, 3)
+    wide = round(4 * depth.sum() / max(lines.sum(), 1))  # the lines' width and one pixel
+    for shape in ((wide, 1), (1, wide)):
+        kernel = np.ones(shape, np.uint8)
+        closed = cv2.morphologyEx(own.view(np.uint8), cv2.MORPH_CLOSE, kernel)
+        own = own | (mixed & closed.view(bool))
+    return own

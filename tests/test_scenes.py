@@ -120,6 +120,34 @@ def test_the_finder_decides_what_is_a_line(monkeypatch):
     assert "line" not in {mark.kind for mark in find_glyph(photo).scene.marks}
 
 
+def test_colours_tell_lines_from_strokes(monkeypatch):
+    frame, cross = np.full((2, SIDE, SIDE), 255, np.uint8)
+    cv2.rectangle(frame, (8, 8), (151, 151), 90, 2)
+    cross[79:81, 9:151] = cross[9:151, 79:81] = 90
+    blue, red = ([1, 0, 0], [0, 0, 1])  # what of the light they let through
+    layers = ((page(), blue), (np.minimum(frame, cross), red))
+    photo = np.full((SIDE, SIDE, 3), 235.0)
+    for layer, tone in layers:
+        photo *= 1 - (255 - layer[..., None]) / 255 * (1 - np.array(tone))
+    photo = photo.astype(np.uint8)
+    # The finder is sure of the frame, and takes the cross for strokes.
+    said = np.where(frame < 255, -5, 2.5).astype(np.float32)
+    monkeypatch.setattr(scene, "evidence", lambda ink: (said.copy(), np.ones_like(said)))
+    expected = to_glyph(photograph(page()))
+    assert like(to_glyph(photo), expected) > 0.9
+    assert like(to_glyph(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)), expected) < 0.7
+
+
+def test_strokes_stay_whole_where_a_line_crosses_them(monkeypatch):
+    lines = np.full((SIDE, SIDE), 255, np.uint8)
+    lines[94:98] = 80
+    said = np.where(lines < 255, -5, 5).astype(np.float32)
+    monkeypatch.setattr(scene, "evidence", lambda ink: (said.copy(), np.ones_like(said)))
+    found = find_glyph(photograph(np.minimum(page(), lines)))
+    assert {mark.kind for mark in found.scene.marks} == {"line"}
+    assert like(found.glyph, to_glyph(photograph(page()))) > 0.97
+
+
 def test_a_light_drawing_as_jpeg_keeps_it_has_no_lines(monkeypatch):
     light = np.zeros((64, 64), np.uint8)
     cv2.line(light, (8, 34), (56, 30), 160, 1, cv2.LINE_AA)

@@ -32,7 +32,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -69,17 +69,17 @@ def encode_png(pixels: bytes, width: int, height: int) -> bytes:
 
 
 class Batch(NamedTuple):
-    """Pictures to write: (number, record) each; none: the end of a source."""
+    """Pictures to write: number, character, width, height, pixels; none: the end of a source."""
 
     folder: str
     prefix: str
-    pictures: list[tuple[int, Record]]
+    pictures: list[tuple[int, str, int, int, bytes]]
 
 
 def write_batch(batch: Batch) -> tuple[str, str, int, int]:
     """Write the pictures of a batch; return folder, prefix, how many, and how many bytes."""
     total = 0
-    for number, (character, width, height, pixels, _) in batch.pictures:
+    for number, character, width, height, pixels in batch.pictures:
         data = encode_png(pixels, width, height)
         _write(f"{batch.folder}/{folder_name(character)}/{batch.prefix}_{number:05d}.png", data)
         total += len(data)
@@ -211,6 +211,18 @@ def _checksum(source: GntFile) -> int:
 # -- conversion ------------------------------------------------------------------------------------
 
 
+class _Checksummed:
+    """A stream with the checksum of what was read from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.crc = stream, 0
+
+    def read(self, count: int) -> bytes:
+        data = self.stream.read(count)
+        self.crc = zlib.crc32(data, self.crc)
+        return data
+
+
 class Conversion:
     """One run: the sources in turn, their batches to the workers, everything counted."""
 
@@ -293,8 +305,11 @@ class Conversion:
             self.images += entry["images"]
             return
         batch, size = Batch(str(tree.folder), prefix, []), 0
-        for number, record in self._records(source, entry):
-            batch.pictures.append((number, record))
+        stream = source.open()
+        if source.crc is None:
+            stream = _Checksummed(stream)
+        for number, record in self._records(stream, source.name, entry):
+            batch.pictures.append((number, *record[:4]))
             size += len(record.pixels)
             if size >= BATCH_BYTES:
                 yield batch
@@ -302,12 +317,12 @@ class Conversion:
         if batch.pictures:
             yield batch
         if self.images < self.limit:  # else it is unfinished
-            entry["crc"] = _checksum(source)
+            entry["crc"] = stream.crc if source.crc is None else source.crc
             yield batch._replace(pictures=[])
 
-    def _records(self, source: GntFile, entry: dict) -> Iterator[tuple[int, Record]]:
+    def _records(self, stream: BinaryIO, name: str, entry: dict) -> Iterator[tuple[int, Record]]:
         """Yield the selected records of a source with their numbers, and count them all."""
-        for item in read_gnt(source.open(), source.name):
+        for item in read_gnt(stream, name):
             if self.images >= self.limit:
                 return
             number = entry["records"]

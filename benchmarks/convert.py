@@ -10,9 +10,8 @@
             processes: what no converter with this encoder can beat
     level6  the size of the same pictures as PNG files of zlib level 6 (greyscale)
 
-The four take turns, `--repeat` times; the median of each counts, in seconds and, which other work
-on the machine disturbs less, in processor seconds. process_gnt.py is timed as a whole, from the
-command line to its exit, with the start of Python; so is imwrite but for the start.
+The four take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a
+whole, from the command line to its exit, with the start of Python; so is imwrite but for the start.
 """
 
 from __future__ import annotations
@@ -110,29 +109,24 @@ def floor(shares: list[Batch]) -> float:
     return time.perf_counter() - begin
 
 
-def load(files: list[Path]) -> list[tuple[int, Record]]:
+def load(files: list[Path]) -> list[tuple]:
     """Return every picture as process_gnt.py hands it to its workers."""
     records = []
     for path in files:
         with path.open("rb") as stream:
-            records += [r for r in read_gnt(stream, path.name) if isinstance(r, Record)]
-    return list(enumerate(records))
+            records += [r[:4] for r in read_gnt(stream, path.name) if isinstance(r, Record)]
+    return [(number, *record) for number, record in enumerate(records)]
 
 
-def level6_bytes(items: list[tuple[int, Record]]) -> int:
+def level6_bytes(items: list[tuple]) -> int:
     """Return the size of the pictures as greyscale PNG files of zlib level 6."""
     total = 0
-    for _, record in items:
+    for _, _, width, height, pixels in items:
         stream = io.BytesIO()
-        picture = Image.frombytes("L", (record.width, record.height), record.pixels)
+        picture = Image.frombytes("L", (width, height), pixels)
         picture.save(stream, "png", compress_level=6)
         total += stream.tell()
     return total
-
-
-def processor_seconds() -> float:
-    """Return the processor time of this process and of those it has waited for."""
-    return sum(os.times()[:4])
 
 
 def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
@@ -141,13 +135,12 @@ def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
     shares = [Batch(str(work / "floor"), "1001", items[i::workers]) for i in range(workers)]
     names = ("usual", "imwrite", "floor", "process_gnt")
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    processor: dict[str, list[float]] = {name: [] for name in names if name != "floor"}
     for _ in range(repeat):
         for name, times in seconds.items():
             out = work / name
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
-            begin, before = time.perf_counter(), processor_seconds()
+            begin = time.perf_counter()
             if name == "usual":
                 usual(files, out)
             elif name == "imwrite":
@@ -160,15 +153,12 @@ def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
                 command += ["--out", str(out), "--split", "train", "--workers", str(workers)]
                 subprocess.run(command, check=True, capture_output=True)
             times.append(time.perf_counter() - begin)
-            processor[name].append(processor_seconds() - before)
     size = sum(path.stat().st_size for path in (work / "process_gnt").rglob("*.png"))
     rate = {name: len(items) / statistics.median(times) for name, times in seconds.items()}
-    cost = {name: 1e6 * statistics.median(t) / len(items) for name, t in processor.items()}
     return {
         "images": len(items),
         "workers": workers,
         "images_per_second": {name: round(value) for name, value in rate.items()},
-        "processor_us": {name: round(value, 1) for name, value in cost.items()},
         "times_usual": round(rate["process_gnt"] / rate["usual"], 2),
         "times_imwrite": round(rate["process_gnt"] / rate["imwrite"], 2),
         "time_over_floor": round(rate["floor"] / rate["process_gnt"], 3),
@@ -207,8 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(figures))
         return 0
     for name, value in figures["images_per_second"].items():
-        cost = figures["processor_us"].get(name, "")
-        print(f"{name:12s} {value:9,} images/s {cost and f'{cost:9,} us of processor time each'}")
+        print(f"{name:12s} {value:9,} images/s")
     print(f"process_gnt: {figures['times_usual']} x the usual converter")
     print(
         f"process_gnt: {figures['times_imwrite']} x cv2.imwrite with {figures['workers']} processes"

@@ -40,6 +40,7 @@ CHARACTERS = "一十口人大小"
 SMALL = [
     *("--size", "32", "--width", "0.5", "--head", "64", "--batch-size", "16"),
     *("--epochs", "16", "--dropout", "0", "--ema", "0.9", "--lr", "0.004", "--threads", "1"),
+    *("--device", "cpu"),
 ]
 
 

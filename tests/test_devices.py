@@ -75,6 +75,16 @@ def test_a_process_group_is_joined_as_torchrun_says(machine, monkeypatch, gpus, 
     assert Processes(0, 8, 0).main and not Processes(1, 8, 1).main
 
 
+def test_a_process_without_a_gpu_is_one_sentence(machine, monkeypatch):
+    machine(gpus=1)
+    for key, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(key, value)
+    with pytest.raises(
+        ValueError, match="process 2 of this machine has no GPU, there are 1; start 1"
+    ):
+        devices.start_processes("auto")
+
+
 def test_the_group_is_left_where_there_is_one(monkeypatch):
     left = []
     monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(1))

@@ -410,7 +410,8 @@ def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():
 
 def small_run(data, **settings) -> tuple[Run, State]:
     """Return a run on the small data at its first step."""
-    settings = {"size": 32, "width": 0.25, "head": 16, "batch_size": 8, "workers": 1} | settings
+    small = {"size": 32, "width": 0.25, "head": 16, "batch_size": 8, "workers": 1, "device": "cpu"}
+    settings = small | settings
     run = open_run(Config(data=(str(data / "train"),), **settings), Processes(0, 1, 0), None)
     return run, State(run)
 
@@ -558,7 +559,7 @@ def test_what_cannot_be_shared_is_said(data, capsys):
         ({"batch_size": 7}, Processes(0, 2, 0), "does not divide among 2"),
         ({"sync_bn": True}, Processes(0, 1, 0), "between GPUs alone"),
     ]:
-        config = Config(data=(str(data / "train"),), size=32, **settings)
+        config = Config(data=(str(data / "train"),), size=32, device="cpu", **settings)
         with pytest.raises(ValueError, match=said):
             open_run(config, processes, None)
 

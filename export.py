@@ -102,8 +102,8 @@ def to_onnx(
     else:
         entry = tensor("picture", TensorProto.UINT8, ["N", 1, "H", "W"])
         glyph = prepare(Value(graph, "picture"), size)
-        graph.rename(glyph.node("Cast", to=TensorProto.UINT8).name, "glyph")
-        x = (glyph / 255).node("Unsqueeze", np.array([1]))
+        graph.rename(glyph.name, "glyph")
+        x = (glyph.float() / 255).node("Unsqueeze", np.array([1]))
         graph.shapes.append(tensor(x.name, *glyphs))
         graph.rename(graph.add(x.name, model), "logits")
         outputs["glyph"] = (TensorProto.UINT8, ["N", size, size])
@@ -131,10 +131,9 @@ def to_onnx(
 def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dict[str, tuple]:
     """Add what programs would compute from the logits; return the outputs, as in `to_onnx`."""
     logits = Value(graph, "logits")
-    shares, most = logits.node("Softmax", axis=1), logits.lift(np.array([count]))
-    best = graph.node("TopK", shares.name, most.name, outputs=2)
-    graph.rename(best, "labels")
-    graph.rename(best.removesuffix("_"), "probabilities")
+    probabilities, labels = logits.node("Softmax", axis=1).top(np.array([count]))
+    graph.rename(labels.name, "labels")
+    graph.rename(probabilities.name, "probabilities")
     outputs = {
         "labels": (TensorProto.INT64, ["N", count]),
         "probabilities": (TensorProto.FLOAT, ["N", count]),

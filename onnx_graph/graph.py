@@ -58,9 +58,8 @@ class Value:
         if isinstance(other, Value):
             return other
         array = np.asarray(other, np.float32) if np.isscalar(other) else other
-        return Value(
-            self.graph, self.graph.constant(f"constant_{len(self.graph.constants)}", array)
-        )
+        self.graph.count += 1
+        return Value(self.graph, self.graph.constant(f"constant_{self.graph.count}", array))
 
     __add__ = __radd__ = _operator("Add")
     __mul__ = __rmul__ = _operator("Mul")
@@ -77,14 +76,18 @@ class Value:
     def __rtruediv__(self, other: float) -> Value:
         return self.lift(other) / self
 
-    def choose(self, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
+    def choose(
+        self, yes: Callable[[], Value], no: Callable[[], Value], kind: int = TensorProto.FLOAT
+    ) -> Value:
         """Return what `yes` adds if this (one bool) is true, else what `no` adds; one runs."""
-        outside, branches = self.graph.nodes, []
+        graph, branches = self.graph, []
+        outside = graph.nodes, graph.constants
         for branch in (yes, no):
-            self.graph.nodes = []
-            result = helper.make_tensor_value_info(branch().name, TensorProto.FLOAT, None)
-            branches.append(helper.make_graph(self.graph.nodes, result.name, [], [result]))
-        self.graph.nodes = outside
+            graph.nodes, graph.constants = [], []  # constants of outside would cost as inputs do
+            result = helper.make_tensor_value_info(branch().name, kind, None)
+            parts = graph.nodes, result.name, [], [result], graph.constants
+            branches.append(helper.make_graph(*parts))
+        graph.nodes, graph.constants = outside
         return self.node("If", then_branch=branches[0], else_branch=branches[1])
 
     def where(self, yes: Value | float, no: Value | float) -> Value:
@@ -102,13 +105,13 @@ class Value:
         least = self.node("Cast", to=TensorProto.INT32).node("ReduceMin", keepdims=0)
         return least.node("Cast", to=TensorProto.BOOL)
 
-    def range(self) -> Value:
-        """Return 0, 1... below this one number, float32 (L,)."""
-        return self.lift(0.0).node("Range", self.node("Squeeze"), 1.0)
+    def range(self, step: float = 1.0) -> Value:
+        """Return 0, one step... below this number, float32 (L,)."""
+        return self.lift(0.0).node("Range", self, step)
 
     def length(self, axis: int) -> Value:
-        """Return the length of an axis, float32 (1,)."""
-        return self.node("Shape", start=axis, end=axis + 1).float()
+        """Return the length of an axis, one float32."""
+        return self.node("Shape", start=axis, end=axis + 1).node("Squeeze").float()
 
     def transpose(self, *axes: int) -> Value:
         return self.node("Transpose", perm=axes)
@@ -120,3 +123,8 @@ class Value:
     def max(self, axis: int = -1) -> Value:
         """Return the largest along an axis, which stays with length 1."""
         return self.node("ReduceMax", axes=[axis], keepdims=1)
+
+    def top(self, count: Value | np.ndarray) -> tuple[Value, Value]:
+        """Return so many, (1,), largest along the last axis, the largest first, and their places."""
+        places = self.graph.node("TopK", self.name, self.lift(count).name, outputs=2)
+        return Value(self.graph, places.removesuffix("_")), Value(self.graph, places)

@@ -131,9 +131,10 @@ def to_onnx(
 def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dict[str, tuple]:
     """Add what programs would compute from the logits; return the outputs, as in `to_onnx`."""
     logits = Value(graph, "logits")
-    probabilities, labels = logits.node("Softmax", axis=1).top(np.array([count]))
-    graph.rename(labels.name, "labels")
-    graph.rename(probabilities.name, "probabilities")
+    shares, most = logits.node("Softmax", axis=1), logits.lift(np.array([count]))
+    best = graph.node("TopK", shares.name, most.name, outputs=2)
+    graph.rename(best, "labels")
+    graph.rename(best.removesuffix("_"), "probabilities")
     outputs = {
         "labels": (TensorProto.INT64, ["N", count]),
         "probabilities": (TensorProto.FLOAT, ["N", count]),

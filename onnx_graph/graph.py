@@ -123,8 +123,3 @@ class Value:
     def max(self, axis: int = -1) -> Value:
         """Return the largest along an axis, which stays with length 1."""
         return self.node("ReduceMax", axes=[axis], keepdims=1)
-
-    def top(self, count: Value | np.ndarray) -> tuple[Value, Value]:
-        """Return so many, (1,), largest along the last axis, the largest first, and their places."""
-        places = self.graph.node("TopK", self.name, self.lift(count).name, outputs=2)
-        return Value(self.graph, places.removesuffix("_")), Value(self.graph, places)

@@ -38,6 +38,7 @@ def _blur() -> np.ndarray:
     """Return weights (32,32) that smooth a side of the paper's map, which goes on as it ends."""
     places = np.arange(-PAPER, 2 * PAPER)
     weights = np.exp(-(((np.arange(PAPER)[:, None] - places) / (WINDOW / 6)) ** 2) / 2)
+    weights[weights < 1e-9] = 0  # products with the smallest numbers take many times as long
     weights /= weights.sum(1, keepdims=True)
     into = np.clip(places, 0, PAPER - 1)[:, None] == np.arange(PAPER)
     return (weights @ into).astype(np.float32)
@@ -116,10 +117,14 @@ def to_ink(picture: Value, height: Side, width: Side) -> Value:
     clean = is_clean(grey, ones, black, height, width)
 
     def mixed() -> Value:
-        shown = (clean | black).all().choose(
-            lambda: grey.node("Identity"),
-            lambda: clean.where(grey, from_paper(grey, black, height, width)),
-            TensorProto.UINT8,
+        shown = (
+            (clean | black)
+            .all()
+            .choose(
+                lambda: grey.node("Identity"),
+                lambda: clean.where(grey, from_paper(grey, black, height, width)),
+                TensorProto.UINT8,
+            )
         )
         return strengthen(shown, clean, height, width)
 
@@ -304,7 +309,7 @@ def resampling(begin: Value, last: Value, size: int) -> tuple[Value, Value, Valu
     step = length / count  # pixels of the picture in one of the glyph
     inside = (place > 0) & (place < count)
     centre = (place * step + (begin - 0.5)).at_least(begin).at_most(last)  # of pixel 0 at 0
-    step = (scale < 1).where(step, 1.0)
+    step = step.at_least(1)  # to enlarge, two pixels as far apart as in the picture
     gain = 1 / step.node("ReduceProd", axes=[1], keepdims=1)
     return inside.where(centre, -1e6), (step + 1) * 0.5, gain
 

@@ -7,7 +7,7 @@ One glyph at a time (latency) and 64 at a time (throughput), input to logits, al
 run; the ONNX files are made by export.py. `preparation` is picture.to_glyph, and what takes its
 place in a file that takes pictures, in processor time, the best of the rounds: scans of 128 x 128
 pixels, dark on light as they are, light on dark, whose contrast is stretched, and on grey, whose
-paper is estimated, too. In turn with it runs the fp32 network, a fixed piece of work to compare with.
+paper is estimated, too; in turn with the fp32 network, a fixed piece of work to compare with.
 """
 
 from __future__ import annotations

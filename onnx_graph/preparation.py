@@ -204,19 +204,20 @@ def strengthen(ink: Value, clean: Value, height: Side, width: Side) -> Value:
     table, edge = contrast(histogram(levels), height.length * width.length)
     table = clean.node("Squeeze", LAST).where(255 - BINS, table)
     edge = clean.where(-1.0, edge.node("Unsqueeze", LAST))
-    kept = without_specks(levels > edge.node("Cast", to=TensorProto.INT32), clean, height, width)
-    near = column(kept).node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4)
+    marked = (levels > edge.node("Cast", to=TensorProto.INT32)).float()
+    near = column(without_specks(marked, clean, height, width)).node(
+        "MaxPool", kernel_shape=[3, 3], pads=[1] * 4
+    )
     full = table.node("GatherElements", levels.node("Flatten", axis=1), axis=1)
     return full.node("Reshape", levels.node("Shape")) * near.node("Squeeze", np.array([1]))
 
 
-def without_specks(mask: Value, clean: Value, height: Side, width: Side) -> Value:
-    """Return a mask (N,H,W) bool as 1 and 0, but 0 for pieces that are small and alone.
+def without_specks(marked: Value, clean: Value, height: Side, width: Side) -> Value:
+    """Return a mask (N,H,W) of 0 and 1 without pieces that are small and alone.
 
     A piece that picture.glyph._drop_specks would keep has 0.5 % of the mask. If it is as thin as a
     hair, its middle still sees as much within half as many pixels. Clean pictures stay as they are.
     """
-    marked = mask.float()
     ink = marked.node("ReduceSum", np.array([1, 2]), keepdims=1)  # (N,1,1)
     cells = shrink(marked, CELL)
     least = clean.where(0.0, ink * (0.005 / CELL**2))
@@ -230,7 +231,7 @@ def without_specks(mask: Value, clean: Value, height: Side, width: Side) -> Valu
 
     def looked_at() -> Value:
         rows, columns = column(height.pixels) - down, width.pixels - column(right)
-        return (mask & (near(rows, columns, reach) >= least)).float()
+        return marked * (near(rows, columns, reach) >= least).float()
 
     # A cell sees no more than each of its pixels: mostly that says already that nothing is alone.
     seen = near(column(down) - down, right - column(right), reach - middle)

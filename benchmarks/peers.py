@@ -55,6 +55,7 @@ PADDINGS = ((0.02, 96), (0.1, 96), (0.2, 96), (0.35, 96), (0.1, 320), (0.2, 320)
 TUNING = 100  # pictures that choose the padding
 
 Ranking = Callable[[np.ndarray], list[str]]  # picture -> characters, best first
+Preparation = Callable[[np.ndarray], np.ndarray]  # picture -> square (n,n) uint8, 255 = paper
 
 
 class Score(NamedTuple):
@@ -108,7 +109,17 @@ def teacher(path: Path, scale: float) -> Ranking:
     return rank
 
 
-def line_reader(path: Path, classes: set[str], padding: float, width: int) -> Ranking:
+def tight(padding: float) -> Preparation:
+    """Return the preparation of a tight crop with a margin."""
+
+    def prepare(picture: np.ndarray) -> np.ndarray:
+        glyph = 255 - to_glyph(picture, 96, 0)
+        return cv2.copyMakeBorder(glyph, *([round(96 * padding)] * 4), 0, value=255)
+
+    return prepare
+
+
+def line_reader(path: Path, classes: set[str], prepare: Preparation, width: int) -> Ranking:
     """Return the ranking of a PP-OCR recognition network: the best moment of every class."""
     session = open_session(path)
     name = session.get_inputs()[0].name
@@ -120,12 +131,10 @@ def line_reader(path: Path, classes: set[str], padding: float, width: int) -> Ra
     table = np.array([i + 1 for i, c in enumerate(characters) if c in classes])  # 0 is CTC's blank
 
     def rank(picture: np.ndarray) -> list[str]:
-        glyph = 255 - to_glyph(picture, 96, 0)
-        border = round(96 * padding)
-        glyph = cv2.copyMakeBorder(glyph, *([border] * 4), cv2.BORDER_CONSTANT, value=255)
         line = np.full((LINE, width), 127.5 if width > 2 * LINE else 255, np.float32)
         left = 0 if width > 2 * LINE else (width - LINE) // 2
-        line[:, left : left + LINE] = cv2.resize(glyph, (LINE, LINE), interpolation=cv2.INTER_AREA)
+        square = cv2.resize(prepare(picture), (LINE, LINE), interpolation=cv2.INTER_AREA)
+        line[:, left : left + LINE] = square
         x = np.repeat((line / 127.5 - 1)[None, None], 3, 1)
         best = session.run(None, {name: x})[0][0].max(0)[table]
         return [characters[i - 1] for i in table[np.argsort(-best)[:5]]]
@@ -152,7 +161,8 @@ def best_padding(path: Path, classes: set[str], data: list) -> tuple[float, int]
     some = data[:: max(1, len(data) // TUNING)]
 
     def right(choice: tuple[float, int]) -> float:
-        return measure("", line_reader(path, classes, *choice), some, path).top1
+        reader = line_reader(path, classes, tight(choice[0]), choice[1])
+        return measure("", reader, some, path).top1
 
     return max(PADDINGS, key=right)
 
@@ -189,7 +199,8 @@ def contest(given) -> Iterator[Score | str]:
             continue
         choice = best_padding(path, classes, data)
         note = f"margin {choice[0]:.0%}, line of {choice[1]} px"
-        yield measure(name, line_reader(path, classes, *choice), data, path, note)
+        reader = line_reader(path, classes, tight(choice[0]), choice[1])
+        yield measure(name, reader, data, path, note)
 
 
 def main(argv: list[str] | None = None) -> int:

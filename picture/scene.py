@@ -140,21 +140,21 @@ def _by_colour(
     """
     odds = np.zeros(ink.shape, np.float32)
     at = np.flatnonzero(mask)
-    if len(at) == mask.size:
-        return odds
     sure = written.take(at)
-    tint = cv2.blur(picture, (3, 3)).reshape(-1, 3).astype(np.float32)  # JPEG blurs colours more
-    tint = tint[:, ::2] - tint[:, 1:2]  # (h*w,2): blue and red less green
-    tint = tint[at] - tint[~mask.ravel()].mean(0)
-    strength = cv2.blur(ink, (3, 3)).take(at)[:, None] / np.float32(255)
+    picture = cv2.blur(picture, (3, 3))  # so does JPEG with the colours
+    paper = np.float32(cv2.mean(picture, (~mask).view(np.uint8))[:3])
+    tint = picture.reshape(-1, 3).take(at, 0) - paper
+    tint = tint[:, ::2] - tint[:, 1:2]  # (n,2): blue and red less green
+    strength = cv2.blur(ink, (3, 3)).take(at)[:, None] * np.float32(1 / 255)
     apart, noise = [], COLOUR_NOISE**2
     for chosen in (sure > SURE_INK, sure < -SURE_INK):
         if np.count_nonzero(chosen) < COLOUR_LEAST:
             return odds
-        own, by = tint[chosen], strength[chosen]
-        rest = tint - strength * ((own * by).sum(0) / (by * by).sum())
-        apart.append((rest**2).sum(1))
-        noise += (rest[chosen] ** 2).mean()
+        by = strength[chosen]
+        rest = tint - strength * (by.T @ tint[chosen] / (by.T @ by))
+        rest *= rest
+        apart.append(rest[:, 0] + rest[:, 1])
+        noise += apart[-1][chosen].mean() / 2
     odds.put(at, np.clip((apart[1] - apart[0]) / (2 * noise), -COLOUR_MOST, COLOUR_MOST))
     return odds
 

@@ -93,3 +93,20 @@ def test_missing_peers_are_said(trained, data):
     assert done.returncode == 0, done.stderr
     assert "48 pictures of 6 classes" in done.stdout and "best.pt" in done.stdout
     assert done.stdout.count("PP-OCR") == 3
+
+
+def test_scenes_are_read_beside_a_peer(trained, data, monkeypatch, capsys):
+    scenes = importlib.import_module("benchmarks.scenes")
+    always = [lambda picture, c=c: [c] for c in ("?", CHARACTERS[0], CHARACTERS[1])]
+    monkeypatch.setattr(scenes, "peers", lambda classes: always)
+    monkeypatch.setattr(scenes, "KINDS", ("clean", "several neighbours"))
+    arguments = [str(data / "test"), "--checkpoint", str(trained / "best.pt")]
+    assert scenes.main([*arguments, "--json"]) == 0
+    rows = {row["what"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert rows["clean, PP-OCRv6 small"] == rows["several neighbours, PP-OCRv6 small"]
+    assert rows["clean, PP-OCRv6 small"] == pytest.approx(100 / 6)  # one class of six
+    assert rows["clean, refused 0"] > 40
+    monkeypatch.setattr(scenes, "peers", lambda classes: [])
+    assert scenes.main([*arguments, "--limit", "2"]) == 0
+    said = capsys.readouterr()
+    assert "not installed" in said.err and "PP-OCR" not in said.out

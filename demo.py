@@ -218,11 +218,6 @@ class Handler(BaseHTTPRequestHandler):
         super().handle_one_request()
 
     def do_GET(self) -> None:
-        self.answer()
-
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET
-
-    def answer(self) -> None:
         """Answer a request of any method, whatever goes wrong with JSON."""
         closing = self.close_connection
         self.close_connection = True  # until it is known where the next request begins
@@ -244,6 +239,8 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # the server outlives whatever a picture does to it
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"failed: {type(error).__name__}")
+
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET
 
     def route(self, body: bytes) -> None:
         """Answer what is asked for."""

@@ -226,7 +226,8 @@ def _is_inverted(grey: np.ndarray) -> bool:
     h, w = values.shape
     values -= right * np.linspace(-0.5, 0.5, w, dtype=np.float32)
     values -= down * np.linspace(-0.5, 0.5, h, dtype=np.float32)[:, None]
-    low, middle, high = np.percentile(values, (0.5, 50, 99.5))
+    shades = np.sort(values, None)  # np.percentile takes five times as long
+    low, middle, high = (shades[round(q * (len(shades) - 1))] for q in (0.005, 0.5, 0.995))
     if max(high - middle, middle - low) < 4:  # the ink is less than 0.5 % of the page
         low, high = values.min(), values.max()
     return high - middle > middle - low

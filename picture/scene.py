@@ -142,19 +142,18 @@ def _by_colour(
     at = np.flatnonzero(mask)
     sure = written.take(at)
     picture = cv2.blur(picture, (3, 3))  # so does JPEG with the colours
-    paper = np.float32(cv2.mean(picture, (~mask).view(np.uint8))[:3])
-    tint = picture.reshape(-1, 3).take(at, 0) - paper
-    tint = tint[:, ::2] - tint[:, 1:2]  # (n,2): blue and red less green
-    strength = cv2.blur(ink, (3, 3)).take(at)[:, None] * np.float32(1 / 255)
+    blue, green, red, _ = cv2.mean(picture, (~mask).view(np.uint8))
+    tint = picture.reshape(-1, 3).take(at, 0).T.astype(np.float32, "C")  # (3,n)
+    tint = tint[::2] - tint[1] - np.float32([[blue - green], [red - green]])  # (2,n)
+    strength = cv2.blur(ink, (3, 3)).take(at) * np.float32(1 / 255)
     apart, noise = [], COLOUR_NOISE**2
     for chosen in (sure > SURE_INK, sure < -SURE_INK):
         if np.count_nonzero(chosen) < COLOUR_LEAST:
             return odds
-        by = strength[chosen]
-        rest = tint - strength * (by.T @ tint[chosen] / (by.T @ by))
-        rest *= rest
-        apart.append(rest[:, 0] + rest[:, 1])
-        noise += apart[-1][chosen].mean() / 2
+        by = strength * chosen
+        rest = tint - (tint @ by / (by @ by))[:, None] * strength
+        apart.append((rest * rest).sum(0))
+        noise += apart[-1] @ chosen / (2 * np.count_nonzero(chosen))
     odds.put(at, np.clip((apart[1] - apart[0]) / (2 * noise), -COLOUR_MOST, COLOUR_MOST))
     return odds
 

@@ -155,11 +155,11 @@ def _tilted(shape, rng: np.random.Generator) -> Map:
     return warp
 
 
-def _style(rng: np.random.Generator, side: float, dashed: float = 0.4) -> dict:
+def _style(rng: np.random.Generator, side: float) -> dict:
     """Choose how a line is drawn: strength, width in px, dash and gap in px or none."""
     width = 1 + int(rng.gamma(1.2, 0.006) * side) if rng.random() < 0.75 else 1
     dash = None
-    if rng.random() < dashed:
+    if rng.random() < 0.4:
         dash = side * rng.uniform(0.012, 0.1), side * rng.uniform(0.012, 0.07)
     return {"strength": int(rng.uniform(50, 256)), "width": min(width, 9), "dash": dash}
 
@@ -207,7 +207,7 @@ def _practice(layer, box, warp: Map, rng: np.random.Generator) -> None:
                         elif rng.random() < 0.7:
                             here = complex(x, (a, b)[step > 0].imag + step * gap)
                             _draw(layer, [here, here + 1j * step * far], warp, rng, **style)
-    inner = _style(rng, side, dashed=0.65)
+    inner = _style(rng, side)
     if chance[2] < 0.75:
         if chance[2] < 0.65:
             _draw(layer, [(a + c) / 2, (b + d) / 2], warp, rng, **inner)

@@ -171,6 +171,30 @@ def test_a_large_photo_is_looked_at_twice():
     assert like(find_glyph(photograph(large)).glyph, to_glyph(photograph(page()))) > 0.85
 
 
+def test_a_clean_tight_crop_is_not_searched(monkeypatch):
+    monkeypatch.setattr(scene, "evidence", lambda ink: pytest.fail("searched"))
+    for character in "一口田回目永":
+        assert find_glyph(bitmap(character, 1)).scene is None
+
+
+def test_strokes_at_the_border_of_a_tight_crop_stay(monkeypatch):
+    tight = photograph(bitmap("田", 1))
+    half = np.arange(tight.shape[0])[:, None] < 0.6 * tight.shape[0]
+
+    def evidence(ink):  # the left side of 田, down to the middle, is a line, it says
+        left = half & (np.arange(ink.shape[1]) < 0.25 * ink.shape[1])
+        return np.where(left, np.float32(-5), 5), np.full(ink.shape, 5, np.float32)
+
+    monkeypatch.setattr(scene, "evidence", evidence)
+    assert scene._is_tight(255 - tight) and not find_glyph(tight).scene.marks
+    # Cut a little by the border, it is no tight crop; what would be left touches three sides.
+    monkeypatch.setattr(scene, "_is_tight", lambda ink: False)
+    assert not find_glyph(tight).scene.marks
+    monkeypatch.setattr(scene, "_plausible", lambda *given: True)
+    assert find_glyph(tight).scene.marks
+    assert not scene._is_tight(255 - photograph(page())[:, 45:-45])
+
+
 @pytest.mark.parametrize("character", "一口田回目日国王二三小川心")
 def test_all_of_a_tight_crop_or_a_lone_character_is_kept(character):
     for writer in range(4):

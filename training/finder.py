@@ -30,7 +30,6 @@ BATCH = 16
 FRESH = 7  # scenes drawn for each batch
 HANDS = 800  # characters that scenes are made of at a time
 HELD = 128  # scenes to check on
-NEAR = 17  # pixels across: foreign ink so near to written counts twice more
 PARTS = ("model", "average", "optimizer")
 PLAIN = ("out", "middle")  # layers without batch norm
 STORE = 512  # scenes that batches are drawn from
@@ -110,8 +109,7 @@ def sample(hands: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarra
         finder.to_finder(255 * part.view(np.uint8))[..., 0] > 0.5 for part in (own, near >= far)
     )
     seen = x[..., 0] > 0.12
-    near = cv2.dilate((seen & own).view(np.uint8), np.ones((NEAR, NEAR), np.uint8))
-    weight = np.where(seen, np.where(own, 1, 2 + 2 * near), 0.02) * x[..., 1]
+    weight = np.where(seen, np.where(own, 1, 2), 0.02) * x[..., 1]
     hand = np.where(seen & own, np.where(middle, 1, 2), 0.002) * x[..., 1]
     parts = own, middle, weight / weight.sum(), hand / hand.sum()
     return x, np.stack(parts, -1).astype(np.float32)

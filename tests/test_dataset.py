@@ -179,7 +179,7 @@ def damage(folder):
     for name, data in [
         ("pack.json", b""),
         ("pack.json", b"[1, 2]"),
-        *(("pack.json", json.dumps(marks | {key: 7}).encode()) for key in marks),
+        *(("pack.json", json.dumps(marks | {key: -7}).encode()) for key in marks),
         *(("pack.json", json.dumps({**marks, key: None}).encode()) for key in marks),
         ("glyphs.bin", whole["glyphs.bin"][:-1]),
         ("labels.npy", b"PK\x03\x04 no array"),

@@ -294,6 +294,24 @@ def favour(loaded: dict, spec: str, amount: float) -> None:
     loaded["model"]["classifier.3.bias"] = loaded["model"]["classifier.3.bias"] + amount * rows
 
 
+def average(loaded: dict, other: Mapping, share: float) -> None:
+    """Move a loaded checkpoint's weights by a share towards those of another, in place.
+
+    Both should come from the same weights, or the mean reads nothing (Wortsman et al. 2022, "Model
+    soups"). Rows of classes that the other does not know stay. ValueError for another network.
+    """
+    for key in ARCHITECTURE:
+        if (mine := loaded["config"][key]) != (theirs := other["config"][key]):
+            raise ValueError(f"--average: {key} is {theirs} there, and {mine} here")
+    model = build_model(loaded)
+    transfer(model, loaded["classes"], other)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            loaded["model"][name] = loaded["model"][name].float().lerp(tensor.float(), share)
+    kept = loaded["metrics"].items()
+    loaded["metrics"] = {key: value for key, value in kept if key not in ("temperature", "reject")}
+
+
 def without_folders(config: Mapping) -> dict:
     """Return a config to share: of each path only the last part, which says what it was."""
     short = dict(config)
@@ -323,6 +341,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("checkpoint", metavar="FILE")
     add("shared", nargs="?", metavar="NEW", help="file to write")
+    add("--average", nargs=2, metavar=("OTHER", "SHARE"),
+        help="move the weights by a share in 0...1 towards those of another checkpoint, of a run "
+        "from the same weights")  # fmt: skip
     add("--temperature", type=float, metavar="T",
         help="divide the logits by T, which test.py --temperature finds: readings stay, "
         "probabilities can be taken at their word")  # fmt: skip
@@ -333,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
         help="tell characters from what is none by these, which test.py --no-characters finds for "
         "a file whose temperature is set")  # fmt: skip
     given = parser.parse_args(argv)
-    for option in ("temperature", "favour", "reject"):
+    for option in ("average", "temperature", "favour", "reject"):
         if getattr(given, option) is not None and not given.shared:
             parser.error(f"--{option} goes with the name of a file to write")
     if given.reject is not None and not 0 < given.reject[-1] < 1:
@@ -344,6 +365,8 @@ def main(argv: list[str] | None = None) -> int:
     if given.shared is None:
         print(describe(loaded))
         return 0
+    if given.average is not None:
+        average(loaded, load(given.average[0]), float(given.average[1]))
     if given.temperature is not None:
         soften(loaded, given.temperature)
     if given.favour is not None:

@@ -309,6 +309,32 @@ def test_favour_adds_to_the_logits_of_some_classes(trained, tmp_path):
     assert call_script("checkpoint.py", trained / "best.pt", "--favour", "all", "1").returncode == 2
 
 
+def test_average_lies_between_two_checkpoints(tmp_path):
+    one, other = deepcopy(GOOD), deepcopy(GOOD)
+    other["model"] = {k: v + 1 for k, v in other["model"].items()}
+    other["classes"] = "口一永"  # 十 is not among them
+    paths = [tmp_path / name for name in ("one.pt", "other.pt", "new.pt")]
+    for path, part in zip(paths, (one, other), strict=False):
+        torch.save(part, path)
+    assert (
+        call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25).returncode
+        == 0
+    )
+    new = checkpoint.load(paths[2])
+    for name, mine in one["model"].items():
+        theirs = other["model"][name]
+        if name.startswith("classifier.3"):
+            theirs = torch.stack([theirs[1], mine[1], theirs[0]])
+        if mine.is_floating_point():
+            expected = 0.75 * mine + 0.25 * theirs
+            torch.testing.assert_close(new["model"][name], expected, atol=2e-3, rtol=2e-3)
+    assert "reject" not in new["metrics"] and new["classes"] == list(CLASSES)
+    other["config"] = {**other["config"], "dropout": 0.3}
+    torch.save(other, paths[1])
+    done = call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25)
+    assert done.returncode == 2 and "--average" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "allowed"),
     [

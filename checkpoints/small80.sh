@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make small80.pt from the weights shipped before it: draw, recombine, distil on a GPU, then on a core.
-# Run it again to go on. Six minutes of one H200, more than an hour of one core; drawing takes an hour.
+# Run it again to go on. Six minutes of one H200, two hours of one core; drawing takes an hour.
 #
 #     bash checkpoints/small80.sh TEACHER.onnx REAL FONTS [WORK]
 #
@@ -57,7 +57,7 @@ train() {
         --misread-weight 0.3 --val-fraction 0.01 --dropout 0 --label-smoothing 0.05 --weight-decay 0.02 \
         --shift 0.03 --coarse 0.1 --erase 0 --remains 0.15 --out "$work/$name" "${resume[@]}"
 }
-# On a GPU, the teacher beside the student: 11 million views. Then slowly, on a core, what was rare there.
+# On a GPU, the teacher beside the student: 11 million views. Then on a core, twice, what was rare there.
 train 1 --data "$work/s81@3" "$real/symreal@6" "$real/hwdb63@6" \
     --unlabelled "$work/r91@3" "$work/r92@3" "$real/hwdb25@6" "$real/scans@12" --outliers "$work/none95@6" \
     --teacher-live --init-from "$work/raw.pt" --epochs 10 --batch-size 2048 --lr 0.005 \
@@ -66,3 +66,11 @@ train 2 --data "$work/s51" "$work/s53@2" "$work/s61@2" "$work/s62@2" "$work/s52@
     "$real/symreal@4" "$real/hwdb63@3" --unlabelled "$work/r54" "$real/hwdb25@3" "$real/scans@6" \
     --outliers "$work/none55@2" --init-from "$work/1/last.pt" --epochs 1 --batch-size 128 --lr 0.0008 \
     --rotation 5 --shear 0.1 --scale 0.1 --elastic 1 --seed 9
+train 3 --data "$work/s53" "$work/s61" "$work/s62" "$work/s52@4" "$work/s71" "$real/symreal@4" \
+    "$real/hwdb63" --unlabelled "$real/hwdb25@2" "$real/scans@4" --outliers "$work/none55@2" \
+    --init-from "$work/1/last.pt" --epochs 1 --batch-size 128 --lr 0.0003 \
+    --rotation 5 --shear 0.1 --scale 0.1 --elastic 1 --seed 9
+
+# What the GPU taught is most of it; the others bring what it had not seen.
+python checkpoint.py "$work/3/last.pt" "$work/mean.pt" --average "$work/2/last.pt" 0.5
+python checkpoint.py "$work/mean.pt" "$work/small80.pt" --average "$work/1/last.pt" 0.7

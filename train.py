@@ -278,7 +278,7 @@ def train(run: Run, state: State) -> int:
         log = Log(Path(config.out), config, done)
         run.notice(f"curves and pictures: tensorboard --logdir {config.out}")
         glyphs, _, _ = next(run.samples.batches(config, 0, 0, 1, run.processes))
-        log.inputs(prepare(run, state.step, glyphs[:64])[0], done)
+        log.inputs(prepare(run, state.step, glyphs)[0][:64], done)
     with stop_signals() as asked:
         for epoch in range(done, config.epochs):
             if not train_one_epoch(run, state, network, epoch, asked):

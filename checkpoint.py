@@ -361,6 +361,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--reject has a threshold in 0...1")
     if given.temperature is not None and not 0 < given.temperature < 100:
         parser.error("--temperature is above 0")
+    if given.average is not None and not 0 < float(given.average[1]) < 1:
+        parser.error("--average has a share in 0...1")
     loaded = load(given.checkpoint)
     if given.shared is None:
         print(describe(loaded))

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         "--rounds", type=timing.at_least_one, default=7, help="of each (default: 7)"
     )
     given = options.parse_args(argv)
-    variants = (given.variant,) if given.variant else ("small", "large")
+    variants = (given.variant,) if given.variant else tuple(VARIANTS)
     timing.report(measure(variants, given.batch_size, given.rounds), given.json)
     return 0
 

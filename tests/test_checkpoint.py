@@ -430,6 +430,7 @@ def test_folders_are_left_out_of_what_is_shared():
 @pytest.mark.parametrize(
     ("options", "status"),
     [
+        (["--average", "x.pt", "0"], 2), (["--average", "x.pt", "1"], 2),
         (["--temperature", "0"], 2), (["--temperature", "100"], 2), (["--temperature", "99.9"], 0),
         (["--reject", "1", "2", "0"], 2), (["--reject", "1", "2", "1"], 2),
         (["--reject", "1", "-2", "0.5"], 0), (["--favour", "all", "0.5"], 0), ([], 0),

@@ -248,9 +248,7 @@ def make_predictor(
     torch.compile: on a CPU core about twice as fast as in float32.
     """
     basis, bias = (torch.from_numpy(array).to(device) for array in logits_to)
-    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
-    network = teacher.network.to(device, dtype, memory_format=torch.channels_last)
-    network = torch.compile(network) if compiled else network
+    network, dtype = ready(teacher, device, compiled)
 
     @torch.inference_mode()
     def predict(glyphs: np.ndarray) -> np.ndarray:
@@ -261,6 +259,13 @@ def make_predictor(
         return ((logits - bias) @ basis).half().cpu().numpy()
 
     return predict
+
+
+def ready(teacher: Teacher, device: torch.device, compiled: bool) -> tuple[nn.Module, torch.dtype]:
+    """Return a teacher's network on a device, channels last, and the dtype of its input there."""
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    network = teacher.network.to(device, dtype, memory_format=torch.channels_last)
+    return torch.compile(network) if compiled else network, dtype
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -301,9 +306,7 @@ class LiveTeacher:
         margin = teacher.size // 32 if teacher.margin is None else teacher.margin
         self.side, self.scale = teacher.size, teacher.scale
         self.extent = (1 - 2 * (size // 32) / size) / (1 - 2 * margin / teacher.size)
-        self.dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
-        network = teacher.network.to(device, self.dtype, memory_format=torch.channels_last)
-        self.network = torch.compile(network) if compile else network
+        self.network, self.dtype = ready(teacher, device, compile)
         both = shared(classes, teacher.classes)
         self.columns, self.rows = (torch.tensor(places, device=device) for places in both)
 

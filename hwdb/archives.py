@@ -17,11 +17,11 @@ Left out: encrypted archives, ALZip's own bzip2, archives of any other format.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections import defaultdict
@@ -74,16 +74,19 @@ class _Chunks(io.RawIOBase):
     """A stream over chunks. An error behind the last byte is raised when that byte is read."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self.chunks, self.rest, self.at, self.error = chunks, b"", 0, None
+        self.chunks, self.error = chunks, None
+        self.rest, self.at, self.before = b"", 0, 0  # `at` bytes of the rest were read
 
-    def read(self, count: int = -1) -> bytes:
-        """Return `count` bytes, fewer only at the end."""
+    def tell(self) -> int:
+        return self.before + self.at
+
+    def _have(self, count: int) -> int:
+        """Return how many bytes are at hand: `count` or more, fewer only at the end."""
         have = len(self.rest) - self.at
-        if 0 <= count <= have:  # copies nothing else, however many there are
-            self.at += count
-            return self.rest[self.at - count : self.at]
+        if count <= have:  # copies nothing, however many there are
+            return have
         parts = [self.rest[self.at :]]
-        while (count < 0 or have < count) and self.error is None:
+        while have < count and self.error is None:
             try:
                 parts.append(next(self.chunks))
             except StopIteration:
@@ -92,10 +95,29 @@ class _Chunks(io.RawIOBase):
                 self.error = error
                 break
             have += len(parts[-1])
-        self.rest, self.at = b"".join(parts), have if count < 0 else min(count, have)
-        if not self.rest and self.error is not None:
+        self.before += self.at
+        self.rest, self.at = b"".join(parts), 0
+        return have
+
+    def read(self, count: int = -1) -> bytes:
+        """Return `count` bytes, fewer only at the end."""
+        count = sys.maxsize if count < 0 else count
+        if not self._have(count) and count and self.error is not None:
             raise self.error
-        return self.rest[: self.at]
+        data = self.rest[self.at : self.at + count]
+        self.at += len(data)
+        return data
+
+    def find(self, mark: bytes) -> bool:
+        """Go forward to a mark, which is read next; tell whether there is one."""
+        while (place := self.rest.find(mark, self.at)) < 0:
+            self.at = max(self.at, len(self.rest) - len(mark) + 1)
+            have = len(self.rest) - self.at
+            if self._have(have + 1) == have:
+                self.read(have)
+                return bool(self.read(1))  # raises what ended the stream
+        self.at = place
+        return True
 
 
 def _raw(stream: BinaryIO, length: int) -> Iterator[bytes]:
@@ -105,6 +127,10 @@ def _raw(stream: BinaryIO, length: int) -> Iterator[bytes]:
             raise ArchiveError(f"the archive is cut off: {length} bytes of this file are missing")
         length -= len(chunk)
         yield chunk
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    return b"".join(_raw(stream, count))
 
 
 def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -198,8 +224,8 @@ def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage]:
                 if magic in (b"PK\x03\x04", b"PK\x05\x06"):
                     yield from _open_zip(path, stream)
                 elif magic == b"ALZ\x01":
-                    with _Volumes(_volume_files(path)) as volumes:
-                        yield from _open_alz(str(path), path, volumes, volumes.tell)
+                    volumes = _Chunks(_join(_volume_files(path)))
+                    yield from _open_alz(str(path), path, volumes, volumes.tell)
                 elif path.suffix.lower() in (".zip", ".alz"):
                     reason = f"not a {path.suffix.lower()} archive; download it again"
                     yield Damage(str(path), 0, reason, "archive")
@@ -242,8 +268,7 @@ def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
         elif lower.endswith(".alz"):
             rest = sorted(volumes.pop(lower[:-4], []))
             parts = [(_zip_stream(stream, m), m.size) for m in [member, *rest]]
-            with _Volumes(parts) as joined:
-                yield from _open_alz(name, path, joined, stream.tell)
+            yield from _open_alz(name, path, _Chunks(_join(parts)), stream.tell)
         elif not lower.endswith("/") and not VOLUME.fullmatch(lower[-4:]):
             yield _not_read(str(path), member.name)
     yield from (_not_read(str(path), m.name) for rest in volumes.values() for m in rest)
@@ -373,94 +398,48 @@ def _volume_files(path: Path) -> list[tuple[Callable[[], BinaryIO], int]]:
     return [(lambda p=p: p.open("rb"), p.stat().st_size) for p in [path, *more]]
 
 
-class _Volumes(contextlib.AbstractContextManager):
-    """The volumes of an archive, joined without their heads and tails."""
-
-    def __init__(self, parts: list[tuple[Callable[[], BinaryIO], int]]) -> None:
-        self.parts, self.index, self.stream, self.left = parts, -1, None, 0
-        self.ahead, self.at, self.taken = b"", 0, 0  # taken from the volumes and not read: from at
-
-    def __exit__(self, *_: object) -> None:
-        if self.stream is not None:
-            self.stream.close()
-
-    def tell(self) -> int:
-        return self.taken - len(self.ahead) + self.at
-
-    def read(self, count: int) -> bytes:
-        """Return `count` bytes, fewer only at the end of the last volume."""
-        data = self.ahead[self.at : self.at + count]
-        self.at += len(data)
-        return data + self._take(count - len(data)) if len(data) < count else data
-
-    def _take(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count and (self.left or self._next_volume()):
-            chunk = self.stream.read(min(count - len(data), self.left))
-            self.left = self.left - len(chunk) if chunk else 0
-            data += chunk
-        self.taken += len(data)
-        return data
-
-    def _next_volume(self) -> bool:
-        if self.index + 1 == len(self.parts):
-            return False
-        self.index += 1
-        self.__exit__()
-        opener, size = self.parts[self.index]
-        self.stream = opener()
-        head = VOLUME_HEAD if self.index else 0
-        tail = VOLUME_TAIL if self.index + 1 < len(self.parts) else 0
-        self.stream.read(head)
-        self.left = max(0, size - head - tail)
-        return True
-
-    def exactly(self, count: int) -> bytes:
-        """Return `count` bytes or raise ArchiveError."""
-        return b"".join(_raw(self, count))
-
-    def find(self, mark: bytes) -> bool:
-        """Go forward to a mark, which is read next; tell whether there is one."""
-        while (place := self.ahead.find(mark, self.at)) < 0:
-            chunk = self._take(CHUNK)
-            begin = max(self.at, len(self.ahead) - len(mark) + 1)
-            self.ahead, self.at = (self.ahead[begin:] + chunk if chunk else b""), 0
-            if not chunk:
-                return False
-        self.at = place
-        return True
+def _join(parts: list[tuple[Callable[[], BinaryIO], int]]) -> Iterator[bytes]:
+    """Yield the content of an archive's volumes, opener and size each, without heads and tails."""
+    for number, (opener, size) in enumerate(parts):
+        head = VOLUME_HEAD if number else 0
+        left = size - head - (VOLUME_TAIL if number + 1 < len(parts) else 0)
+        with opener() as stream:
+            stream.read(head)
+            while left > 0 and (chunk := stream.read(min(CHUNK, left))):
+                left -= len(chunk)
+                yield chunk
 
 
-def _read_entry(volumes: _Volumes) -> _Member:
+def _read_entry(volumes: _Chunks) -> _Member:
     """Read the header of an .alz entry from behind its signature up to its data."""
-    length, _, _, descriptor, _ = struct.unpack("<HBIBB", volumes.exactly(9))
+    length, _, _, descriptor, _ = struct.unpack("<HBIBB", _exactly(volumes, 9))
     width = descriptor >> 4
     number = crc = packed = size = 0
     if width not in (0, 1, 2, 4, 8):
         raise ArchiveError(f"damaged .alz entry (sizes of {width} bytes)")
     if width:
-        number, _, crc = struct.unpack("<BBI", volumes.exactly(6))
-        packed = int.from_bytes(volumes.exactly(width), "little")
-        size = int.from_bytes(volumes.exactly(width), "little")
-    raw = volumes.exactly(length)
+        number, _, crc = struct.unpack("<BBI", _exactly(volumes, 6))
+        packed = int.from_bytes(_exactly(volumes, width), "little")
+        size = int.from_bytes(_exactly(volumes, width), "little")
+    raw = _exactly(volumes, length)
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         name = raw.decode("cp949", "replace")
     method = ALZ_METHODS.get(number, f"packed by unknown .alz method {number}")
     if descriptor & 1:
-        volumes.exactly(12)
+        _exactly(volumes, 12)
         method = "encrypted"
     return _Member(name, volumes.tell(), method, crc, packed, size)
 
 
 def _open_alz(
-    name: str, path: Path, volumes: _Volumes, position: Callable[[], int]
+    name: str, path: Path, volumes: _Chunks, position: Callable[[], int]
 ) -> Iterator[GntFile | Damage]:
     """Yield the .gnt files of an .alz archive, reading it once from front to back."""
     found = ended = False
     try:
-        if volumes.exactly(8)[:4] != b"ALZ\x01":
+        if _exactly(volumes, 8)[:4] != b"ALZ\x01":
             raise ArchiveError("not an .alz archive")
         while signature := volumes.read(4):
             at = volumes.tell() - len(signature)

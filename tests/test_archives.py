@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwdb import archives
-from hwdb.archives import GntFile, _Chunks, _Volumes, find_files, is_whole_zip, open_files
+from hwdb.archives import GntFile, _Chunks, _exactly, _join, find_files, is_whole_zip, open_files
 from hwdb.record import Damage
 from tests.alz_writer import BZIP2, DEFLATE, STORE, alz, volumes, zipped
 from tests.fuzz import check_archive, check_gnt, gnt_records, make_alz, make_zip
@@ -117,10 +117,10 @@ def test_a_stream_s_zip_that_is_cut_off_tells_no_sizes(write):
 
 def test_streams_give_as_much_as_is_asked_for():
     parts = [(lambda p=part: io.BytesIO(p), len(part)) for part in volumes(b"abcdefg", 3)]
-    with _Volumes(parts) as joined:
+    with _Chunks(_join(parts)) as joined:
         for stream in (joined, _Chunks(iter([b"ab", b"cdef", b"g"]))):
             assert [stream.read(n) for n in (1, 2, 0, 3, 9)] == [b"a", b"bc", b"", b"def", b"g"]
-    with _Volumes(parts) as joined:
+    with _Chunks(_join(parts)) as joined:
         assert joined.read(1) == b"a" and joined.find(b"c") and joined.tell() == 2
         assert joined.read(3) == b"cde" and joined.tell() == 5 and not joined.find(b"c")
 
@@ -130,10 +130,10 @@ def test_a_mark_is_found_wherever_it_lies(monkeypatch, chunk):
     monkeypatch.setattr(archives, "CHUNK", chunk)
     for at in range(12):
         data = b"BLBLZ\2BLZZB"[:at].ljust(at, b"L") + b"BLZ\1 and more behind it"
-        with _Volumes([(lambda data=data: io.BytesIO(data), len(data))]) as joined:
-            assert joined.exactly(at // 2) == data[: at // 2] and joined.find(b"BLZ\1")
+        with _Chunks(_join([(lambda data=data: io.BytesIO(data), len(data))])) as joined:
+            assert _exactly(joined, at // 2) == data[: at // 2] and joined.find(b"BLZ\1")
             assert joined.tell() == at
-            assert joined.exactly(len(data) - at) == data[at:] and joined.tell() == len(data)
+            assert _exactly(joined, len(data) - at) == data[at:] and joined.tell() == len(data)
             assert not joined.find(b"BLZ\1")
 
 

@@ -9,7 +9,7 @@ The finder of picture/ learns from them which ink is that of the character in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -20,8 +20,6 @@ from synthesis.writer import Writer, render
 
 # Straight, framed or of several parts: what is most easily taken for lines, boxes and neighbours.
 HARD_TO_TELL = "一二三十土工王干千八人川小心六口四田回目日白百自国园围圆团因困固图圈囚门间问闭同且"
-
-Map = Callable[[np.ndarray], np.ndarray]
 
 
 def characters(count: int, seed: int | np.random.Generator) -> list[np.ndarray]:
@@ -122,10 +120,11 @@ def _surroundings(shape, box, hands, rng: np.random.Generator) -> np.ndarray:
     layer = np.zeros(shape, np.uint8)
     chance = rng.random(3)
     if chance[0] < 0.72:
-        warp = _tilted(shape, rng)
+        lines = _Lines(layer, box, rng)
+        kinds = [lines.practice] * 6 + [lines.ruled] * 3
+        kinds += [lines.cell, lines.by_hand, lines.through] * 2 + [lines.squares]
         for _ in range(1 + (rng.random() < 0.15)):
-            kinds = [_practice] * 6 + [_ruled] * 3 + [_cell, _by_hand, _through] * 2 + [_squares]
-            kinds[rng.integers(len(kinds))](layer, box, warp, rng)
+            kinds[rng.integers(len(kinds))]()
     if chance[1] < 0.2:
         _specks(layer, rng)
     if chance[2] < 0.06:  # the back of the page shows through
@@ -138,181 +137,158 @@ def _surroundings(shape, box, hands, rng: np.random.Generator) -> np.ndarray:
 # Lines ------------------------------------------------------------------------------------------
 
 
-def _tilted(shape, rng: np.random.Generator) -> Map:
-    """Return a map of points (N,) complex in px: turned, seen from aside, the paper bent."""
-    h, w = shape
-    middle, side = (w + 1j * h) / 2, max(h, w)
-    angle = rng.normal(0, 0.012) if rng.random() < 0.7 else rng.uniform(-0.16, 0.16)
-    turn = np.exp(1j * angle)
-    tip = rng.normal(0, 0.03, 2) * (rng.random() < 0.5)
-    bow = rng.normal(0, 0.02, 2) * (rng.random() < 0.3)
+class _Lines:
+    """Lines on ink (h, w) uint8 around a character, turned, seen from aside and bent all alike.
 
-    def warp(points: np.ndarray) -> np.ndarray:
-        z = (points - middle) / side * turn
-        z = z / (1 + tip[0] * z.real + tip[1] * z.imag)
-        return middle + side * (z + bow[0] * z.imag**2 + 1j * bow[1] * z.real**2)
+    Points are complex px; `box` is top, bottom, left and right of the character.
+    """
 
-    return warp
+    def __init__(self, layer: np.ndarray, box: tuple, rng: np.random.Generator) -> None:
+        self.layer, self.box, self.rng = layer, box, rng
+        self.h, self.w = layer.shape
+        self.side = max(layer.shape)
+        self.angle = rng.normal(0, 0.012) if rng.random() < 0.7 else rng.uniform(-0.16, 0.16)
+        self.tip = rng.normal(0, 0.03, 2) * (rng.random() < 0.5)
+        self.bow = rng.normal(0, 0.02, 2) * (rng.random() < 0.3)
 
-
-def _style(rng: np.random.Generator, side: float) -> dict:
-    """Choose how a line is drawn: strength, width in px, dash and gap in px or none."""
-    width = 1 + int(rng.gamma(1.2, 0.006) * side) if rng.random() < 0.75 else 1
-    dash = None
-    if rng.random() < 0.4:
-        dash = side * rng.uniform(0.012, 0.1), side * rng.uniform(0.012, 0.07)
-    return {"strength": int(rng.uniform(50, 256)), "width": min(width, 9), "dash": dash}
-
-
-def _draw(layer, ends, warp: Map, rng, strength=255, width=1, dash=None, shake=0.0) -> None:
-    """Draw the polyline through `ends` (N,) complex px, solid or dashed, with a shaking hand."""
-    ends = np.asarray(ends, complex)
-    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(ends)))])
-    if dash:
-        starts = np.arange(-rng.random() * sum(dash), length[-1], sum(dash))
-        at = np.clip(np.stack([starts, starts + dash[0]], 1), 0, length[-1])
-    else:
-        at = np.linspace(0, length[-1], 25)[None]
-    points = np.interp(at, length, ends.real) + 1j * np.interp(at, length, ends.imag)
-    if shake:
-        way = np.cumsum(rng.standard_normal((2, at.shape[1])), 1) * shake
-        points = points + way[0] + 1j * way[1]
-    points = warp(points)
-    points = np.rint(np.stack([points.real, points.imag], -1) * 16).astype(np.int32)
-    cv2.polylines(layer, list(points), False, strength, width, cv2.LINE_AA, 4)
-
-
-def _practice(layer, box, warp: Map, rng: np.random.Generator) -> None:
-    """Draw a practice cell around the character: frame, cross, diagonals, circle; more cells."""
-    h, w = layer.shape
-    top, bottom, left, right = box
-    own = max(bottom - top, right - left)
-    side = own * rng.uniform(1.1, rng.choice([1.6, 2.2, 3.5]))
-    middle = (left + right + 1j * (top + bottom)) / 2
-    middle += (0.05 * side + 0.25 * (side - own)) * complex(*rng.normal(0, 1, 2))
-    a, b = middle - side * (0.5 + 0.5j), middle + side * (0.5 + 0.5j)
-    c, d = complex(b.real, a.imag), complex(a.real, b.imag)
-    chance = rng.random(6)
-    style = _style(rng, side) | {"dash": None}
-    if chance[0] < 0.85:
-        _draw(layer, [a, c, b, d, a], warp, rng, **style)
-        if chance[1] < 0.4:  # the cells beside it
-            far, gap = 2 * max(h, w), side * rng.choice([0, 0, rng.uniform(0.02, 0.2)])
-            for step in (-1, 1):
-                for ends in ([a.imag, b.imag], [a.real, b.real]):
-                    for x in ends:
-                        if ends[0] == a.imag:
-                            here = complex((a, b)[step > 0].real + step * gap, x)
-                            _draw(layer, [here, here + step * far], warp, rng, **style)
-                        elif rng.random() < 0.7:
-                            here = complex(x, (a, b)[step > 0].imag + step * gap)
-                            _draw(layer, [here, here + 1j * step * far], warp, rng, **style)
-    inner = _style(rng, side)
-    if chance[2] < 0.75:
-        if chance[2] < 0.65:
-            _draw(layer, [(a + c) / 2, (b + d) / 2], warp, rng, **inner)
-        _draw(layer, [(a + d) / 2, (b + c) / 2], warp, rng, **inner)
-    if chance[3] < 0.45:
-        reach = rng.choice([0.5, 0.5, 0.35, 0.7])
-        for turn in (1 + 1j, 1 - 1j):
-            _draw(
-                layer,
-                [middle - side * reach * turn, middle + side * reach * turn],
-                warp,
-                rng,
-                **inner,
-            )
-    if chance[4] < 0.3:
-        radius = side * rng.uniform(0.33, 0.5)
-        round_ = middle + radius * np.exp(1j * np.linspace(0, 2 * np.pi, 90))
-        circle = _style(rng, side) if chance[5] < 0.3 else style
-        at = warp(round_)
-        points = np.rint(np.stack([at.real, at.imag], -1) * 16).astype(np.int32)
-        cv2.polylines(layer, [points], True, circle["strength"], circle["width"], cv2.LINE_AA, 4)
-        if chance[5] < 0.15:
-            _draw(layer, middle + (round_ - middle) * rng.uniform(0.5, 0.9), warp, rng, **circle)
-
-
-def _ruled(layer, box, warp: Map, rng: np.random.Generator) -> None:
-    """Draw level (seldom upright) lines anywhere, each in a style of its own or all alike."""
-    h, w = layer.shape
-    far, side = max(h, w), max(h, w)
-    upright = rng.random() < 0.2
-    style = _style(rng, side)
-    places = rng.uniform(0, w if upright else h, int(rng.integers(1, 5)))
-    top, bottom, left, right = box
-    if rng.random() < 0.5:  # above and below, as writing stands between lines
-        low, high = (left, right) if upright else (top, bottom)
-        gap = (high - low) * rng.uniform(0.02, 0.5, 2)
-        places = np.array([low - gap[0], high + gap[1]])
-    for at in places:
+    def style(self, side: float) -> dict:
+        """Choose how a line is drawn: strength, width in px, dash and gap in px or none."""
+        rng, dash = self.rng, None
+        width = 1 + int(rng.gamma(1.2, 0.006) * side) if rng.random() < 0.75 else 1
         if rng.random() < 0.4:
-            style = _style(rng, side)
-        ends = np.array([-far + 1j * at, 2 * far + 1j * at])
-        _draw(layer, ends.imag + 1j * ends.real if upright else ends, warp, rng, **style)
+            dash = side * rng.uniform(0.012, 0.1), side * rng.uniform(0.012, 0.07)
+        return {"strength": int(rng.uniform(50, 256)), "width": min(width, 9), "dash": dash}
 
+    def draw(self, ends, strength: int, width: int, dash=None, shake: float = 0.0) -> None:
+        """Draw the polyline through `ends` (N,), solid or dashed, with a shaking hand."""
+        ends, rng = np.asarray(ends, complex), self.rng
+        along = np.concatenate([[0], np.cumsum(np.abs(np.diff(ends)))])
+        if dash:
+            starts = np.arange(-rng.random() * sum(dash), along[-1], sum(dash))
+            at = np.clip(np.stack([starts, starts + dash[0]], 1), 0, along[-1])
+        else:
+            at = np.linspace(0, along[-1], max(25, len(ends)))[None]
+        points = np.interp(at, along, ends)
+        if shake:
+            way = np.cumsum(rng.standard_normal((2, at.shape[1])), 1) * shake
+            points = points + way[0] + 1j * way[1]
+        middle = (self.w + 1j * self.h) / 2
+        z = (points - middle) / self.side * np.exp(1j * self.angle)
+        z = z / (1 + self.tip[0] * z.real + self.tip[1] * z.imag)
+        z = middle + self.side * (z + self.bow[0] * z.imag**2 + 1j * self.bow[1] * z.real**2)
+        points = np.rint(np.stack([z.real, z.imag], -1) * 16).astype(np.int32)
+        cv2.polylines(self.layer, list(points), False, strength, width, cv2.LINE_AA, 4)
 
-def _squares(layer, box, warp: Map, rng: np.random.Generator) -> None:
-    """Draw squared paper."""
-    h, w = layer.shape
-    far = 2 * max(h, w)
-    pitch = max(8, (box[1] - box[0]) * rng.uniform(0.15, 1.2))
-    style = _style(rng, pitch) | {"width": 1 + int(rng.random() < 0.2)}
-    style["strength"] = int(style["strength"] * rng.uniform(0.4, 1))
-    start = rng.random(2) * pitch
-    for x in np.arange(start[0] - pitch, w + pitch, pitch):
-        _draw(layer, [x - 1j * far, x + 1j * far], warp, rng, **style)
-    for y in np.arange(start[1] - pitch, h + pitch, pitch):
-        _draw(layer, [1j * y - far, 1j * y + far], warp, rng, **style)
+    def level(self, y: float, **style) -> None:
+        """Draw a level line, from border to border."""
+        self.draw([1j * y - 2 * self.side, 1j * y + 2 * self.side], **style)
 
+    def upright(self, x: float, **style) -> None:
+        """Draw an upright line, from border to border."""
+        self.draw([x - 2j * self.side, x + 2j * self.side], **style)
 
-def _cell(layer, box, warp: Map, rng: np.random.Generator) -> None:
-    """Draw some sides of a table's cell, thick at times, near the picture's border or outside."""
-    h, w = layer.shape
-    far = 2 * max(h, w)
-    style = _style(rng, max(h, w)) | {"dash": None}
-    if rng.random() < 0.5:
-        style["width"] += int(rng.uniform(0, 0.03) * max(h, w))
-    top, bottom, left, right = box
-    sides = rng.random(4) < rng.choice([0.4, 1.0])
-    share = rng.random(4) ** 0.7 * 1.1  # 0: at the ink, 1: at the border
-    for side, wanted in enumerate(sides):
-        if wanted and side < 2:
-            y = top * (1 - share[0]) if side == 0 else bottom + (h - bottom) * share[1]
-            _draw(layer, [1j * y - far, 1j * y + far], warp, rng, **style)
-        elif wanted:
-            x = left * (1 - share[2]) if side == 2 else right + (w - right) * share[3]
-            _draw(layer, [x - 1j * far, x + 1j * far], warp, rng, **style)
+    def practice(self) -> None:
+        """Draw a practice cell around the character: frame, cross, diagonals, circle."""
+        rng, (top, bottom, left, right) = self.rng, self.box
+        own = max(bottom - top, right - left)
+        side = own * rng.uniform(1.1, rng.choice([1.6, 2.2, 3.5]))
+        middle = (left + right + 1j * (top + bottom)) / 2
+        middle += (0.05 * side + 0.25 * (side - own)) * complex(*rng.normal(0, 1, 2))
+        a, b = middle - side * (0.5 + 0.5j), middle + side * (0.5 + 0.5j)
+        c, d = complex(b.real, a.imag), complex(a.real, b.imag)
+        chance = rng.random(6)
+        style = self.style(side) | {"dash": None}
+        if chance[0] < 0.85:
+            self.draw([a, c, b, d, a], **style)
+            if chance[1] < 0.4:  # the cells beside it
+                far, gap = 2 * self.side, side * rng.choice([0, 0, rng.uniform(0.02, 0.2)])
+                for step, corner in ((-1, a), (1, b)):
+                    for y in (a.imag, b.imag):
+                        here = complex(corner.real + step * gap, y)
+                        self.draw([here, here + step * far], **style)
+                    for x in (a.real, b.real):
+                        if rng.random() < 0.7:
+                            here = complex(x, corner.imag + step * gap)
+                            self.draw([here, here + 1j * step * far], **style)
+        inner = self.style(side)
+        if chance[2] < 0.75:
+            if chance[2] < 0.65:
+                self.draw([(a + c) / 2, (b + d) / 2], **inner)
+            self.draw([(a + d) / 2, (b + c) / 2], **inner)
+        if chance[3] < 0.45:
+            reach = side * rng.choice([0.5, 0.5, 0.35, 0.7])
+            for turn in (1 + 1j, 1 - 1j):
+                self.draw([middle - reach * turn, middle + reach * turn], **inner)
+        if chance[4] < 0.3:
+            circle = side * rng.uniform(0.33, 0.5) * np.exp(1j * np.linspace(0, 2 * np.pi, 90))
+            style = self.style(side) if chance[5] < 0.3 else style
+            self.draw(middle + circle, **style | {"dash": None})
+            if chance[5] < 0.15:
+                self.draw(middle + circle * rng.uniform(0.5, 0.9), **style)
 
+    def ruled(self) -> None:
+        """Draw level (seldom upright) lines anywhere, each in a style of its own or all alike."""
+        rng, (top, bottom, left, right) = self.rng, self.box
+        upright = rng.random() < 0.2
+        style = self.style(self.side)
+        places = rng.uniform(0, self.w if upright else self.h, int(rng.integers(1, 5)))
+        if rng.random() < 0.5:  # above and below, as writing stands between lines
+            low, high = (left, right) if upright else (top, bottom)
+            gap = (high - low) * rng.uniform(0.02, 0.5, 2)
+            places = [low - gap[0], high + gap[1]]
+        for at in places:
+            if rng.random() < 0.4:
+                style = self.style(self.side)
+            (self.upright if upright else self.level)(at, **style)
 
-def _by_hand(layer, box, warp: Map, rng: np.random.Generator) -> None:
-    """Draw a box or a ring by hand well around the character."""
-    top, bottom, left, right = box
-    side = max(bottom - top, right - left, 10)
-    middle = (left + right + 1j * (top + bottom)) / 2
-    wide, high = side * rng.uniform(0.72, 1.2, 2)
-    corners = np.array([-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j])
-    if rng.random() < 0.25:
-        corners = np.exp(1j * np.linspace(-2, 4.4, 40))
-    corners = corners.real * wide + 1j * corners.imag * high
-    if len(corners) == 4:
-        corners = corners + side * 0.05 * (rng.normal(0, 1, 4) + 1j * rng.normal(0, 1, 4))
-        corners = np.append(corners, corners[0] + side * 0.05 * complex(*rng.normal(0, 1, 2)))
-    width = 1 + int(side * rng.uniform(0.005, 0.06))
-    corners = middle + corners
-    strength = int(rng.uniform(120, 256))
-    for a, b in zip(corners[:-1], corners[1:], strict=True):
-        shake = side * 0.003 if len(corners) == 5 else 0
-        _draw(layer, [a, b], warp, rng, strength=strength, width=width, shake=shake)
+    def squares(self) -> None:
+        """Draw squared paper."""
+        rng = self.rng
+        pitch = max(8, (self.box[1] - self.box[0]) * rng.uniform(0.15, 1.2))
+        style = self.style(pitch) | {"width": 1 + int(rng.random() < 0.2)}
+        style["strength"] = int(style["strength"] * rng.uniform(0.4, 1))
+        start = rng.random(2) * pitch
+        for x in np.arange(start[0] - pitch, self.w + pitch, pitch):
+            self.upright(x, **style)
+        for y in np.arange(start[1] - pitch, self.h + pitch, pitch):
+            self.level(y, **style)
 
+    def cell(self) -> None:
+        """Draw some sides of a table's cell, thick at times, near the border or outside."""
+        rng, (top, bottom, left, right) = self.rng, self.box
+        style = self.style(self.side) | {"dash": None}
+        if rng.random() < 0.5:
+            style["width"] += int(rng.uniform(0, 0.03) * self.side)
+        sides = rng.random(4) < rng.choice([0.4, 1.0])
+        share = rng.random(4) ** 0.7 * 1.1  # 0: at the ink, 1: at the border
+        ink, border = np.array([top, bottom, left, right]), np.array([0, self.h, 0, self.w])
+        for number, at in enumerate(ink + (border - ink) * share):
+            if sides[number]:
+                (self.level if number < 2 else self.upright)(at, **style)
 
-def _through(layer, box, warp: Map, rng: np.random.Generator) -> None:
-    """Draw a line or two across the character, from border to border."""
-    h, w = layer.shape
-    far = 2 * max(h, w)
-    for _ in range(int(rng.integers(1, 3))):
-        y = box[0] + (box[1] - box[0]) * rng.random()
-        _draw(layer, [1j * y - far, 1j * y + far], warp, rng, **_style(rng, max(h, w)))
+    def by_hand(self) -> None:
+        """Draw a box or a ring by hand well around the character."""
+        rng, (top, bottom, left, right) = self.rng, self.box
+        side = max(bottom - top, right - left, 10)
+        wide, high = side * rng.uniform(0.72, 1.2, 2)
+        corners, shake = np.array([-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j]), side * 0.003
+        if rng.random() < 0.25:
+            corners, shake = np.exp(1j * np.linspace(-2, 4.4, 40)), 0
+        corners = corners.real * wide + 1j * corners.imag * high
+        if shake:
+            corners += side * 0.05 * (rng.normal(0, 1, 4) + 1j * rng.normal(0, 1, 4))
+            corners = np.append(corners, corners[0] + side * 0.05 * complex(*rng.normal(0, 1, 2)))
+        width = 1 + int(side * rng.uniform(0.005, 0.06))
+        strength = int(rng.uniform(120, 256))
+        corners += (left + right + 1j * (top + bottom)) / 2
+        for ends in zip(corners[:-1], corners[1:], strict=True):
+            self.draw(ends, strength, width, shake=shake)
+
+    def through(self) -> None:
+        """Draw a line or two across the character, from border to border."""
+        for _ in range(int(self.rng.integers(1, 3))):
+            y = self.box[0] + (self.box[1] - self.box[0]) * self.rng.random()
+            self.level(y, **self.style(self.side))
 
 
 # Neighbours -------------------------------------------------------------------------------------
@@ -373,20 +349,16 @@ def _photographed(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     light = np.float32(rng.uniform(150, 256))
     if rng.random() < 0.6:
         across, down = np.float32(rng.normal(0, 0.15, 2))
-        x, y = (
-            np.linspace(-0.5, 0.5, w, dtype=np.float32),
-            np.linspace(-0.5, 0.5, h, dtype=np.float32),
-        )
-        light = light * (1 + across * x + down * y[:, None])
-        if rng.random() < 0.35:
-            edge = np.float32(np.cos(angle := rng.uniform(0, 6.28))) * x
-            edge = (edge + np.float32(np.sin(angle)) * y[:, None] - rng.uniform(-0.4, 0.4)) * max(
+        x, y = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in (w, h))
+        y = y[:, None]
+        light = light * (1 + across * x + down * y)
+        if rng.random() < 0.35:  # a shadow
+            angle, place = rng.uniform(0, 6.28), rng.uniform(-0.4, 0.4)
+            edge = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y - place) * max(
                 h, w
             )
-            light = light * (
-                1
-                - rng.uniform(0.08, 0.4) / (1 + np.exp(np.clip(edge / rng.uniform(1, 12), -30, 30)))
-            )
+            dark, soft = rng.uniform(0.08, 0.4), rng.uniform(1, 12)
+            light = light * (1 - dark * (1 - np.tanh(edge / soft / 2)) / 2)
         if rng.random() < 0.3:
             coarse = rng.standard_normal((h // 6 + 2, w // 6 + 2)).astype(np.float32)
             light = light * (1 + rng.uniform(0, 0.02) * cv2.resize(coarse, (w, h)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import cv2
@@ -90,18 +90,11 @@ class SyntheticSet:
         """Yield the batches of index arrays; a few are drawn ahead."""
         import torch  # drawing does without
 
-        parts = (
-            part
-            for indices in chosen
-            for part in np.array_split(indices, max(1, len(indices) // PART))
-        )
-        drawn = drawing_pool(self.workers).map(self.make, parts)
-        for indices in chosen:
-            few = list(islice(drawn, max(1, len(indices) // PART)))
-            glyphs, labels = (
-                torch.from_numpy(np.concatenate(column)) for column in zip(*few, strict=True)
-            )
-            yield glyphs, labels
+        parts = [np.array_split(indices, max(1, len(indices) // PART)) for indices in chosen]
+        drawn = drawing_pool(self.workers).map(self.make, chain.from_iterable(parts))
+        for part in parts:
+            columns = zip(*islice(drawn, len(part)), strict=True)
+            yield tuple(torch.from_numpy(np.concatenate(column)) for column in columns)
 
 
 @lru_cache(maxsize=1)
@@ -115,12 +108,9 @@ def _draw_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw glyphs (n,S,S) uint8 and labels (n,)."""
     cv2.setNumThreads(1)
-    handwriting = _handwriting(classes, seed, fonts)
-    glyphs = np.empty((len(indices), size, size), np.uint8)
-    labels = np.empty(len(indices), np.int64)
-    for i, index in enumerate(indices):
-        glyphs[i], labels[i] = handwriting.glyph(int(index), size)
-    return glyphs, labels
+    drawn = [_handwriting(classes, seed, fonts).glyph(i, size) for i in indices.tolist()]
+    glyphs, labels = zip(*drawn, strict=True)
+    return np.stack(glyphs), np.array(labels, np.int64)
 
 
 @lru_cache(maxsize=4)

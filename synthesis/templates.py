@@ -67,18 +67,10 @@ class Template:
         """(N,) complex: the way to each point from the one before."""
         return np.diff(self.points, prepend=self.points[0])
 
-    @functools.cached_property
-    def parted(self) -> bool:
-        """Whether some strokes are the radical, and some are not."""
-        return 0 < self.radical.sum() < len(self.radical)
-
-    @functools.cached_property
-    def _bounds(self) -> np.ndarray:
-        return np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]
-
     def stroke_means(self, values: np.ndarray) -> np.ndarray:
         """Return the mean (n,) of values (N,) over the points of each stroke, gaps left out."""
-        return np.add.reduceat(values, self._bounds)[::2] / (self.last - self.first + 1)
+        bounds = np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]
+        return np.add.reduceat(values, bounds)[::2] / (self.last - self.first + 1)
 
 
 class Component(NamedTuple):
@@ -423,7 +415,6 @@ class Fonts:
         if not self.faces:
             raise ValueError(f"{folder}: {len(files)} font files, none has any of the characters")
         self.sizes = [self._size(face) for face in self.faces]
-        self._templates: dict[tuple[int, str], Template | None] = {}
 
     def template(self, character: str, rng: np.random.Generator) -> Template | None:
         """Return the character's skeleton in a random typeface, None if no typeface has it."""
@@ -431,11 +422,8 @@ class Fonts:
         if not having:
             return None
         face = having[rng.integers(len(having))]
-        key = (face, character)
-        if key not in self._templates:
-            font = open_font(self.files[self.faces[face][character]])
-            self._templates[key] = font_template(font, character, self.sizes[face])
-        return self._templates[key]
+        path = self.files[self.faces[face][character]]
+        return font_template(path, character, self.sizes[face])
 
     def _size(self, face: dict[str, int]) -> float:
         """Return how large a typeface draws: the median of its glyphs' longer sides, px."""
@@ -479,9 +467,10 @@ def covered(font, characters: Sequence[str]) -> list[str]:
     return [c for c in characters if has(c)]
 
 
-def font_template(font, character: str, size: float) -> Template | None:
+@functools.cache
+def font_template(path: str, character: str, size: float) -> Template | None:
     """Thin a glyph to its skeleton; None if nothing is left. `size` px become FONT_EM."""
-    mask = font.getmask(character, mode="L")
+    mask = open_font(path).getmask(character, mode="L")
     w, h = mask.size
     picture = np.pad(np.array(mask, np.uint8).reshape(h, w), 3)
     skeleton = thin((cv2.GaussianBlur(picture, (0, 0), 0.8) > 127).astype(np.uint8))

@@ -49,6 +49,7 @@ OF_KIND = np.array([
     [0.0, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0],  # mean bow
     [1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0],  # its spread, of a writer's `bow_spread`
 ]).T.copy()  # fmt: skip
+MOST = 1024  # px that a character's sides stay below
 GAP_INDEX = np.arange(1, GAP + 1)
 GAP_PLACE = GAP_INDEX / (GAP + 1)  # of the points between two strokes, 0..1
 GAP_ARCH = np.sin(np.pi * GAP_PLACE)
@@ -283,7 +284,7 @@ def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
     chance = rng.random(6)
     cuts = (1 + chance[:3] * (count - 1)).astype(int)
     index = np.arange(count)
-    if chance[3] < 0.7 and template.parted:
+    if chance[3] < 0.7 and 0 < template.radical.sum() < count:
         group = template.radical.astype(np.int64)
     else:
         group = (index >= cuts[0]).astype(np.int64)
@@ -421,29 +422,23 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     labels = label.reshape(-1)[cell]
     nearest = np.zeros(labels.max() + 1, np.int64)  # point of each label
     nearest[labels] = np.arange(len(cell))
-    away = points[nearest][label] - pixels(h, w)
+    away = points[nearest][label] - pixels()[:h, :w]
     return radius.astype(np.float32)[nearest][label] - np.sqrt(away.real**2 + away.imag**2)
 
 
-def pixels(height: int, width: int) -> np.ndarray:
-    """Return the places (height, width) complex64 of the pixels of a picture."""
-    side = 1 << (max(height, width) - 1).bit_length()
-    return square_of_pixels(side)[:height, :width]
-
-
 @functools.cache
-def square_of_pixels(side: int) -> np.ndarray:
-    line = np.arange(side, dtype=np.float32)
+def pixels() -> np.ndarray:
+    """Return the places (MOST, MOST) complex64 of the pixels of a picture."""
+    line = np.arange(MOST, dtype=np.float32)
     return line + 1j * line[:, None]
 
 
 @functools.cache
 def grain_texture() -> np.ndarray:
-    """Return a fixed texture (1024, 1024) float32 of unit variance: grain and small blotches."""
-    white = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
+    """Return a fixed texture (MOST, MOST) float32 of unit variance: grain and small blotches."""
+    white = np.random.default_rng(0).standard_normal((MOST, MOST)).astype(np.float32)
     texture = 0.35 * white + 1.8 * cv2.GaussianBlur(white, (0, 0), 1.0)
-    patch = cv2.resize(white[:72, :72], (1024, 1024), interpolation=cv2.INTER_LINEAR)
-    texture += 0.5 * patch
+    texture += 0.5 * cv2.resize(white[:72, :72], (MOST, MOST), interpolation=cv2.INTER_LINEAR)
     return texture / texture.std()
 
 
@@ -454,10 +449,10 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     """
     h, w = inside.shape
     cover = np.minimum(np.maximum(inside * (1 / writer.edge) + 0.5, 0), 1)
-    texture = grain_texture()
-    top, left = rng.integers(0, 1024 - h), rng.integers(0, 1024 - w)
+    top, left = rng.integers(0, MOST - h), rng.integers(0, MOST - w)
     grey = 255 - cover * (255 - writer.ink)
-    grey += texture[top : top + h, left : left + w] * (writer.grain * np.minimum(1, 2 * cover))
+    texture = grain_texture()[top : top + h, left : left + w]
+    grey += texture * (writer.grain * np.minimum(1, 2 * cover))
     inked = (cover > 0.05) & (grey < writer.cut)
     left, top, w, h = cv2.boundingRect(inked.view(np.uint8))
     if h == 0:

@@ -190,14 +190,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
     Raises ValueError if a value is of another type than its setting, or fails its check.
     """
-    known = {item.name for item in fields(Config)}
-    once = {"scale": 1.0, "margin": -1, "classes": "level1"}  # settings of their own
-    parts = [
-        f"{key}={str(values[f'teacher_{key}']).removesuffix('.0')}"
-        for key, default in once.items()
-        if values.get(f"teacher_{key}", default) != default
-    ]
-    values = {"teacher_input": ",".join(parts), **values}
+    known = Config.__dataclass_fields__
     kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
     return Config(**kept)
 

@@ -86,18 +86,11 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-class HSigmoid(nn.Module):
-    """h-sigmoid(x) = ReLU6(x + 3) / 6 (paper, section 5.2)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.hardsigmoid(x)  # one fused kernel for the formula above
-
-
 class HSwish(nn.Module):
     """h-swish(x) = x * ReLU6(x + 3) / 6 (paper, section 5.2)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.hardswish(x, inplace=self.training)
+        return nn.functional.hardswish(x, inplace=self.training)  # one fused kernel
 
 
 class ConvNormAct(nn.Sequential):
@@ -123,7 +116,8 @@ class ConvNormAct(nn.Sequential):
 class SqueezeExcite(nn.Module):
     """Scale the channels by a gate computed from their means (Hu et al. 2018; paper, section 5.3).
 
-    The squeeze is to a quarter of the *expansion* channels, the gate is an h-sigmoid.
+    The squeeze is to a quarter of the *expansion* channels, the gate is the paper's h-sigmoid,
+    ReLU6(x + 3) / 6.
     """
 
     def __init__(self, channels: int) -> None:
@@ -131,12 +125,11 @@ class SqueezeExcite(nn.Module):
         squeezed = make_divisible(channels // 4)
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
-        self.gate = HSigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         scale = x.mean((2, 3), keepdim=True)  # (B,C,1,1)
         scale = self.fc2(nn.functional.relu(self.fc1(scale)))
-        return x * self.gate(scale)
+        return x * nn.functional.hardsigmoid(scale)
 
 
 class InvertedResidual(nn.Module):

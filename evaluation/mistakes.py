@@ -9,6 +9,7 @@ mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png, th
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -22,7 +23,7 @@ from dataset import GlyphSet
 from evaluation import analysis
 from evaluation.score import Result
 from jobs.command import printable
-from jobs.files import replacing, write_file
+from jobs.files import write_file
 from synthesis.stream import SyntheticSet
 from synthesis.templates import stroke_data
 
@@ -107,17 +108,14 @@ class Mistakes:
     def write(self, folder: Path) -> None:
         """Write mistakes.csv, all of them, and mistakes.png, the first 200, and say how many."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "mistakes.csv"
-        with (
-            replacing(path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8-sig") as file,
-        ):
-            table = csv.writer(file)
-            table.writerow(["file", *Mistake._fields])
-            for row, mistake in zip(self.rows, self, strict=True):
-                name = self.glyphs.name(int(self.result.indices[row]))
-                cells = mistake._replace(probability=f"{mistake.probability:.4f}")
-                table.writerow([safe_cell(str(cell)) for cell in (name, *cells)])
+        path, text = folder / "mistakes.csv", io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(["file", *Mistake._fields])
+        for row, mistake in zip(self.rows, self, strict=True):
+            name = self.glyphs.name(int(self.result.indices[row]))
+            cells = mistake._replace(probability=f"{mistake.probability:.4f}")
+            table.writerow([safe_cell(str(cell)) for cell in (name, *cells)])
+        write_file(path, text.getvalue().encode("utf-8-sig"))
         write_file(folder / "mistakes.png", cv2.imencode(".png", self.sheet(200))[1].data)
         print(f"{len(self):,} mistakes: {path}", file=sys.stderr)
 

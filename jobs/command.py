@@ -36,12 +36,9 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
         _set_up_streams()
         try:
             try:
-                status = main(*args, **kwargs)
-            except SystemExit:  # of --help
-                sys.stdout.flush()
-                raise
-            sys.stdout.flush()
-            return status
+                return main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # also what --help has written
         except BrokenPipeError:
             # Python flushes stdout once more at exit; there is nobody to read it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

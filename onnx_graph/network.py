@@ -7,7 +7,7 @@ See export.py for the precisions and why they are as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -182,14 +182,13 @@ def calibrate(model: nn.Module, glyphs: np.ndarray) -> Calibration:
     inputs = {module: [] for module in model.modules() if isinstance(module, nn.Linear)}
     hidden = {module: [] for module in model.modules() if isinstance(module, SqueezeExcite)}
 
-    def keep_highest(seen: list[Tensor]) -> Callable:
-        return lambda _layer, _x, units: seen.append(units.amax((0, 2, 3)))
-
-    def keep_input(layer: nn.Linear, x: tuple[Tensor]) -> None:
-        inputs[layer].append(x[0].numpy())
-
-    handles = [layer.register_forward_pre_hook(keep_input) for layer in inputs]
-    handles += [g.fc1.register_forward_hook(keep_highest(seen)) for g, seen in hidden.items()]
+    handles = [
+        layer.register_forward_hook(lambda _, x, _y, seen=seen: seen.append(x[0].numpy()))
+        for layer, seen in inputs.items()
+    ] + [
+        gate.fc1.register_forward_hook(lambda _, _x, y, seen=seen: seen.append(y.amax((0, 2, 3))))
+        for gate, seen in hidden.items()
+    ]
     for start in range(0, len(glyphs), 64):
         model(to_input(glyphs[start : start + 64]))
     for handle in handles:

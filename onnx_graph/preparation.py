@@ -20,7 +20,6 @@ from onnx_graph.graph import Value
 from picture.glyph import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, STRIP_PAPER
 
 BINS = np.arange(256, dtype=np.float32)[None]  # (1,256)
-ONE = np.ones(1, np.float32)
 LAST = np.array([2])  # a third axis
 PAPER = 32  # side of the map on which light and paper are estimated
 CELL = 4  # pixels of a side in which specks are counted

@@ -80,10 +80,6 @@ def open_picture(data: bytes, size: int) -> tuple[np.ndarray, list[str]]:
 class Refusal(Exception):
     """A request that gets no answer: status and a sentence that says why."""
 
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
 
 class Server(ThreadingHTTPServer):
     """One network, read by one request at a time, so that memory stays bounded."""
@@ -229,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.check_origin()
                 self.route(body)
         except Refusal as refusal:
-            self.send_error(refusal.status, str(refusal))
+            self.send_error(*refusal.args)
             if self.close_connection:
                 self.discard()
         except ValueError as error:
@@ -295,9 +291,12 @@ class Handler(BaseHTTPRequestHandler):
         """
         host = self.headers.get("Host", "")
         name = re.sub(r":\d+$", "", host).strip("[]").lower()
-        if name not in self.server.names and not is_address(name):
-            reason = f"the host name {name[:80]!r} is not this machine's; open {self.server.url}"
-            raise Refusal(HTTPStatus.FORBIDDEN, reason)
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            if name not in self.server.names:
+                said = f"the host name {name[:80]!r} is not this machine's; open {self.server.url}"
+                raise Refusal(HTTPStatus.FORBIDDEN, said) from None
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
             raise Refusal(HTTPStatus.FORBIDDEN, "the request comes from another page")
@@ -311,9 +310,8 @@ class Handler(BaseHTTPRequestHandler):
         message = message or explain or HTTPStatus(code).phrase
         if code == HTTPStatus.NOT_IMPLEMENTED:  # a method that has no do_...
             code = HTTPStatus.METHOD_NOT_ALLOWED
-        headers = {}
-        if code == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = METHODS.get(self.path, "GET, HEAD, POST")
+        refused = code == HTTPStatus.METHOD_NOT_ALLOWED
+        headers = {"Allow": METHODS.get(self.path, "GET, HEAD, POST")} if refused else {}
         if code >= HTTPStatus.INTERNAL_SERVER_ERROR or self.headers is None:
             self.close_connection = True
         with contextlib.suppress(OSError):  # the client has gone
@@ -340,13 +338,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing of requests: there are many while one draws."""
-
-
-def is_address(name: str) -> bool:
-    """Tell whether a host name is an IP address."""
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(name))
-    return False
 
 
 def start(host: str, port: int, recognizer: Recognizer, opener: Bounded) -> Server:

@@ -386,14 +386,11 @@ def _row(split: str, name: str, members: list[tuple[str, dict]], official: str) 
 
 def _table(rows: list[list[str]]) -> str:
     """Return rows as text in columns, the first two to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        pad, width = str.rjust if number > 1 else str.ljust, max(map(len, column))
+        columns.append([pad(cell, width) for cell in column])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def damages(run: Conversion) -> list[Damage]:

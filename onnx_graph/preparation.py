@@ -116,14 +116,11 @@ def to_ink(picture: Value, height: Side, width: Side) -> Value:
     clean = is_clean(grey, ones, black, height, width)
 
     def mixed() -> Value:
-        shown = (
-            (clean | black)
-            .all()
-            .choose(
-                lambda: grey.node("Identity"),
-                lambda: clean.where(grey, from_paper(grey, black, height, width)),
-                TensorProto.UINT8,
-            )
+        plain = (clean | black).all()
+        shown = plain.choose(
+            lambda: grey.node("Identity"),
+            lambda: clean.where(grey, from_paper(grey, black, height, width)),
+            TensorProto.UINT8,
         )
         return strengthen(shown, clean, height, width)
 
@@ -204,9 +201,8 @@ def strengthen(ink: Value, clean: Value, height: Side, width: Side) -> Value:
     table = clean.node("Squeeze", LAST).where(255 - BINS, table)
     edge = clean.where(-1.0, edge.node("Unsqueeze", LAST))
     marked = (levels > edge.node("Cast", to=TensorProto.INT32)).float()
-    near = column(without_specks(marked, clean, height, width)).node(
-        "MaxPool", kernel_shape=[3, 3], pads=[1] * 4
-    )
+    kept = column(without_specks(marked, clean, height, width))
+    near = kept.node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4)
     full = table.node("GatherElements", levels.node("Flatten", axis=1), axis=1)
     return full.node("Reshape", levels.node("Shape")) * near.node("Squeeze", np.array([1]))
 

@@ -354,9 +354,8 @@ def _photographed(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         light = light * (1 + across * x + down * y)
         if rng.random() < 0.35:  # a shadow
             angle, place = rng.uniform(0, 6.28), rng.uniform(-0.4, 0.4)
-            edge = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y - place) * max(
-                h, w
-            )
+            cos, sin = np.float32([np.cos(angle), np.sin(angle)])
+            edge = (cos * x + sin * y - place) * max(h, w)
             dark, soft = rng.uniform(0.08, 0.4), rng.uniform(1, 12)
             light = light * (1 - dark * (1 - np.tanh(edge / soft / 2)) / 2)
         if rng.random() < 0.3:

@@ -47,16 +47,11 @@ def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Te
 
 def spoil(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
     """Change stroke width, blur, coarsen, erase, add remains: (B,1,S,S), in place where it can."""
-    if strength.stroke:
-        x = vary_stroke_width(x, strength.stroke, generator)
-    if strength.blur:
-        x = blur(x, strength.blur, generator)
-    if strength.coarse:
-        x = coarsen(x, strength.coarse, generator)
-    if strength.erase:
-        x = erase(x, strength.erase, generator)
-    if strength.remains:
-        x = add_remains(x, strength.remains, generator)
+    ways = {"stroke": vary_stroke_width, "blur": blur, "coarse": coarsen, "erase": erase,
+            "remains": add_remains}  # fmt: skip
+    for name, way in ways.items():
+        if probability := getattr(strength, name):
+            x = way(x, probability, generator)
     return x
 
 
@@ -149,6 +144,18 @@ def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator)
     return x
 
 
+def _resizing(x: Tensor, least: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw matrices (S,s), (s,S) that reduce and enlarge a side; s is `least` to 0.4 more of it.
+
+    A product is quick on every device.
+    """
+    side = x.shape[-1]
+    small = max(4, round(side * (least + 0.4 * float(torch.rand((), generator=generator)))))
+    down = F.interpolate(torch.eye(side)[None], small, mode="area")[0]
+    up = F.interpolate(torch.eye(small)[None], side, mode="linear")[0]
+    return down.to(x.dtype), up.to(x.dtype)
+
+
 def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Soften some samples as if small pictures had been enlarged; full ink stays full.
 
@@ -157,12 +164,8 @@ def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = torch.rand(len(rows), 1, 1, 1, generator=generator)
-    side = x.shape[-1]
-    small = max(4, round(side * (0.2 + 0.4 * float(torch.rand((), generator=generator)))))
-    # One matrix for both steps along an axis: a product is quick on every device.
-    step = F.interpolate(torch.eye(side)[None], small, mode="area")
-    step = F.interpolate(step, side, mode="linear")[0]
-    rows, mix, step = (send(t, x.device) for t in (rows, mix, step.to(x.dtype)))
+    down, up = _resizing(x, 0.2, generator)
+    rows, mix, step = (send(t, x.device) for t in (rows, mix, down @ up))
     some = x[rows]
     soft = step.T @ some @ step
     gain = some.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
@@ -178,10 +181,7 @@ def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor
     """
     rows = _chosen(generator, x.shape[0], probability)
     level = 0.25 + 0.35 * torch.rand(len(rows), 1, 1, 1, generator=generator)
-    side = x.shape[-1]
-    small = max(4, round(side * (0.3 + 0.4 * float(torch.rand((), generator=generator)))))
-    down = F.interpolate(torch.eye(side)[None], small, mode="area")[0].to(x.dtype)
-    up = F.interpolate(torch.eye(small)[None], side, mode="linear")[0].to(x.dtype)
+    down, up = _resizing(x, 0.3, generator)
     rows, level, down, up = (send(t, x.device) for t in (rows, level, down, up))
     ink = (down.T @ x[rows] @ down > level).to(x.dtype)
     x[rows] = up.T @ ink @ up

@@ -117,6 +117,26 @@ def test_coarse_drawings_are_of_few_pixels_black_or_white():
     assert 0.1 < (some != before).any((1, 2, 3)).float().mean() < 0.4
 
 
+def test_a_coarse_drawing_was_reduced_and_parted_at_a_level():
+    ramp = torch.linspace(0.5 / 80, 1 - 0.5 / 80, 80).expand(150, 1, 80, 80).clone()
+    sizes, levels = set(), []
+    for seed in range(40):
+        x = ramp if seed % 2 else ramp.mT
+        y = coarsen(x.clone(), 1.0, generator(seed))
+        y = y if seed % 2 else y.mT
+        torch.testing.assert_close(y, y[..., :1, :].expand_as(y))  # ink where the ramp is darker
+        assert y.diff(dim=3).min() > -1e-5
+        found = 1 - y.mean((1, 2, 3))
+        edges = found.round(decimals=4).unique()  # at the borders of the few pixels
+        sizes.add(round(1 / edges.diff().mean().item()))
+        levels += found.tolist()
+    assert min(sizes) in (24, 25) and max(sizes) in (55, 56)
+    assert 0.22 < min(levels) < 0.27 and 0.58 < max(levels) < 0.63
+    assert np.mean(levels) == pytest.approx(0.425, abs=0.01)
+    blank = torch.zeros(2, 1, 8, 8)  # smaller than what it would be reduced to
+    assert torch.equal(coarsen(blank.clone(), 1.0, generator()), blank)
+
+
 def test_a_wider_view_of_the_same_warp_shows_the_same():
     x = torch.rand(4, 1, 10, 10).repeat_interleave(8, 2).repeat_interleave(8, 3)
     maps = draw_maps(4, Augmentation(rotation=10, elastic=1.5, shift=0.03), generator())

@@ -335,6 +335,32 @@ def test_average_lies_between_two_checkpoints(tmp_path):
     assert done.returncode == 2 and "--average" in done.stderr
 
 
+def test_average_keeps_counters_and_comes_before_the_other_options(tmp_path, good):
+    other = deepcopy(GOOD)
+    other["model"] = {k: v + 2 for k, v in other["model"].items()}
+    other["metrics"] = {"top1": 0.9}
+    mine = GOOD | {"metrics": {"top1": 0.5, "temperature": 0.5, "reject": REJECT}}
+    for path, part in (("mine.pt", mine), ("other.pt", other)):
+        torch.save(part, tmp_path / path)
+    paths = [tmp_path / "mine.pt", tmp_path / "new.pt", "--average", tmp_path / "other.pt"]
+    assert call_script("checkpoint.py", *paths, 0.5).returncode == 0
+    new = checkpoint.load(tmp_path / "new.pt")
+    assert new["metrics"] == {"top1": 0.5}  # the others were of the logits before
+    count = "features.0.1.num_batches_tracked"
+    assert new["model"][count] == GOOD["model"][count]
+    done = call_script("checkpoint.py", *paths, 0.5, "--temperature", 2, "--reject", 1, 2, 0.5)
+    assert done.returncode == 0, done.stderr
+    new = checkpoint.load(tmp_path / "new.pt")
+    expected = (GOOD["model"][WEIGHT] + 1) / 2
+    torch.testing.assert_close(new["model"][WEIGHT], expected, atol=2e-3, rtol=2e-3)
+    reject = {"scale": 1.0, "offset": 2.0, "threshold": 0.5}
+    assert new["metrics"] == {"top1": 0.5, "temperature": 2.0, "reject": reject}
+    for wrong in (["--average", good, "nan"], ["--average", good, "half"]):
+        done = call_script("checkpoint.py", good, tmp_path / "none.pt", *wrong)
+        assert done.returncode == 2 and done.stderr and not (tmp_path / "none.pt").exists()
+    assert call_script("checkpoint.py", good, "--average", good, 0.5).returncode == 2  # no new name
+
+
 @pytest.mark.parametrize(
     ("change", "allowed"),
     [

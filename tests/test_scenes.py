@@ -148,6 +148,70 @@ def test_strokes_stay_whole_where_a_line_crosses_them(monkeypatch):
     assert like(found.glyph, to_glyph(photograph(page()))) > 0.97
 
 
+def by_colour(monkeypatch, said: np.ndarray, layers, paper=(235, 235, 235)) -> np.ndarray:
+    """Return what colours add to what the finder said (h,w).
+
+    `layers` are drawings (h,w), each with what of blue, green and red light its ink lets through.
+    """
+    photo = np.full((SIDE, SIDE, 3), paper, np.float64)
+    for drawing, tone in layers:
+        photo *= 1 - (255 - drawing[..., None]) / 255 * (1 - np.array(tone))
+    ink = 255 - np.minimum(*(drawing for drawing, _ in layers)).astype(np.uint8)
+    monkeypatch.setattr(scene, "evidence", lambda ink: (said.copy(), np.ones_like(said)))
+    return scene.find_character(ink, (), photo.astype(np.uint8)).evidence[0] - said
+
+
+def marked() -> tuple[np.ndarray, ...]:
+    """Return a character, a frame round it and a cross through it, each (h,w)."""
+    frame, cross = np.full((2, SIDE, SIDE), 255, np.uint8)
+    cv2.rectangle(frame, (8, 8), (151, 151), 90, 2)
+    cross[79:81, 9:151] = cross[9:151, 79:81] = 90
+    return page(), frame, cross
+
+
+@pytest.mark.parametrize("paper", [(235, 235, 235), (150, 215, 235)])
+def test_weak_strokes_are_of_the_pen_whose_colour_they_have(monkeypatch, paper):
+    ink, frame, cross = marked()
+    left = np.arange(SIDE) < 75
+    ink = np.where(left, 255 - (255 - ink) * 0.5, ink)
+    # The finder is sure of the frame and of strong strokes, not of weak ones nor of the cross.
+    said = np.where(frame < 255, -5, np.where(left, 0, 2.5)).astype(np.float32)
+    said[cross < 255] = 0
+    lines, blue, black = np.minimum(frame, cross), [1, 0.3, 0.1], [0.1, 0.1, 0.1]
+    added = by_colour(monkeypatch, said, ((ink, blue), (lines, black)), paper)
+    assert np.median(added[(ink < 150) & left & (cross == 255)]) > 1
+    assert np.median(added[(cross < 255) & (ink == 255)]) < -1
+    assert np.abs(added).max() == 4 and not added[(ink == 255) & (lines == 255)].any()
+
+
+def test_colours_say_nothing_where_all_ink_is_alike_or_of_one_kind(monkeypatch):
+    ink, frame, cross = marked()
+    lines, blue, red = np.minimum(frame, cross), [1, 0.2, 0], [0, 0, 1]
+    said = np.where(frame < 255, -5, np.where(cross < 255, 0, 2.5)).astype(np.float32)
+    assert np.abs(by_colour(monkeypatch, said, ((ink, blue), (lines, red)))).max() > 1
+    for tone in ([0, 0, 0], [0.5, 0.5, 0.5]):
+        assert not by_colour(monkeypatch, said, ((ink, tone), (lines, tone))).any()
+    all_blue = np.minimum(ink, lines), blue
+    none = np.full_like(ink, 255), blue
+    assert np.abs(by_colour(monkeypatch, said, (all_blue, none))).max() < 1
+    for unsure in (np.maximum(said, -1.9), np.minimum(said, 1.9)):
+        assert not by_colour(monkeypatch, unsure, ((ink, blue), (lines, red))).any()
+
+
+def test_strokes_stay_whole_where_lines_cross_them_upright_or_level(monkeypatch):
+    ink = page()
+    for turned in (ink, np.ascontiguousarray(ink.T)):
+        lines = np.full((SIDE, SIDE), 255, np.uint8)
+        lines[94:98] = 80
+        lines = lines if turned is ink else lines.T
+        said = np.where(lines < 255, -5, 5).astype(np.float32)
+        monkeypatch.setattr(
+            scene, "evidence", lambda ink, said=said: (said.copy(), np.ones_like(said))
+        )
+        found = find_glyph(photograph(np.minimum(turned, lines)))
+        assert like(found.glyph, to_glyph(photograph(turned))) > 0.97
+
+
 def test_a_light_drawing_as_jpeg_keeps_it_has_no_lines(monkeypatch):
     light = np.zeros((64, 64), np.uint8)
     cv2.line(light, (8, 34), (56, 30), 160, 1, cv2.LINE_AA)

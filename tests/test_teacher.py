@@ -15,9 +15,11 @@ from config import Config
 from dataset import Entry, open_pack
 from hwdb.characters import LEVEL1
 from jobs.files import only_one
-from model import mobilenet_v3
+from model import mobilenet_v3, to_input
 from picture import to_glyph
+from training.augment import Augmentation, draw_maps, warp
 from training.teacher import (
+    LiveTeacher,
     SoftLabels,
     Teacher,
     expectations,
@@ -367,3 +369,37 @@ def test_a_batch_is_of_one_size(monkeypatch):
     labels = predict(glyphs)
     assert sizes == [((5, 1, 4, 4), True)] and labels.dtype == np.float16
     np.testing.assert_allclose(labels, np.full((2, 2), 10 * 0.2 - 1), rtol=0.01)
+
+
+@pytest.mark.parametrize("margin", [None, 0, 7])
+def test_a_live_teacher_sees_glyphs_as_large_as_if_they_were_made_for_it(margin):
+    inks = [bitmap(character, 1) for character in CLASSES]
+    teacher = Teacher(torch.nn.Flatten(), 48, margin, 1.0, list(CLASSES), "")
+    live = LiveTeacher(teacher, list(CLASSES), 64, CPU, False)
+    x = to_input(np.stack([to_glyph(ink, 64) for ink in inks]), CPU)
+    expected = to_input(np.stack([to_glyph(ink, 48, margin) for ink in inks]), CPU)
+    maps = draw_maps(len(x), Augmentation(), torch.Generator())
+
+    def error(extent):
+        return (warp(x, maps, live.side, extent) - expected).square().mean()
+
+    assert error(live.extent) < min(error(live.extent * share) for share in (0.97, 1.03))
+
+
+def test_a_live_teacher_tells_the_logits_of_the_classes_that_both_know(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    teacher = Teacher(network, 4, 0, 200.0, list("甲乙丙丁"), "")
+    live = LiveTeacher(teacher, list("丁十乙"), 4, CPU, False)
+    x = torch.rand(3, 1, 4, 4)
+    soft = live.look(x)
+    with torch.no_grad():
+        expected = network.float()(200 * x)[:, [3, 1]]
+    assert (soft.logits - expected).abs().max() < 0.02 * expected.abs().max()
+    assert soft.columns.tolist() == [0, 2] and soft.logits.dtype == torch.float32
+    assert not soft.logits.requires_grad and not compiled
+    LiveTeacher(teacher, list("乙"), 4, CPU, True)
+    assert compiled == [network]
+    with pytest.raises(ValueError, match="knows none"):
+        LiveTeacher(teacher, list("一"), 4, CPU, False)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHARACTERS, ROOT, SMALL, call_script, fork, write_tree
-from test_teacher import write_onnx
+from test_teacher import write_checkpoint, write_onnx
 
 import checkpoint
 import train as script
@@ -604,6 +604,51 @@ def test_a_live_teacher_sees_the_warped_glyph_before_it_is_spoilt(data, tmp_path
     one_step(run, state)
 
 
+def test_a_live_teacher_stays_as_it_is_and_changes_no_input(data, tmp_path, monkeypatch):
+    teacher = str(write_checkpoint(tmp_path / "t.pt"))
+    run, state = small_run(data, teacher=teacher, teacher_live=True)
+    network = run.samples.live.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
+    alone = run._replace(samples=replace(run.samples, live=None))
+    assert torch.equal(prepare(run, 0, glyphs)[0], prepare(alone, 0, glyphs)[0])
+    given, step = [], script.train_step
+
+    def keep(run, state, network, x, labels, soft):
+        given.append(soft)
+        step(run, state, network, x, labels, soft)
+
+    monkeypatch.setattr(script, "train_step", keep)
+    dry = run._replace(config=replace(run.config, dry_run=True))
+    assert script.train_one_epoch(dry, state, state.model, 0, script.threading.Event())
+    assert [soft.logits.shape for soft in given] == [(8, 4), (8, 4)]  # of six it knows four
+    assert torch.equal(given[0].logits, prepare(run, 0, glyphs)[1].logits)
+    assert same(network.state_dict(), before)
+
+
+def test_a_live_teacher_has_the_margin_that_it_expects(data, tmp_path):
+    write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
+    still = dict.fromkeys(Augmentation._fields, 0.0)
+    run, _ = small_run(data, teacher=str(tmp_path / "t.onnx"), teacher_live=True,
+                       teacher_input="margin=4", **still)  # fmt: skip
+    glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
+    views, live = [], run.samples.live
+    live.look = views.append
+    prepare(run, 0, glyphs)
+    assert views[0].shape == (8, 1, 16, 16) and views[0][..., 4:12, 4:12].amax() > 0.9
+    assert views[0][..., :3].amax() == views[0][..., 13:, :].amax() == 0
+
+
+def test_a_live_teacher_is_compiled_if_that_is_asked_for(data, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    live = {"teacher": str(write_checkpoint(tmp_path / "t.pt")), "teacher_live": True}
+    small_run(data, **live)
+    assert not compiled
+    run, _ = small_run(data, **live, compile=True)
+    assert compiled == [run.samples.live.network]
+
+
 def test_a_teacher_that_misreads_a_picture_counts_less():
     logits, labels = torch.randn(3, 5), torch.tensor([0, 1, -1])
     teacher = torch.eye(5)[[0, 3, 2]] * 4  # right, wrong, and nobody knows
@@ -619,6 +664,22 @@ def test_a_teacher_that_misreads_a_picture_counts_less():
     torch.testing.assert_close(loss_of(0.5, [1]), middle)
     for row in (0, 2):
         torch.testing.assert_close(loss_of(0.0, [row]), loss_of(1.0, [row]))
+
+
+def test_what_is_misread_is_told_in_the_order_of_the_teachers_classes():
+    logits, labels = torch.randn(3, 5), torch.tensor([3, 3, 1])
+    columns = torch.tensor([0, 3, 4])  # it knows nothing of 1 and 2
+    teacher = torch.tensor([[0.0, 5.0, 1.0], [0.0, 1.0, 5.0], [0.0, 5.0, 1.0]])
+    config = Config(teacher_weight=1.0, label_smoothing=0.0)
+
+    def loss_of(weight, row):
+        changed, rows = replace(config, misread_weight=weight), slice(row, row + 1)
+        return loss_function(logits[rows], labels[rows], (teacher[rows], columns), changed)
+
+    plain = [loss_function(logits[i : i + 1], labels[i : i + 1], None, config) for i in range(3)]
+    assert loss_of(0.0, 0) == loss_of(1.0, 0) != plain[0]  # it reads this one
+    assert loss_of(0.0, 1) == plain[1] != loss_of(1.0, 1)
+    assert loss_of(0.0, 2) == loss_of(1.0, 2) == plain[2]  # and cannot know that
 
 
 def test_learning_rate_is_a_function_of_the_step():

@@ -251,6 +251,7 @@ def test_bzip2_of_alzip_is_named_with_what_unpacks_it(write):
 def test_alz_volumes_may_end_anywhere(write, size):
     parts = volumes(alz(DATA), size)
     paths = [write(f"a.{'alz' if not i else f'a{i - 1:02d}'}", p) for i, p in enumerate(parts)]
+    write("b.a00", b"a volume of another archive")
     assert read(paths[0]) == (DATA, [])
     inner = zipped({path.name: path.read_bytes() for path in paths})
     assert read(write("b.zip", inner)) == (DATA, [])

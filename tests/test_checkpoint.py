@@ -194,8 +194,10 @@ def test_what_nobody_knows_is_left_out(tmp_path):
     deep = {}
     for _ in range(300):
         deep = {"a": deep}
-    torch.save(GOOD | {"deep": deep, "config": GOOD["config"] | {"note": "x"}}, tmp_path / "a.pt")
-    assert "deep" not in checkpoint.load(tmp_path / "a.pt")
+    more = GOOD["config"] | {"note": "x", (1, 2): "no name"}
+    torch.save(GOOD | {"deep": deep, "config": more}, tmp_path / "a.pt")
+    loaded = checkpoint.load(tmp_path / "a.pt")
+    assert "deep" not in loaded and "no name" not in checkpoint.describe(loaded)
 
 
 def test_a_part_that_is_marked_as_a_folder_is_noticed(tmp_path, good):

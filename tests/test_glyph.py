@@ -178,6 +178,22 @@ def test_strength_is_that_of_the_darker_ink():
     assert glyph.level(few).tolist() == [[24, 243, 255]]
 
 
+@pytest.mark.parametrize(("edge", "strength"), [(50, 200), (51, 100)])
+def test_edges_do_not_count_up_to_a_quarter_of_full_ink(edge, strength):
+    ink = np.full((13, 100), edge, np.uint8)  # 300 pixels and more of it
+    ink[:9] = 100
+    ink[9, :60] = 200  # 6 % of the ink that is darker than edges, 4 % of all
+    assert glyph.level(ink)[0, 0] == min(255, round(100 * 255 / strength))
+
+
+def test_a_shadow_is_taken_away_alike_along_rows_and_columns():
+    photo = np.full((256, 256), 200, np.uint8)
+    photo[:, :128] = 120
+    photo[100:156, 100:156] //= 3
+    difference = glyph.lift(photo.T).T.astype(int) - glyph.lift(photo)
+    assert np.abs(difference).max() <= 4
+
+
 def lines(*where: tuple, side: int = 100, shade: int = 0) -> np.ndarray:
     """Return clean paper with a stroke in the middle and lines: (axis, place)."""
     paper = np.full((side, side), 255, np.uint8)

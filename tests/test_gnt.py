@@ -135,6 +135,20 @@ def test_stream_error_is_damage_and_keeps_what_came_before():
     assert items[-1] == Damage("x.gnt", len(data), "bad CRC: 1, the archive says 2", "archive")
 
 
+def test_nothing_is_read_behind_an_error_of_the_stream(monkeypatch):
+    class FailsOnce(io.BytesIO):
+        def read(self, count=-1):
+            if self.tell() and not failed:
+                failed.append(self.tell())
+                raise OSError("unreadable sector")
+            return super().read(100)
+
+    failed = []
+    items = list(read_gnt(FailsOnce(gnt_bytes()), "x.gnt"))
+    assert items[-1] == Damage("x.gnt", failed[0], "unreadable sector", "archive")
+    assert not any(isinstance(item, Record) for item in items)
+
+
 def test_random_corruption_never_raises_and_keeps_most():
     rng = random.Random(0)
     for _ in range(300):

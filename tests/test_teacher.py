@@ -151,6 +151,22 @@ def test_other_expectations_are_other_labels(tmp_path, pack):
     assert load_teacher(tmp_path / "t.onnx", f"classes={file}").digest != teachers[0].digest
 
 
+def test_logits_are_counted_behind_the_last_layer(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    write_onnx(tmp_path / "t.onnx", 3)
+    proto = onnx.load(str(tmp_path / "t.onnx"))
+    proto.graph.node[-1].output[0] = "hidden"
+    proto.graph.node.append(onnx.helper.make_node("Gemm", ["hidden", "v", "c"], ["y"]))
+    for name, shape in (("v", (3, 4)), ("c", (4,))):
+        values = np.ones(shape, np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+    onnx.save(proto, str(tmp_path / "t.onnx"))
+    assert load_teacher(tmp_path / "t.onnx", "classes=4").classes == list(LEVEL1[:4])
+    with pytest.raises(ValueError, match="4 logits, but 3 classes"):
+        load_teacher(tmp_path / "t.onnx", "classes=3")
+
+
 def test_teachers_that_cannot_be_read(tmp_path):
     write_onnx(tmp_path / "t.onnx")
     with pytest.raises(ValueError, match="4 logits, but 3755 classes.*--teacher-input classes"):

@@ -49,9 +49,12 @@ function toBlob(canvas) {
   return new Promise(resolve => canvas.toBlob(resolve, "image/png"));
 }
 
+function blankCanvas(width, height) {
+  return Object.assign(document.createElement("canvas"), {width, height});
+}
+
 function drawing() {
-  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
-  canvas.width = canvas.height = SENT;
+  const canvas = blankCanvas(SENT, SENT), context = canvas.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, SENT, SENT);
   context.strokeStyle = "#000";
@@ -152,9 +155,8 @@ function show({readings = [], glyph = null, milliseconds, error, notices = [], i
     han.textContent = reading ? reading.character : "\u00a0";
     place.textContent = reading ? code(reading.character) : "";
     share.textContent = reading ? percent(reading.probability) : "\u00a0";
-    if (reading) button.setAttribute("aria-label",
-      `Copy ${reading.character}, ${percent(reading.probability)}`);
-    else button.setAttribute("aria-label", "No reading");
+    button.setAttribute("aria-label",
+      reading ? `Copy ${reading.character}, ${percent(reading.probability)}` : "No reading");
   });
   $("glyph").src = glyph ?? EMPTY;
   $("glyph").alt = glyph ? "The character as the network gets it" : "Nothing yet";
@@ -210,11 +212,10 @@ pad.addEventListener("pointerdown", event => {
   pad.setPointerCapture(pointer);
   stroke = [];
   add(event);
-  const strokes = state.picture ? [stroke] : [...state.strokes, stroke];
+  const {strokes, picture} = state;
   past.push(state);
-  const other = Boolean(state.picture);
-  state = {strokes, picture: null};
-  changed(other);
+  state = {strokes: picture ? [stroke] : [...strokes, stroke], picture: null};
+  changed(Boolean(picture));
 });
 
 pad.addEventListener("pointermove", event => {
@@ -224,17 +225,13 @@ pad.addEventListener("pointermove", event => {
   changed(false);
 });
 
-pad.addEventListener("pointerup", event => {
-  if (event.pointerId !== pointer) return;
-  pointer = stroke = null;
-  changed(false);
-});
-
-pad.addEventListener("pointercancel", event => {
-  if (event.pointerId !== pointer) return;
-  pointer = stroke = null;
-  undo();
-});
+for (const [end, then] of [["pointerup", () => changed(false)], ["pointercancel", undo]]) {
+  pad.addEventListener(end, event => {
+    if (event.pointerId !== pointer) return;
+    pointer = stroke = null;
+    then();
+  });
+}
 
 // --- pictures
 
@@ -247,10 +244,8 @@ async function take(file) {
   try { // turned as the camera says, and no larger than needed
     const bitmap = await createImageBitmap(file);
     const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
-    const canvas = document.createElement("canvas");
-    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-    const context = canvas.getContext("2d");
+    const sides = [bitmap.width, bitmap.height].map(side => Math.max(1, Math.round(side * scale)));
+    const canvas = blankCanvas(...sides), context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     picture = {canvas, blob: await toBlob(canvas)};

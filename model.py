@@ -236,28 +236,17 @@ def mobilenet_v3(
     return MobileNetV3(rows, num_classes, head=head or default_head, **options)
 
 
-def count_macs(model: nn.Module, size: int, in_channels: int = 1) -> tuple[int, int]:
+def count_macs(model: MobileNetV3, size: int, in_channels: int = 1) -> tuple[int, int]:
     """Return multiply-accumulates of one (1,C,size,size) input and the side of the final map."""
-    macs = final = 0
+    from torch.utils.flop_counter import FlopCounterMode  # takes a while
 
-    def hook(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        nonlocal macs, final
-        if isinstance(module, nn.Conv2d):
-            macs += output[0].numel() * module.weight[0].numel()
-            # The gates of squeeze-and-excitation work on 1x1 maps: they are not the final map.
-            final = output.shape[-1] if module.weight.shape[-1] > 1 else final
-        elif isinstance(module, nn.Linear):
-            macs += module.weight.numel()
-
-    handles = [m.register_forward_hook(hook) for m in model.modules()]
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        model(torch.zeros(1, in_channels, size, size))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        maps = model.features(torch.zeros(1, in_channels, size, size))
+        model.classifier(maps.mean((2, 3)))
     model.train(was_training)
-    for handle in handles:
-        handle.remove()
-    return macs, final
+    return counter.get_total_flops() // 2, maps.shape[-1]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,9 +35,9 @@ class Graph:
         return new
 
 
-def _operator(kind: str) -> Callable[[Value, Value | np.ndarray | float], Value]:
-    """Return the method that appends a node of two inputs."""
-    return lambda self, other: self.node(kind, other)
+def _operator(kind: str) -> Callable[..., Value]:
+    """Return the method that appends a node; this value is its first input."""
+    return lambda self, *others: self.node(kind, *others)
 
 
 class Value:
@@ -69,6 +69,8 @@ class Value:
     __lt__, __le__ = _operator("Less"), _operator("LessOrEqual")
     __gt__, __ge__ = _operator("Greater"), _operator("GreaterOrEqual")
     at_least, at_most = _operator("Max"), _operator("Min")
+    clip = _operator("Clip")  # low, high
+    where = _operator("Where")  # what is chosen where this value is true, and where it is not
 
     def __rsub__(self, other: float) -> Value:
         return self.lift(other) - self
@@ -89,13 +91,6 @@ class Value:
             branches.append(helper.make_graph(*parts))
         graph.nodes, graph.constants = outside
         return self.node("If", then_branch=branches[0], else_branch=branches[1])
-
-    def where(self, yes: Value | float, no: Value | float) -> Value:
-        """Return `yes` where this value is true, else `no`."""
-        return self.node("Where", yes, no)
-
-    def clip(self, low: float, high: float) -> Value:
-        return self.node("Clip", low, high)
 
     def float(self) -> Value:
         return self.node("Cast", to=TensorProto.FLOAT)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model import ConvNormAct, HSwish, InvertedResidual, MobileNetV3, SqueezeExcite, to_input
 from onnx_graph.graph import Graph
@@ -24,13 +25,6 @@ REPEATED = {"mode": "nearest", "nearest_mode": "floor",
 SMALLEST_INT8 = 10_000  # kernels with fewer weights are kept in float16: few bytes, half the error
 BLOCK = 16  # channels in a block of onnxruntime's layout with AVX-512; 8 with AVX2
 ENOUGH_TO_DROP = 256  # calibration glyphs that tell which hidden units of gates never fire
-
-
-def fold_batch_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Return kernel and bias of the convolution that equals convolution and BatchNorm."""
-    convolution, norm = block[0], block[1]
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 def quantize_rows(weight: np.ndarray, least: float | np.ndarray = 0.0) -> tuple[np.ndarray, ...]:
@@ -154,7 +148,8 @@ class NetworkGraph(Graph):
             x = self.node("GlobalAveragePool", self.add(x, module.features))
             return self.add(self.node("Flatten", x), module.classifier)
         if isinstance(module, ConvNormAct):
-            x = self.convolution(x, module[0], *fold_batch_norm(module))
+            folded = fuse_conv_bn_eval(module[0], module[1])
+            x = self.convolution(x, module[0], folded.weight, folded.bias)
             return self.add(x, module[2]) if len(module) > 2 else x
         if isinstance(module, InvertedResidual):
             y = self.add(x, module.block)

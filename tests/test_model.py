@@ -8,6 +8,7 @@ from model import (
     LARGE,
     SMALL,
     MobileNetV3,
+    SqueezeExcite,
     count_macs,
     main,
     make_divisible,
@@ -56,19 +57,17 @@ def test_strides_decide_the_final_map(stem, last, side):
 
 
 def test_counts_multiply_accumulates():
-    nn = torch.nn
-    model = nn.Sequential(
-        nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),  # 4 x 4 x 4 outputs of 9 inputs: 576
-        nn.BatchNorm2d(4),
-        nn.Conv2d(4, 5, 2),  # 5 x 3 x 3 outputs of 16: 720
-        nn.AdaptiveAvgPool2d(1),
-        nn.Conv2d(5, 6, 1),  # a gate: 6 outputs of 5: 30
-        nn.Flatten(),
-        nn.Linear(6, 7),  # 42
+    nn, model = torch.nn, mobilenet_v3("small", 7)
+    model.features = nn.Sequential(
+        nn.Conv2d(2, 8, 3, stride=2, padding=1, groups=2),  # 8 x 4 x 4 outputs of 9 inputs: 1152
+        nn.BatchNorm2d(8),
+        SqueezeExcite(8),  # 8 to 8 and back: 128
+        nn.Conv2d(8, 5, 2),  # 5 x 3 x 3 outputs of 32: 1440
     )
-    assert count_macs(model, 8, in_channels=2) == (576 + 720 + 30 + 42, 3)
-    assert model.training and count_macs(model.eval(), 8, 2)[0] == 1368 and not model.training
-    assert (model[1].running_mean == 0).all() and not model[0]._forward_hooks
+    model.classifier = nn.Linear(5, 7)  # 35
+    assert count_macs(model, 8, in_channels=2) == (1152 + 128 + 1440 + 35, 3)
+    assert model.training and count_macs(model.eval(), 8, 2)[0] == 2755 and not model.training
+    assert (model.features[1].running_mean == 0).all()
     # torchvision states 0.06 GFLOPS (multiply-accumulates) for Small at 224 px.
     macs, _ = count_macs(mobilenet_v3("small", 1000, in_channels=3), 224, in_channels=3)
     assert 54e6 < macs < 60e6

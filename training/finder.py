@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from jobs.command import command
 from jobs.files import replacing
@@ -73,20 +74,13 @@ class Finder(nn.Module):
 
 
 def weights(model: Finder) -> dict[str, np.ndarray]:
-    """Return the arrays of finder.npz: batch norm folded in, float16."""
+    """Return the arrays of finder.npz, of a network in eval mode: batch norm folded in, float16."""
     arrays = {}
     for name in finder.LAYERS:
         layer = getattr(model, name)
-        conv = layer if name in PLAIN else layer[0]
-        weight, bias = conv.weight.detach(), conv.bias
-        if name not in PLAIN:
-            norm = layer[1]
-            scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
-            weight = weight * scale[:, None, None, None]
-            bias = norm.bias - norm.running_mean * scale
-        outputs = len(weight)
-        arrays[name] = weight.permute(2, 3, 1, 0).reshape(-1, outputs).half().numpy()
-        arrays[f"{name}.bias"] = bias.detach().float().numpy()
+        conv = layer if name in PLAIN else fuse_conv_bn_eval(*layer)
+        weight = conv.weight.detach().permute(2, 3, 1, 0).reshape(-1, conv.out_channels)
+        arrays[name], arrays[f"{name}.bias"] = weight.half().numpy(), conv.bias.detach().numpy()
     return arrays
 
 

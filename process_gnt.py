@@ -114,7 +114,6 @@ class Tree:
     def __init__(self, folder: Path, classes: str | None) -> None:
         self.folder = folder
         self.chosen = "all" if classes is None else "".join(sorted(classes))
-        self.claimed: set[str] = set()  # prefixes of this run
         mark = read_mark(folder / STATE, VERSION) or {}
         self.sources: dict[str, dict] = mark.get("sources", {}) | dict(self._changes())
         if not self.sources and any(entry.is_dir() for entry in os.scandir(folder)):
@@ -157,11 +156,12 @@ class Tree:
             for line in path.read_text("ascii").splitlines() if path.is_file() else ():
                 yield tuple(json.loads(line))
 
-    def claim(self, source: GntFile, prefix: str) -> tuple[str, dict]:
+    def claim(self, source: GntFile, prefix: str, claimed: set[str]) -> tuple[str, dict]:
         """Return the prefix of a source in this tree and its entry, to be filled if not complete.
 
         A prefix belongs to the file that took it first. Another file of the same number gets
-        `prefix-2` and so on, unless its content is the same: then it is that file.
+        `prefix-2` and so on, unless its content is the same: then it is that file. Prefixes
+        `claimed` are of files of this run.
         """
         number, key = 1, prefix
         while key.casefold() in self.keys:
@@ -169,10 +169,9 @@ class Tree:
             entry = self.sources[key]
             same = entry["size"] == source.size and entry["crc"] == _checksum(source)
             whole = entry["complete"] and self.present[key] == entry["images"]
-            if same and (key in self.claimed or whole):
-                self.claimed.add(key)
+            if same and (key in claimed or whole):
                 return key, entry
-            if key not in self.claimed and (same or _is_rest_of(entry, source)):
+            if key not in claimed and (same or _is_rest_of(entry, source)):
                 break  # changed or unfinished
             number += 1
             key = f"{prefix}-{number}"
@@ -184,7 +183,6 @@ class Tree:
         entry = {"source": _absolute(source), "size": source.size, "crc": None, "complete": False}
         self.sources[key] = entry | dict.fromkeys(COUNTS, 0) | {"damage": []}
         self.keys[key.casefold()] = key
-        self.claimed.add(key)
         self.note(key)
         return key, self.sources[key]
 
@@ -296,8 +294,9 @@ class Conversion:
         """Yield the batches of a source, the last one empty."""
         split, prefix = self._place(source)
         tree = self._tree(split)
-        prefix, entry = tree.claim(source, prefix)
-        if (split, prefix) in self.entries:
+        claimed = {prefix for part, prefix in self.entries if part == split}
+        prefix, entry = tree.claim(source, prefix, claimed)
+        if prefix in claimed:
             self.notes.append(f"{source.name} has the same content as another source; left out")
             return
         self.entries[split, prefix] = entry

@@ -89,13 +89,19 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself; what emulates it is slow."""
+    if device.type == "cpu":  # private, and not in the oldest versions
+        return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
     """Return the dtype of autocast; float32 switches it off.
 
     Measured on CPUs, bfloat16 autocast trains this network slower than float32: auto is float32.
     """
     if amp == "auto" and device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-        return torch.bfloat16 if native else torch.float16
+        return torch.bfloat16 if has_bfloat16(device) else torch.float16
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return kinds.get(amp, torch.float32)

@@ -42,6 +42,7 @@ from hwdb.characters import LEVEL1, select_classes
 from jobs.command import needs, progress
 from jobs.files import only_one, read_mark, replacing, write_mark
 from model import to_input
+from training.devices import has_bfloat16
 
 RANK = 256  # of the teacher of the shipped weights: 99.8 % of the energy of its logits
 WORTH_COMPILING = 20_000  # glyphs; compiling takes a minute
@@ -269,13 +270,6 @@ def ready(teacher: Teacher, device: torch.device, compiled: bool) -> Callable[[T
     network = torch.compile(network) if compiled else network
     layout = {"dtype": dtype, "memory_format": torch.channels_last}
     return lambda x: network((x * teacher.scale).to(**layout)).float()
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself; a CPU that does not is very slow in it."""
-    if device.type == "cpu":  # private, and not in the oldest versions
-        return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class Soft(NamedTuple):

@@ -44,7 +44,7 @@ from torch import Tensor
 from hwdb.characters import character_of
 from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import origin
-from jobs.command import printable, progress
+from jobs.command import printable, progress, shorten
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, read_picture, to_glyph
@@ -292,11 +292,6 @@ def open_pack(source: str | Path, size: int = 64, workers: int = 0) -> Pack:
     if (more := len(pack.problems) - 10) > 0:
         print(f"unreadable: {more} more, see {folder / 'pack.json'}", file=sys.stderr)
     return pack
-
-
-def shorten(names: Sequence[str], count: int = 5) -> str:
-    """Return the first names of a list, fit for a terminal."""
-    return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def _whole_pack(source: Path, folder: Path, size: int) -> Pack | None:

@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 
 from config import add_arguments, add_reading, default_checkpoint, from_arguments
-from jobs.command import check_range, command, printable
+from jobs.command import check_range, command, printable, shorten
 from picture import PICTURE_SUFFIXES, decode_picture
 from picture.glyph import Found
 from recognizer import Recognizer
@@ -54,9 +54,8 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray, str
             if not found:
                 yield path, path, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
             elif others:
-                text = f"{path}: skipped what is no picture by its name: {', '.join(others[:3])}"
-                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-                print(printable(text) + more, file=sys.stderr)
+                said = f"{printable(path)}: skipped what is no picture by its name"
+                print(f"{said}: {shorten(others)}", file=sys.stderr)
             yield from ((name, name, "") for name in found)
         else:
             yield path, path, ""

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 
 from config import Config, add_arguments, add_reading, default_checkpoint, from_arguments
-from dataset import GlyphSet, Pack, open_pack, shorten
+from dataset import GlyphSet, Pack, open_pack
 from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import TWINS
-from jobs.command import command, printable, progress
+from jobs.command import command, printable, progress, shorten
 from jobs.files import write_file
 from model import to_input
 from recognizer import Recognizer

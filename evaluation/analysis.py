@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dataset import shorten
 from evaluation.score import Result
+from jobs.command import shorten
 
 
 class Share(NamedTuple):

@@ -15,7 +15,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ def needs(what: str, error: ImportError) -> ValueError:
 def printable(text: str) -> str:
     """Return text with control characters and broken code points escaped, as for a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(names: Sequence[str], count: int = 5) -> str:
+    """Return the first names of a list, fit for a terminal."""
+    return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def progress(iterable=None, **options) -> tqdm:

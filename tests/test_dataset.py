@@ -399,12 +399,6 @@ def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
         assert labels.tolist() == [label for _, label in drawn]
 
 
-def test_lists_are_shortened():
-    assert dataset.shorten(["a", "b\nc"]) == "a, b\\nc"
-    assert dataset.shorten(list("abcdef")) == "a, b, c, d, e, ..."
-    assert dataset.shorten(list("abcde")) == "a, b, c, d, e"
-
-
 def files_of(root, *paths: str) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.command import shorten
 from jobs.files import only_one, read_mark, replacing, write_mark
 from jobs.pool import AHEAD, Workers
 
@@ -141,6 +142,12 @@ def test_closed_streams_are_no_files_of_ours(tmp_path):
     body = "file = open(sys.argv[1], 'w'); print('x'); import os; os.write(2, b'x'); file.close()"
     done = python(COMMAND.format(body), path, shell=">&- 2>&- <&-")
     assert done.returncode == 0 and path.read_bytes() == b""
+
+
+def test_lists_are_shortened():
+    assert shorten(["a", "b\nc"]) == "a, b\\nc"
+    assert shorten(list("abcdef")) == "a, b, c, d, e, ..."
+    assert shorten(list("abcde")) == "a, b, c, d, e"
 
 
 # -- worker processes ------------------------------------------------------------------------------

@@ -180,15 +180,13 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
     Pictures that cannot be read or hold nothing are left out and named.
     """
     cv2.setNumThreads(1)  # processes are the parallelism here
-    path = Path(root, task[0].path) if os.path.isdir(root) else Path(root)
-    samples = _picture_samples(root, task) if task[0].folder else _gnt_samples(path)
     chunks: list[Chunk] = []
-    for number, (name, where, label, writer, read) in enumerate(samples):
+    for number, (name, where, label, writer, picture) in enumerate(_samples(root, task)):
         if number % CHUNK == 0:
             chunks.append(Chunk(np.empty((CHUNK, size, size), np.uint8), [], [], [], [], []))
         chunk = chunks[-1]
         try:
-            chunk.glyphs[len(chunk.labels)] = to_glyph(read(), size, margin)
+            chunk.glyphs[len(chunk.labels)] = to_glyph(_pixels(picture), size, margin)
         except (ValueError, OSError) as error:
             chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
             chunk.refused.append(label)
@@ -199,28 +197,27 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
     return [chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)]) for chunk in chunks]
 
 
-def _picture_samples(root: str, task: list[Entry]) -> Iterator[tuple]:
-    """Yield name for names.jsonl, place for people, label, writer, and what reads the picture."""
+def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
+    """Yield name for names.jsonl, place for people, label ('' for damage), writer, and picture."""
+    single = os.path.isfile(root)
     for entry in task:
-        path, label = Path(root, entry.path), character_of(entry.folder)
-        read = partial(read_picture, path)
-        yield entry.path, str(path), label, writer_of(path.name), read
+        path = Path(root) if single else Path(root, entry.path)
+        if entry.folder:
+            yield entry.path, str(path), character_of(entry.folder), writer_of(path.name), path
+            continue
+        writer = origin(path.name)[1] or path.stem
+        with open(path, "rb") as stream:
+            for item in read_gnt(stream, path.name):
+                name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
+                label = "" if isinstance(item, Damage) else item.character
+                yield name, where, label, writer, item
 
 
-def _gnt_samples(path: Path) -> Iterator[tuple]:
-    """Yield as `_picture_samples`; what is damaged has no label."""
-    writer = origin(path.name)[1] or path.stem
-
-    def bitmap(item: Record | Damage) -> np.ndarray:
-        if isinstance(item, Damage):
-            raise ValueError(item.reason)
-        return item.bitmap
-
-    with open(path, "rb") as stream:
-        for item in read_gnt(stream, path.name):
-            name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
-            label = "" if isinstance(item, Damage) else item.character
-            yield name, where, label, writer, partial(bitmap, item)
+def _pixels(picture: Path | Record | Damage) -> np.ndarray:
+    """Return the pixels of a picture file or a record; ValueError for damage."""
+    if isinstance(picture, Damage):
+        raise ValueError(picture.reason)
+    return picture.bitmap if isinstance(picture, Record) else read_picture(picture)
 
 
 # --- pack: glyphs -> one folder, made once

@@ -75,7 +75,13 @@ def call_script(
 
 @functools.cache
 def load_script(name: str) -> ModuleType:
-    """Import a script by its file; `import test` would find Python's own tests."""
+    """Import a script by its file; `import test` would find Python's own tests.
+
+    One that the tests have imported by its name is not imported once more.
+    """
+    known = sys.modules.get(Path(name).stem)
+    if getattr(known, "__file__", None) == str(ROOT / name):
+        return known
     specification = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # dataclasses look their module up

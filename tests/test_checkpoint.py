@@ -452,7 +452,7 @@ def test_folders_are_left_out_of_what_is_shared():
         "data": ("b", "c@2"), "val_data": "e", "teacher": "t.onnx", "init_from": "last.pt",
         "fonts": "fonts", "out": "o", "unlabelled": ("v",), "outliers": ("w",),
     }  # fmt: skip
-    assert checkpoint.without_folders({"lr": 1})["data"] == ()
+    assert set(checkpoint.without_folders({}).values()) == {(), ""}  # of an older version
 
 
 @pytest.mark.parametrize(

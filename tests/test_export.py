@@ -357,7 +357,9 @@ def test_one_sentence_for_bad_input(exported, tmp_path, monkeypatch, capsys, arg
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_missing_package_is_named(exported, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)  # importing it fails
-    monkeypatch.setattr("conftest.load_script", load_script.__wrapped__)  # imports anew
+    for script in ("export", "predict"):  # imports anew
+        monkeypatch.delitem(sys.modules, script, raising=False)
+    monkeypatch.setattr("conftest.load_script", load_script.__wrapped__)
     done = call_script("export.py", "--checkpoint", exported / "best.pt")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: exporting needs the package {package}: pip install -r")

@@ -49,7 +49,8 @@ def test_validation_source(trees):
     own = config(trees / "a", trees / "b", val_data=str(trees / "b"))
     samples = open_samples(own, CPU)
     assert len(samples.train) == 22 and "2 validation glyphs of" in samples.said
-    assert {samples.classes[i] for i in samples.val_source.fetch(samples.validation)[1]} == {"口"}
+    glyphs, labels = samples.val_source.fetch(samples.validation)
+    assert {samples.classes[i] for i in labels} == {"口"} and glyphs.shape[1:] == (32, 32)
     assert samples.digest != open_samples(replace(own, val_data=str(trees / "a")), CPU).digest
 
 
@@ -127,7 +128,8 @@ def test_processes_share_a_batch_and_epochs_differ(trees):
 
 def test_glyphs_go_to_the_gpu(trees, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12345, 99999))
+    free = {torch.device("cuda", 1): (12345, 99999)}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free.get)
     monkeypatch.setattr(GlyphSet, "to", lambda self, *given: asked.append((self, *given)))
     samples = open_samples(config(trees / "a"), torch.device("cuda", 1))
     assert asked == [(samples.source, torch.device("cuda", 1), 12345)]

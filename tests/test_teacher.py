@@ -419,3 +419,13 @@ def test_a_live_teacher_tells_the_logits_of_the_classes_that_both_know(monkeypat
     assert compiled == [network]
     with pytest.raises(ValueError, match="knows none"):
         LiveTeacher(teacher, list("一"), 4, CPU, False)
+
+
+@pytest.mark.parametrize(("there", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_teacher_runs_in_bfloat16_where_that_is_quick(monkeypatch, there, dtype):
+    monkeypatch.setattr("training.teacher.has_bfloat16", lambda device: there)
+    network, seen = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)), []
+    network.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    teacher = Teacher(network, 4, 0, 1.0, list("甲乙丙丁"), "")
+    soft = LiveTeacher(teacher, list("甲乙"), 4, CPU, False).look(torch.rand(2, 1, 4, 4))
+    assert seen == [dtype] and soft.logits.dtype == torch.float32

@@ -24,8 +24,6 @@ temporary name and renamed, so a killed run leaves the file of before.
 Left out: ONNX files (see recognizer.py and export.py), old formats.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -21,8 +21,6 @@ pack without it is no pack. The file reads as the data flow: scan, decode, pack,
 Left out: anything about models; augmentation is in training/augment.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -21,8 +21,6 @@ fonts and scripts from the network, and send a drawing only when it is finished.
 Left out: users, encryption, and whatever else a public service needs; put none on the Internet.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import contextlib

@@ -14,8 +14,6 @@ Shapes: input (B,1,S,S) float in 0...1 -> logits (B,K) float. S is free; it is h
 (``stem_stride``), by three blocks, and by the last stage (``last_stride``).
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from itertools import product

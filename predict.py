@@ -13,8 +13,6 @@ exit status is 2. With an .onnx file PyTorch is not needed. Python programs use
 recognizer.Recognizer.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

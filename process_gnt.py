@@ -18,8 +18,6 @@ as long as its content and its number of PNG files agree with the record. One tr
 (picture/ does that).
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

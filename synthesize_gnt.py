@@ -12,8 +12,6 @@ bytes on any number of workers. A run that was stopped goes on where it was: fin
 kept, unless they were made with other settings. Left out are CASIA's blank and wrong samples.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

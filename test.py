@@ -12,8 +12,6 @@ classes that are not read are left out, counted and named; pictures that were re
 picture) count as not read. Results go to stdout, notices to stderr. Nothing is trained here.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -17,8 +17,6 @@ step under way and saves it; a second one does not wait.
 A `Run` is what stays the same while a run lasts, a `State` what changes and what last.pt holds.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import math

@@ -6,8 +6,6 @@ Each file is named by the code point of its character: U+6C38.png is 永. Scan, 
 screen, transparent layer, mouse: all of them go through the same preprocessing.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

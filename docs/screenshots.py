@@ -8,8 +8,6 @@ synthetic handwriting made for it. Needs Chromium, requirements-dev.txt and -opt
 The sheet of handwriting beside them is made by python synthesize_gnt.py --sheet.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import subprocess

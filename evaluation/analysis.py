@@ -6,8 +6,6 @@
 Pure functions of an `evaluation.score.Result`; test.py prints them, report.py draws them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -6,8 +6,6 @@ mistakes.sheet(200)            # (H,W) uint8 picture
 mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png, the first 200
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import sys

@@ -7,8 +7,6 @@
 The score itself is recognizer.character_score, a logistic of the energy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -8,8 +8,6 @@ limited, so that the page stays below a few megabytes; test.py --errors writes a
 Left out: any figure that analysis.py does not make.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

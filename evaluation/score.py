@@ -1,7 +1,5 @@
 """Run a network over labelled glyphs: every sample once, on one or many processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

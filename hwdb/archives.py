@@ -15,8 +15,6 @@ of kind "other" if it is merely a file of another kind.
 Left out: encrypted archives, ALZip's own bzip2, archives of any other format.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """The characters of HWDB: level 1 of GB2312, the 171 symbols, class folders, selections."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

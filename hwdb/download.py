@@ -7,8 +7,6 @@ announced length, a directory, and the right checksum of every file. Left out: a
 HTTP(S), also by redirection.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os

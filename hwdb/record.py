@@ -21,8 +21,6 @@ wherever the next record is beyond doubt. Archives are opened by archives.py; PN
 by process_gnt.py.
 """
 
-from __future__ import annotations
-
 import struct
 import unicodedata
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The official sets: their archives and addresses, who trains and who tests, published counts."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ with Bounded(decode, seconds=10, memory=1 << 30) as bounded:
     result = bounded.call(data)     # TooMuch: it took more
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -8,8 +8,6 @@ mark = read_mark(folder / "pack.json", version=3)     # None: not finished, star
 with only_one(folder, "process_gnt.py"): ...
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

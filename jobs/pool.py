@@ -5,8 +5,6 @@ with Workers(4, preload="dataset") as workers:
         ...
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -5,8 +5,6 @@
 See export.py for the precisions and why they are as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@
 network.json tells the page who reads: `server` (POST read) or `here` (reader.js, network.onnx).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

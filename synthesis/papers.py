@@ -9,8 +9,6 @@
 Left out are photographs: uneven light and noise are the business of training/augment.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -7,8 +7,6 @@ The finder of picture/ learns from them which ink is that of the character in th
 (training/finder.py). Some are tight crops or stand alone: there all ink is the character's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -3,8 +3,6 @@
 x = augment(to_input(glyphs), Augmentation(rotation=10), torch.Generator().manual_seed(0))
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

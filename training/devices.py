@@ -5,8 +5,6 @@
 Left out: what trains (train.py), what reads pictures (recognizer.py).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from datetime import timedelta

@@ -7,8 +7,6 @@ Every sample is a drawn scene (synthesis/scenes.py), lifted from its paper as a 
 The loss counts where there is ink. Left out: real pictures, GPUs.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -11,8 +11,6 @@
 A log is given values and asks for none.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

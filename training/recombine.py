@@ -10,8 +10,6 @@ distorted far more than training does; half are two or three, each squeezed into
 square. The character of the records means nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -5,8 +5,6 @@ for glyphs, labels, soft in samples.batches(config, 0, 0, 3, Processes(0, 1, 0))
     ...
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -21,8 +21,6 @@ A `LiveTeacher` keeps nothing: it looks at every augmented view, as the student 
 than a student's step; on a CPU it costs more.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -16,8 +16,6 @@ steps      uint8   (2, points)  x and y of each point less those of the point be
 Points stand on a grid of 256, y down. Left out are all characters beyond level 1 and the outlines.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

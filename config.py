@@ -7,8 +7,6 @@ Each field carries its default, its help and its check. A script shows its part 
 (`add_arguments`) and gets a `Config` back (`from_arguments`). Imports nothing of ours.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os
@@ -61,30 +59,31 @@ HEADINGS = {
     "out": "run",
     "device": "device",
 }
-# The types of fields, as annotations are written, in words.
+TEXTS = tuple[str, ...]
+# The types of fields in words.
 KINDS = {
-    "str": "a text",
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "tuple[str, ...]": "texts",
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    TEXTS: "texts",
 }
 
 
-def _is_a(value: Any, kind: str) -> bool:
+def _is_a(value: Any, kind: Any) -> bool:
     """Whether a value has the type of a field; a whole number is a float, no bool is a number."""
-    if kind == "tuple[str, ...]":
+    if kind == TEXTS:
         return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
-    if kind == "float":
+    if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
-    return type(value).__name__ == kind
+    return type(value) is kind
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings of a training run; stored in its checkpoints as a dict."""
 
-    data: tuple[str, ...] = setting(
+    data: TEXTS = setting(
         ("data/train",),
         "training sources: trees of class folders, .gnt files or folders of them; DIR@N is seen N "
         "times an epoch",
@@ -132,12 +131,12 @@ class Config:
     remains: float = setting(0.1, "probability of remains of lines and neighbours", SHARE)
 
     teacher: str = setting("", "checkpoint or ONNX file to learn from")
-    unlabelled: tuple[str, ...] = setting(
+    unlabelled: TEXTS = setting(
         (),
         "more pictures (DIR@N as --data), whose labels do not count: the teacher alone says what "
         "they are",
     )
-    outliers: tuple[str, ...] = setting((), "pictures of no character: all logits are to be alike")
+    outliers: TEXTS = setting((), "pictures of no character: all logits are to be alike")
     teacher_weight: float = setting(0.7, "share of the loss that is the teacher's", SHARE)
     logit_weight: float = setting(0.0, "weight of the error in the teacher's logits", NOT_NEGATIVE)
     misread_weight: float = setting(
@@ -217,14 +216,14 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
         options: dict[str, Any] = {"metavar": item.name.split("_")[-1].upper()}
         if choices := item.metadata["check"].choices:
             options = {"choices": choices}
-        if item.type == "bool":
+        if item.type is bool:
             options = {"action": "store_true"}
-        elif item.type == "tuple[str, ...]":
+        elif item.type == TEXTS:
             options = {"nargs": "+", "metavar": "DIR"}
             default = " ".join(default)
         else:
             options["type"] = type(default)
-        if default != "" and item.type != "bool":
+        if default != "" and item.type is not bool:
             text += f" (default: {default})"
         name = flag(item.name)
         groups[heading].add_argument(name, default=argparse.SUPPRESS, help=text, **options)

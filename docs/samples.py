@@ -1,6 +1,6 @@
 """Draw the sample pictures: synthetic handwriting in the ways in which users hand it in.
 
-    python docs/samples.py
+    python -m docs.samples
 
 Each file is named by the code point of its character: U+6C38.png is 永. Scan, page, photo, phone
 screen, transparent layer, mouse: all of them go through the same preprocessing.
@@ -12,12 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from hwdb.characters import folder_name
+from synthesis.templates import stroke_data
+from synthesis.writer import Writer, render
 
-from hwdb.characters import folder_name  # noqa: E402
-from synthesis.templates import stroke_data  # noqa: E402
-from synthesis.writer import Writer, render  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def page(ink: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:

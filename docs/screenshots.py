@@ -1,7 +1,7 @@
 """Make the pictures of the README: docs/demo.png and docs/report.png.
 
-    python docs/screenshots.py                                   # the shipped weights
-    python docs/screenshots.py demo.png --checkpoint runs/train/best.pt
+    python -m docs.screenshots                                   # the shipped weights
+    python -m docs.screenshots demo.png --checkpoint runs/train/best.pt
 
 What they show is synthetic: a character of the stroke data drawn on the page, and a test on
 synthetic handwriting made for it. Needs Chromium, requirements-dev.txt and -optional.txt.
@@ -18,15 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jobs.command import command
+from recognizer import load_network
+from synthesis.templates import stroke_data
+from tests import browser as chromium
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import browser as chromium  # noqa: E402
-
-from jobs.command import command  # noqa: E402
-from recognizer import load_network  # noqa: E402
-from synthesis.templates import stroke_data  # noqa: E402
-
 CHARACTER = "永"
 CLASSES = 300  # in the report, at most
 GAP = 24  # px between two pages

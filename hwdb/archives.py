@@ -282,7 +282,7 @@ def _zip_members(stream: BinaryIO) -> tuple[list[_Member], list[tuple[int, str]]
     members, problems = [], []
     end = stream.seek(0, os.SEEK_END)
     try:
-        listed, end = _zip_directory(stream, end)
+        listed, end = _zip_directory(stream)
         whole = True
     except ArchiveError as error:
         problems.append((end, f"not a whole .zip ({error}); download it again"))
@@ -309,7 +309,7 @@ def _zip_members(stream: BinaryIO) -> tuple[list[_Member], list[tuple[int, str]]
     return members, problems
 
 
-def _zip_directory(stream: BinaryIO, end: int) -> tuple[list[_Member], int]:
+def _zip_directory(stream: BinaryIO) -> tuple[list[_Member], int]:
     """Return the members that the directory lists, by offset, and where it begins."""
     members = []
     try:

@@ -4,7 +4,7 @@
     that writing there is the middle character's
 
 The weights, finder.npz, are made by `python -m training.finder` from drawn scenes; their card is in
-checkpoints/README.md. Maps are (height, width, channels), one after the other as in LAYERS.
+checkpoints/README.md. Maps are (channels, height, width), one after the other as in LAYERS.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ LAYERS = {
 
 
 def to_finder(ink: np.ndarray) -> np.ndarray:
-    """Bring ink (h,w) uint8 into the middle of (SIDE,SIDE,2) float32: ink in 0...1; 1 inside."""
+    """Bring ink (h,w) uint8 into the middle of (2,SIDE,SIDE) float32: ink in 0...1; 1 inside."""
     small = shrink(ink)
-    page = np.zeros((SIDE, SIDE, 2), np.float32)
+    page = np.zeros((2, SIDE, SIDE), np.float32)
     top, left = ((SIDE - side) // 2 for side in small.shape)
-    view = page[top : top + small.shape[0], left : left + small.shape[1]]
-    view[..., 0] = small * np.float32(1 / 255)
-    view[..., 1] = 1
+    view = page[:, top : top + small.shape[0], left : left + small.shape[1]]
+    np.multiply(small, np.float32(1 / 255), out=view[0])
+    view[1] = 1
     return page
 
 
@@ -77,7 +77,7 @@ def evidence(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits (SIDE,SIDE) and (SIDE/4,SIDE/4) float32 of an input (SIDE,SIDE,2)."""
+    """Return the logits (SIDE,SIDE) and (SIDE/4,SIDE/4) float32 of an input (2,SIDE,SIDE)."""
     x1 = _along(1, _apply("down1", x))
     x2 = _along(2, _apply("same2", _apply("down2", x1)))
     x3 = _apply("same3", _apply("down3", x2))
@@ -90,82 +90,92 @@ def run(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     parts = _apply("out", x1)
     written = np.empty((SIDE, SIDE), np.float32)
     for part in range(4):
-        written[part // 2 :: 2, part % 2 :: 2] = parts[..., part]
-    return written, _apply("middle", x2)[..., 0]
+        written[part // 2 :: 2, part % 2 :: 2] = parts[part]
+    return written, _apply("middle", x2)[0]
 
 
 def _along(scale: int, x: np.ndarray) -> np.ndarray:
     """Add to a map what its rows and its columns hold on the average."""
-    mean = np.full(len(x), 1 / len(x), np.float32)
+    mean = np.full(x.shape[2], 1 / x.shape[2], np.float32)
     weight, bias = weights()[f"row{scale}"]
-    x = x + ((mean @ x) @ weight + bias)[:, None]
+    x = x + (weight @ (x @ mean) + bias)[..., None]
     weight, bias = weights()[f"column{scale}"]
-    x += (mean @ x.reshape(len(x), -1)).reshape(len(x), -1) @ weight + bias
+    x += (weight @ (mean @ x) + bias)[:, None]
     return np.maximum(x, 0, out=x)
 
 
 def _apply(name: str, x: np.ndarray, finer: np.ndarray | None = None) -> np.ndarray:
-    """Return the map of a layer, doubled and added to a finer one where that is given."""
+    """Return the map of a layer; where a finer one is given, that with the map added, doubled."""
     _, channels, kernel, stride, dilation = LAYERS[name]
     weight, bias = weights()[name]
-    h, w = x.shape[0] // stride, x.shape[1] // stride
-    if kernel == 3 and stride == 1:
-        y = _convolve(x, weight.reshape(3, -1, channels), dilation)
+    if weight.ndim == 3:
+        y = _convolve(x, weight, dilation)
     else:
-        y = (_windows(x, kernel, stride) if kernel > 1 else x).reshape(h * w, -1) @ weight
-    y += bias
-    y = y.reshape(h, w, channels)
+        x = _windows(x, kernel, stride) if kernel > 1 else x
+        y = weight @ x.reshape(weight.shape[1], -1)
+        y = y.reshape(channels, *x.shape[-2:])
+    y += bias[..., None]
     if finer is not None:
-        y = y.repeat(2, 0).repeat(2, 1)
-        y += finer
+        rows = y.repeat(2, 1)
+        finer[..., ::2] += rows
+        finer[..., 1::2] += rows
+        y = finer
     return y if name in ("out", "middle") else np.maximum(y, 0, out=y)
 
 
 def _convolve(x: np.ndarray, weight: np.ndarray, apart: int) -> np.ndarray:
-    """Return the products (h*w,N) of a map's windows of 3 x 3 with weights (3,3*C,N).
+    """Return the products (N,h,w) of a map's windows of 3 x 3 with weights (3,N,3*C).
 
-    A row of windows is laid out once for the three rows of the map that it takes part in; some
-    rows at a time, which stay in the cache.
+    Three copies are laid out, moved by a column each; moved by a row they are a later part of the
+    same memory. Some rows at a time stay in the cache.
     """
-    h, w, channels = x.shape
+    channels, h, w = x.shape
     count = min(h, PART // w)
-    y = np.empty((h * w, weight.shape[2]), np.float32)
-    laid = np.zeros((count + 2 * apart, w, 3, channels), np.float32)
-    flat = laid.reshape(len(laid) * w, -1)
+    y = np.empty((weight.shape[1], h * w), np.float32)
+    laid = np.zeros((3, channels, count + 2 * apart, w), np.float32)
+    flat = laid.reshape(3 * channels, -1)
     for top in range(0, h, count):
         first, last = max(0, top - apart), min(h, top + count + apart)
-        given, rows = x[first:last], laid[first - top + apart : last - top + apart]
-        rows[:, apart:, 0] = given[:, :-apart]
-        rows[:, :, 1] = given
-        rows[:, :-apart, 2] = given[:, apart:]
-        laid[last - top + apart :] = 0
-        part = y[top * w : (top + count) * w]
-        np.matmul(flat[: len(part)], weight[0], out=part)
+        given, rows = x[:, first:last], laid[:, :, first - top + apart : last - top + apart]
+        rows[0, ..., apart:] = given[..., :-apart]
+        rows[1] = given
+        rows[2, ..., :-apart] = given[..., apart:]
+        laid[:, :, last - top + apart :] = 0
+        part = y[:, top * w : (top + count) * w]
+        wide = part.shape[1]
+        np.matmul(weight[0], flat[:, :wide], out=part)
         for row in (1, 2):
             start = row * apart * w
-            part += flat[start : start + len(part)] @ weight[row]
-    return y
+            part += weight[row] @ flat[:, start : start + wide]
+    return y.reshape(-1, h, w)
 
 
 def _windows(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
-    """Return the windows (h',w',kernel,kernel,channels) of a map with a border of zeros."""
-    h, w, channels = x.shape
+    """Return the windows (kernel,kernel,C,h',w') of a map with a border of zeros."""
+    channels, h, w = x.shape
     rim = (kernel - 1) // 2
-    padded = np.zeros((h + 2 * rim, w + 2 * rim, channels), np.float32)
-    padded[rim : rim + h, rim : rim + w] = x
-    down, right, deep = padded.strides
+    padded = np.zeros((channels, h + 2 * rim, w + 2 * rim), np.float32)
+    padded[:, rim : rim + h, rim : rim + w] = x
+    deep, down, right = padded.strides
     return np.lib.stride_tricks.as_strided(
         padded,
-        (h // stride, w // stride, kernel, kernel, channels),
-        (down * stride, right * stride, down, right, deep),
+        (kernel, kernel, channels, h // stride, w // stride),
+        (down, right, deep, down * stride, right * stride),
     )
 
 
 @lru_cache(maxsize=1)
 def weights() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Read weights (kernel * kernel * inputs, outputs) and biases (outputs,) of all layers."""
+    """Read weights and biases (N,1) of all layers.
+
+    Weights are (N,K*K*C), or (3,N,3*C) for `_convolve`; in the file (K*K*C,N).
+    """
+    found = {}
     with np.load(WEIGHTS) as file:
-        return {
-            name: (file[name].astype(np.float32), file[f"{name}.bias"].astype(np.float32))
-            for name in LAYERS
-        }
+        for name, (inputs, _, kernel, stride, _) in LAYERS.items():
+            weight = file[name].astype(np.float32)
+            if kernel == 3 and stride == 1:
+                weight = weight.reshape(3, 3 * inputs, -1)
+            weight = np.ascontiguousarray(weight.swapaxes(-1, -2))
+            found[name] = weight, file[f"{name}.bias"].astype(np.float32)[:, None]
+    return found

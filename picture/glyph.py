@@ -18,6 +18,7 @@ Left out: reading several characters. Of a picture that holds more, the one in t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -96,12 +97,20 @@ def is_clean(grey: np.ndarray) -> bool:
     In a tight box, dense writing leaves less paper, and a level stroke next to none. The picture
     must not be mostly black then, which would be the paper of a light pen.
     """
-    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
+    return _is_clean(_histogram(grey), grey.shape)
+
+
+def _histogram(grey: np.ndarray) -> np.ndarray:
+    """Return the shares (256,) of a picture's pixels that have each value."""
+    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
+
+
+def _is_clean(histogram: np.ndarray, shape: tuple[int, ...]) -> bool:
     if histogram[236:255].sum() > CLEAN_NEAR_PAPER:
         return False
     if histogram[:24].sum() >= 0.5:
         return histogram[255] >= CLEAN_PAPER
-    strip = max(grey.shape) > 2.5 * min(grey.shape)
+    strip = max(shape) > 2.5 * min(shape)
     return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
 
 
@@ -115,7 +124,8 @@ def _find(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Bo
     """
     grey = to_grey(picture)
     colour = picture if picture.dtype == np.uint8 and picture.shape[2:] == (3,) else None
-    if is_clean(grey):
+    histogram = _histogram(grey)
+    if _is_clean(histogram, grey.shape):
         box = _ink_box(grey)
         if not _is_framed(grey, box):
             return grey, grey, None, box
@@ -125,9 +135,10 @@ def _find(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Bo
     else:
         # Light ink on paper of exactly 0, or nearly as JPEG keeps it, is a drawing: its straight
         # strokes are no lines.
-        light = 255 - grey
-        drawn = is_clean(light) or 2 * np.count_nonzero(grey > 3) < grey.size
-        drawn = drawn and not _is_framed(light, _ink_box(light))
+        drawn = _is_clean(histogram[::-1], grey.shape) or histogram[:4].sum() > 0.5
+        if drawn:
+            light = 255 - grey
+            drawn = not _is_framed(light, _ink_box(light))
         before, bitmap, scene = _search(grey, colour, drawn)
     return before, bitmap, scene, _ink_box(bitmap)
 
@@ -184,11 +195,12 @@ def lift(grey: np.ndarray) -> np.ndarray:
         grey = 255 - grey
     ink = cv2.subtract(_paper(grey), grey)
     threshold, _ = cv2.threshold(ink, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    histogram = cv2.calcHist([ink], [0], None, [256], [0, 256]).ravel()
+    histogram = _histogram(ink)
     shades = np.arange(256)
     floor, dark = histogram * (shades <= threshold), histogram * (shades > threshold)
-    level = float(floor @ shades / max(floor.sum(), 1))
-    noise = float(np.sqrt(floor @ (shades - level) ** 2 / max(floor.sum(), 1)))
+    share = floor.sum() or 1
+    level = float(floor @ shades / share)
+    noise = float(np.sqrt(floor @ (shades - level) ** 2 / share))
     strength, full = (
         float(np.searchsorted(dark.cumsum(), share * dark.sum())) for share in (0.5, 0.95)
     )
@@ -221,16 +233,22 @@ def _is_inverted(grey: np.ndarray) -> bool:
     step = -(-max(grey.shape) // 96)
     values = grey[::step, ::step].astype(np.float32)
     thumb = cv2.resize(values, (24, 24), interpolation=cv2.INTER_AREA)
-    slope = np.linspace(-0.5, 0.5, 24, dtype=np.float32)
+    slope = _slope(24)
     right, down = (slope @ thumb.mean(axis) / (slope @ slope) for axis in (0, 1))
     h, w = values.shape
-    values -= right * np.linspace(-0.5, 0.5, w, dtype=np.float32)
-    values -= down * np.linspace(-0.5, 0.5, h, dtype=np.float32)[:, None]
+    values -= right * _slope(w)
+    values -= down * _slope(h)[:, None]
     shades = np.sort(values, None)  # np.percentile takes five times as long
     low, middle, high = (shades[round(q * (len(shades) - 1))] for q in (0.005, 0.5, 0.995))
     if max(high - middle, middle - low) < 4:  # the ink is less than 0.5 % of the page
         low, high = values.min(), values.max()
     return high - middle > middle - low
+
+
+@lru_cache(maxsize=256)
+def _slope(count: int) -> np.ndarray:
+    """Return `count` steps (n,) float32 from -0.5 to 0.5."""
+    return np.linspace(-0.5, 0.5, count, dtype=np.float32)
 
 
 def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -249,8 +267,8 @@ def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> Box:
     if darkest < 10:
         raise ValueError("blank picture: nothing darker or lighter than the paper was found")
     ink = bitmap < 255 - INK_EDGE * darkest
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    left, top, width, height = cv2.boundingRect(ink.view(np.uint8))
+    right, bottom = left + width, top + height
     extra = round(margin * max(bottom - top, right - left))
     return (
         max(0, top - extra),

@@ -60,7 +60,9 @@ class Pieces(NamedTuple):
     @classmethod
     def of(cls, mask: np.ndarray) -> Pieces:
         """Find the pieces of a mask (h,w) bool."""
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        find = cv2.connectedComponentsWithStatsWithAlgorithm
+        # Of the three algorithms this one is the fastest here, twice as fast as the default.
+        _, labels, stats, _ = find(mask.view(np.uint8), 8, cv2.CV_32S, cv2.CCL_BBDT)
         return cls(labels, np.flatnonzero(mask), *stats.T)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
@@ -119,13 +121,13 @@ def find_character(
     foreign |= _specks(pieces) if long < LONG else pieces.mean(written) < DOUBT
     foreign[0] = False  # paper
     marks = pieces.marks("piece", foreign)
-    if lines.any():
+    if np.count_nonzero(lines):
         rest = Pieces.of(lines)
         marks += rest.marks("speck" if long < LONG else "line", np.arange(len(rest.area)) > 0)
     keep = pieces.mask(~foreign).view(np.uint8)
     if not marks or not _plausible(keep, mask, long >= LONG):
         return Scene(ink, [], False, found)
-    more = pieces.area[whole].sum() > 0.5 * keep.sum()
+    more = pieces.area[whole].sum() > 0.5 * np.count_nonzero(keep)
     keep = cv2.dilate(keep, np.ones((3, 3), np.uint8)) & ~lines.view(np.uint8)
     return Scene(ink * keep, marks, bool(more), found)
 
@@ -141,15 +143,16 @@ def _by_colour(
     odds = np.zeros(ink.shape, np.float32)
     at = np.flatnonzero(mask)
     sure = written.take(at)
+    kinds = sure > SURE_INK, sure < -SURE_INK
+    if min(map(np.count_nonzero, kinds)) < COLOUR_LEAST:
+        return odds
     picture = cv2.blur(picture, (3, 3))  # so does JPEG with the colours
     blue, green, red, _ = cv2.mean(picture, (~mask).view(np.uint8))
     tint = picture.reshape(-1, 3).take(at, 0).T.astype(np.float32, "C")  # (3,n)
     tint = tint[::2] - tint[1] - np.float32([[blue - green], [red - green]])  # (2,n)
     strength = cv2.blur(ink, (3, 3)).take(at) * np.float32(1 / 255)
     apart, noise = [], COLOUR_NOISE**2
-    for chosen in (sure > SURE_INK, sure < -SURE_INK):
-        if np.count_nonzero(chosen) < COLOUR_LEAST:
-            return odds
+    for chosen in kinds:
         by = strength * chosen
         rest = tint - (tint @ by / (by @ by))[:, None] * strength
         apart.append((rest * rest).sum(0))
@@ -176,7 +179,7 @@ def _specks(pieces: Pieces) -> np.ndarray:
     """Tell which pieces (n,) are smaller than a dot of the pen; where there are many, than most."""
     ink = (pieces.labels > 0).view(np.uint8)
     depth = cv2.distanceTransform(ink, cv2.DIST_L2, 3)
-    pen = max(4 * depth.sum() / max(int(ink.sum()), 1) - 2, 1)
+    pen = max(4 * depth.sum() / max(np.count_nonzero(ink), 1) - 2, 1)
     many = (pieces.area < 0.6 * pen**2).sum() > 4
     return pieces.area < (0.6 if many else 0.3) * pen**2
 
@@ -191,7 +194,8 @@ def _plausible(keep: np.ndarray, mask: np.ndarray, lined: bool) -> bool:
     margins = np.array([top, left, h - top - high, w - left - wide])
     if (margins < 2).sum() > (1 if lined else 0):
         return False
-    return keep.sum() > 0.03 * mask.sum() and max(high, wide) > 0.12 * max(h, w)
+    enough = np.count_nonzero(keep) > 0.03 * np.count_nonzero(mask)
+    return enough and max(high, wide) > 0.12 * max(h, w)
 
 
 def _whole(mask: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +212,7 @@ def _whole(mask: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     own = np.where(mixed, own, pieces.mask(share > 1 - SURE))
     # What is no larger than a dot beside a cut belongs to the other side of it.
     depth = cv2.distanceTransform(own.view(np.uint8), cv2.DIST_L2, 3)
-    dot = (4 * depth.sum() / max(own.sum(), 1)) ** 2  # the pen's width, squared
+    dot = (4 * depth.sum() / max(np.count_nonzero(own), 1)) ** 2  # the pen's width, squared
     for side in (True, False):
         parts = Pieces.of(mixed & (own == side))
         own ^= parts.mask(parts.area < 0.6 * dot)
@@ -219,7 +223,9 @@ def _mended(own: np.ndarray, mixed: np.ndarray) -> np.ndarray:
     """Give strokes (h,w) bool back what they lost where a line crosses them."""
     lines = (mixed & ~own).view(np.uint8)
     depth = cv2.distanceTransform(lines, cv2.DIST_L2, 3)
-    wide = round(4 * depth.sum() / max(lines.sum(), 1))  # the lines' width and one pixel
+    wide = round(
+        4 * depth.sum() / max(np.count_nonzero(lines), 1)
+    )  # the lines' width and one pixel
     for shape in ((wide, 1), (1, wide)):
         kernel = np.ones(shape, np.uint8)
         closed = cv2.morphologyEx(own.view(np.uint8), cv2.MORPH_CLOSE, kernel)

@@ -26,7 +26,7 @@ def test_numpy_runs_what_was_trained(monkeypatch, tmp_path):
     np.savez(tmp_path / "other.npz", **training.weights(model))
     monkeypatch.setattr(finder, "WEIGHTS", tmp_path / "other.npz")
     finder.weights.cache_clear()
-    written, middle = finder.run(x[0].permute(1, 2, 0).contiguous().numpy())
+    written, middle = finder.run(x[0].numpy())
     finder.weights.cache_clear()
     found = written, cv2.resize(middle, (finder.SIDE, finder.SIDE))
     for one, other in zip(found, expected, strict=True):
@@ -49,10 +49,10 @@ def test_scenes_show_a_character_and_more(hands):
         assert picture.shape == written.shape == others.shape == lines.shape
         assert written.any() and np.array_equal(picture, again)
         x, y = training.sample(hands, np.random.default_rng(seed))
-        ink = x[..., 0] > 0.12
-        alone += y[..., :2][ink].min(1).mean() > 0.9
-        beside += (y[..., 0] > y[..., 1])[ink].mean() > 0.1
-        assert y[..., :2][ink].any() and y[..., 2:].sum((0, 1)) == pytest.approx(1, abs=1e-3)
+        ink = x[0] > 0.12
+        alone += y[:2, ink].min(0).mean() > 0.9
+        beside += (y[0] > y[1])[ink].mean() > 0.1
+        assert y[:2, ink].any() and y[2:].sum((1, 2)) == pytest.approx(1, abs=1e-3)
     assert 10 < alone < 50 and beside > 5
 
 
@@ -75,12 +75,12 @@ def test_training_writes_weights_and_goes_on(monkeypatch, tmp_path, capsys):
 def test_ink_stands_in_the_middle_of_a_square(shape):
     ink = np.full(shape, 255, np.uint8)
     page = finder.to_finder(ink)
-    assert page.shape == (SIDE, SIDE, 2) and page.dtype == np.float32
-    assert np.array_equal(page[..., 0], page[..., 1]) and set(np.unique(page)) <= {0, 1}
+    assert page.shape == (2, SIDE, SIDE) and page.dtype == np.float32
+    assert np.array_equal(page[0], page[1]) and set(np.unique(page)) <= {0, 1}
     h, w = (round(side * SIDE / max(shape)) for side in shape)
     top, left = (SIDE - h) // 2, (SIDE - w) // 2
-    assert page[top : top + h, left : left + w].all() and page[..., 0].sum() == h * w
-    assert (finder.to_finder(ink // 5)[..., 0].max() - 0.2) < 1e-6
+    assert page[:, top : top + h, left : left + w].all() and page[0].sum() == h * w
+    assert (finder.to_finder(ink // 5)[0].max() - 0.2) < 1e-6
 
 
 def test_a_strip_keeps_a_pixel_for_the_finder():
@@ -189,7 +189,7 @@ def test_scenes_are_kept_and_drawn_anew(monkeypatch):
     scenes = training.Scenes((0, 1))
     x, y = scenes.batch(16, 3)
     assert written == [5] and len(drawn) == 3 == len(scenes.store) and drawn[0] == [1] * 5
-    assert x.shape == y.shape == (16, 2, 2, 3) and torch.equal(x, -y)
+    assert x.shape == y.shape == (16, 2, 3, 2) and torch.equal(x, -y)
     assert set(x[:, 0, 0, 0].tolist()) == {1, 2, 3}
     scenes.batch(1, 3)
     assert written == [5, 1] and len(scenes.hands) == 6 and len(scenes.store) == 6
@@ -219,8 +219,8 @@ def test_a_sample_weighs_ink_of_others_twice(monkeypatch, hands):
     monkeypatch.setattr(training, "lift", lift)
     x, y = training.sample(hands, np.random.default_rng(0))
     assert not scenes  # the blank one, and the one without the character, are drawn again
-    assert np.allclose(x[..., 0], ink / 255) and (x[..., 1] == 1).all()
-    own, weight = y[..., 0], y[..., 2] / y[0, 0, 2] * 0.02
+    assert np.allclose(x[0], ink / 255) and (x[1] == 1).all()
+    own, weight = y[0], y[2] / y[2, 0, 0] * 0.02
     assert own[30:90, 40:60].all() and not own[:, 98:112].any() and not own[:20].any()
     assert np.allclose(weight[40:80, 45:55], 1) and np.allclose(weight[40:80, 102:108], 2)
-    assert y[..., 2].sum() == pytest.approx(1, abs=1e-4) and y.dtype == np.float32
+    assert y[2].sum() == pytest.approx(1, abs=1e-4) and y.dtype == np.float32

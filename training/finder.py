@@ -83,7 +83,7 @@ def weights(model: Finder) -> dict[str, np.ndarray]:
 
 
 def sample(hands: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene: input (S,S,2) float32; (S,S,4) float32: both targets 0 or 1, their weights."""
+    """Draw a scene: input (2,S,S) float32; (4,S,S) float32: both targets 0 or 1, their weights."""
     while True:
         picture, written, beside, others = scene(hands, rng)
         try:
@@ -98,13 +98,13 @@ def sample(hands: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarra
     near, far, line = (part.astype(np.float32) + cv2.blur(part, (7, 7)) / 64 for part in inks)
     own = strong | (beside > 90) | (np.maximum(near, far) > line)  # the stronger, or the nearer
     own, middle = (
-        finder.to_finder(255 * part.view(np.uint8))[..., 0] > 0.5 for part in (own, near >= far)
+        finder.to_finder(255 * part.view(np.uint8))[0] > 0.5 for part in (own, near >= far)
     )
-    seen = x[..., 0] > 0.12
-    weight = np.where(seen, np.where(own, 1, 2), 0.02) * x[..., 1]
-    hand = np.where(seen & own, np.where(middle, 1, 2), 0.002) * x[..., 1]
+    seen = x[0] > 0.12
+    weight = np.where(seen, np.where(own, 1, 2), 0.02) * x[1]
+    hand = np.where(seen & own, np.where(middle, 1, 2), 0.002) * x[1]
     parts = own, middle, weight / weight.sum(), hand / hand.sum()
-    return x, np.stack(parts, -1).astype(np.float32)
+    return x, np.stack(parts).astype(np.float32)
 
 
 class Scenes:
@@ -121,7 +121,7 @@ class Scenes:
         self.store = [*self.store[-STORE:], *(sample(self.hands, self.rng) for _ in range(fresh))]
         chosen = self.rng.integers(0, len(self.store), size)
         x, y = (np.stack(part) for part in zip(*(self.store[i] for i in chosen), strict=True))
-        return tuple(torch.from_numpy(part).permute(0, 3, 1, 2) for part in (x, y))
+        return torch.from_numpy(x), torch.from_numpy(y)
 
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -101,11 +101,12 @@ def is_clean(grey: np.ndarray) -> bool:
 
 
 def _histogram(grey: np.ndarray) -> np.ndarray:
-    """Return the shares (256,) of a picture's pixels that have each value."""
-    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
+    """Return how many (256,) of a picture's pixels have each value."""
+    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
 
 
 def _is_clean(histogram: np.ndarray, shape: tuple[int, ...]) -> bool:
+    histogram = histogram / histogram.sum()
     if histogram[236:255].sum() > CLEAN_NEAR_PAPER:
         return False
     if histogram[:24].sum() >= 0.5:
@@ -135,7 +136,7 @@ def _find(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, Scene | None, Bo
     else:
         # Light ink on paper of exactly 0, or nearly as JPEG keeps it, is a drawing: its straight
         # strokes are no lines.
-        drawn = _is_clean(histogram[::-1], grey.shape) or histogram[:4].sum() > 0.5
+        drawn = _is_clean(histogram[::-1], grey.shape) or 2 * histogram[:4].sum() > grey.size
         if drawn:
             light = 255 - grey
             drawn = not _is_framed(light, _ink_box(light))
@@ -198,9 +199,8 @@ def lift(grey: np.ndarray) -> np.ndarray:
     histogram = _histogram(ink)
     shades = np.arange(256)
     floor, dark = histogram * (shades <= threshold), histogram * (shades > threshold)
-    share = floor.sum() or 1
-    level = float(floor @ shades / share)
-    noise = float(np.sqrt(floor @ (shades - level) ** 2 / share))
+    level = float(floor @ shades / max(floor.sum(), 1))
+    noise = float(np.sqrt(floor @ (shades - level) ** 2 / max(floor.sum(), 1)))
     strength, full = (
         float(np.searchsorted(dark.cumsum(), share * dark.sum())) for share in (0.5, 0.95)
     )

@@ -47,7 +47,7 @@ from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, read_picture, to_glyph
 
-PACK_VERSION = 7  # raised with every change of the preprocessing
+PACK_VERSION = 8  # raised with every change of the preprocessing
 CHUNK = 256  # pictures a task
 UNLABELLED, NO_CHARACTER = -1, -2  # instead of a label
 CACHE = Path("data") / "packs"  # where packs of read-only places go

@@ -41,6 +41,9 @@ LOOKS = 3
 ANALYSIS_SIDE = 320
 SURROUNDINGS = 0.3
 NEAR = 0.6
+CROP = 192  # a larger picture is a page
+# Faint ink: smoothed so far, px; so many spreads above the paper; in pieces of at least so many px.
+FAINT_BLUR, FAINT, FAINT_PIECE = 1.0, 5.0, 16
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -205,11 +208,32 @@ def lift(grey: np.ndarray) -> np.ndarray:
         float(np.searchsorted(dark.cumsum(), share * dark.sum())) for share in (0.5, 0.95)
     )
     if strength - level < max(10.0, 4 * noise):
-        raise ValueError("blank picture: nothing darker or lighter than the paper was found")
+        return _lift_faint(ink)
     low = level + 2 * noise  # below: paper; from there ink grows to full strength
     table = 255 - np.clip((shades - low) / max(full - low, 1.0), 0, 1) * 255
     bitmap = cv2.LUT(ink, table.astype(np.uint8))
     return _drop_specks(bitmap, (ink > (threshold + low) / 2).view(np.uint8))
+
+
+def _lift_faint(ink: np.ndarray) -> np.ndarray:
+    """Return ink (h,w) uint8 that is hardly stronger than the paper's noise, on 255.
+
+    Smoothed, strokes stand out where noise does not: what is left are pieces, larger than grains,
+    that noise of the spread below its median does not reach.
+    """
+    soft = cv2.GaussianBlur(ink.astype(np.float32), (0, 0), FAINT_BLUR)
+    below, level = np.percentile(soft, (15.9, 50))
+    noise = max(level - below, 0.5)
+    mask = (soft > level + FAINT * noise).view(np.uint8)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    grains = stats[:, cv2.CC_STAT_AREA] < FAINT_PIECE
+    grains[0] = True
+    mask[grains[pieces]] = 0
+    if np.count_nonzero(mask) < 3 * FAINT_PIECE:
+        raise ValueError("blank picture: nothing darker or lighter than the paper was found")
+    low, full = level + 2 * noise, np.percentile(soft[mask > 0], 95)
+    bitmap = (255 - np.clip((soft - low) / (full - low), 0, 1) * 255).astype(np.uint8)
+    return _drop_specks(bitmap, mask)
 
 
 def _paper(grey: np.ndarray) -> np.ndarray:
@@ -217,19 +241,22 @@ def _paper(grey: np.ndarray) -> np.ndarray:
 
     Closing fills what is dark and narrower than the kernel, and keeps the edges of shadows.
     """
-    step = max(1, max(grey.shape) // 64)
-    smooth = cv2.GaussianBlur(grey, (3, 3), 0)
-    top, left = (min(step // 2, side - 1) for side in grey.shape)  # a strip is less than a step
-    small = cv2.dilate(smooth, np.ones((step, step), np.uint8))[top::step, left::step]
-    side = max(3, max(small.shape) // 4)
-    small = cv2.dilate(small, np.ones((side, side), np.uint8))
-    small = cv2.erode(small, np.ones((side + 1, side + 1), np.uint8))
-    small = cv2.GaussianBlur(small, (0, 0), 1.5)
-    return cv2.resize(small, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    side = max(3, max(grey.shape) // 4 | 1)  # an even kernel moves edges by a pixel
+    # What is dark at the border goes on beyond it if this is a page: it is a shadow. At the border
+    # of a crop it is a stroke.
+    rim = side // 2 if max(grey.shape) > CROP else 0
+    around = (rim, rim, rim, rim)
+    page = cv2.copyMakeBorder(cv2.medianBlur(grey, 3), *around, cv2.BORDER_REPLICATE)
+    page = cv2.morphologyEx(page, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
+    return page[rim : rim + grey.shape[0], rim : rim + grey.shape[1]]
 
 
 def _is_inverted(grey: np.ndarray) -> bool:
-    """Tell whether ink is lighter than paper, after a plane of light is taken away."""
+    """Tell whether ink is lighter than paper, after light and shadow are taken away.
+
+    That is a plane of light and, if ink then seems to be light, what most of the surroundings have,
+    since a shadow's edge is far from a plane.
+    """
     step = -(-max(grey.shape) // 96)
     values = grey[::step, ::step].astype(np.float32)
     thumb = cv2.resize(values, (24, 24), interpolation=cv2.INTER_AREA)
@@ -238,10 +265,18 @@ def _is_inverted(grey: np.ndarray) -> bool:
     h, w = values.shape
     values -= right * _slope(w)
     values -= down * _slope(h)[:, None]
+    if not _is_light(values):
+        return False
+    shades = (values + (128 - values.mean())).clip(0, 255).astype(np.uint8)
+    return _is_light(shades - cv2.medianBlur(shades, 1 + max(h, w) // 4 * 2).astype(np.float32))
+
+
+def _is_light(values: np.ndarray) -> bool:
+    """Tell whether the rarest values (h,w), of ink, are above the median rather than below."""
     shades = np.sort(values, None)  # np.percentile takes five times as long
     low, middle, high = (shades[round(q * (len(shades) - 1))] for q in (0.005, 0.5, 0.995))
     if max(high - middle, middle - low) < 4:  # the ink is less than 0.5 % of the page
-        low, high = values.min(), values.max()
+        low, high = shades[0], shades[-1]
     return high - middle > middle - low
 
 

@@ -227,14 +227,62 @@ def test_paper_and_ink_are_told_by_their_shades():
     shaded = (page * np.linspace(1, 0.6, 200)[:, None]).astype(np.uint8)
     lifted = glyph.lift(shaded)
     assert (lifted[:50] == 255).mean() > 0.99 and lifted[100, 65] < 40
-    for ink, found in ((190, False), (189, True)):
+    for ink in (189, 196):  # the second is told by its pieces
         page[60:140, 60:70] = page[60:70, 60:140] = page[130:140, 60:140] = ink
-        if found:
-            assert (glyph.lift(page) < 255).any()
-        else:
-            page[page == ink] = 191
-            with pytest.raises(ValueError, match="blank"):
-                glyph.lift(page)
+        assert (glyph.lift(page) < 128).sum() > 2000
+    page[page == ink] = 198
+    with pytest.raises(ValueError, match="blank"):
+        glyph.lift(page)
+
+
+def photo(contrast: float, shadow: float, seed: int = 0) -> np.ndarray:
+    """Return a noisy photo (600,800) of a pencil's character, with the sharp edge of a shadow."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:600, 0:800].astype(np.float32)
+    light = np.where(x + 0.3 * y > 480, 1 - shadow, 1) * (210 - 0.03 * x)
+    ink = cv2.resize(bitmap("永", 7), (180, 180), interpolation=cv2.INTER_AREA)
+    light[200:380, 80:260] -= contrast * (1 - ink / np.float32(255))
+    page = (light + rng.normal(0, 2, light.shape)).clip(0, 255).astype(np.uint8)
+    return cv2.imdecode(cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, 90])[1], 0)
+
+
+@pytest.mark.parametrize("shadow", [0, 0.3])
+def test_a_faint_pencil_is_read_and_an_empty_sheet_is_not(shadow):
+    expected = to_glyph(bitmap("永", 7)).ravel()
+    for contrast in (140, 30, 8):
+        found = to_glyph(photo(contrast, shadow)).ravel()
+        assert np.corrcoef(found, expected)[0, 1] > 0.8, contrast
+    for seed in range(5):
+        with pytest.raises(ValueError, match="blank"):
+            to_glyph(photo(0, shadow, seed))
+
+
+def test_grains_are_no_pencil():
+    page = RNG.normal(200, 2, (240, 320)).clip(0, 255).astype(np.uint8)
+    page[100:103, 50:250:12] -= 20  # some 10 px each
+    with pytest.raises(ValueError, match="blank"):
+        glyph.lift(page)
+    page[150:153, 50:250] -= 20
+    assert (glyph.lift(page) < 128).sum() > 300
+
+
+def test_a_shadow_is_no_light_ink():
+    y, x = np.mgrid[0:96, 0:96]
+    page = (200 - 70 / (1 + np.exp(-(x + 0.4 * y - 20) / 4))).astype(np.uint8)
+    page[60:64, 40:70] = 110
+    assert not glyph._is_inverted(page)
+    page[60:64, 40:70] = 150
+    assert glyph._is_inverted(page)
+
+
+def test_strokes_at_the_border_of_a_crop_are_no_shadow():
+    crop = np.full((120, 90), 220, np.uint8)
+    crop[:, :12] = 60
+    assert (glyph.lift(crop)[:, :9] < 60).all()
+    page = np.full((320, 240), 220, np.uint8)
+    page[:, :30] = 160  # of a page it is one
+    page[100:108, 100:180] = 60
+    assert (glyph.lift(page)[:, :25] == 255).all()
 
 
 def test_noise_is_no_ink():

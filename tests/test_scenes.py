@@ -198,18 +198,34 @@ def test_colours_say_nothing_where_all_ink_is_alike_or_of_one_kind(monkeypatch):
         assert not by_colour(monkeypatch, unsure, ((ink, blue), (lines, red))).any()
 
 
-def test_strokes_stay_whole_where_lines_cross_them_upright_or_level(monkeypatch):
+@pytest.mark.parametrize(("wide", "least"), [(2, 0.97), (4, 0.97), (9, 0.93)])
+def test_strokes_stay_whole_where_lines_cross_them_upright_or_level(monkeypatch, wide, least):
     ink = page()
     for turned in (ink, np.ascontiguousarray(ink.T)):
         lines = np.full((SIDE, SIDE), 255, np.uint8)
-        lines[94:98] = 80
+        lines[94 : 94 + wide] = 80
         lines = lines if turned is ink else lines.T
         said = np.where(lines < 255, -5, 5).astype(np.float32)
         monkeypatch.setattr(
             scene, "evidence", lambda ink, said=said: (said.copy(), np.ones_like(said))
         )
         found = find_glyph(photograph(np.minimum(turned, lines)))
-        assert like(found.glyph, to_glyph(photograph(turned))) > 0.97
+        assert like(found.glyph, to_glyph(photograph(turned))) > least
+
+
+def test_a_piece_of_which_hardly_any_is_foreign_is_not_cut(monkeypatch):
+    _, frame, _ = marked()
+    box = np.full((SIDE, SIDE), 255, np.uint8)
+    cv2.rectangle(box, (45, 45), (115, 115), 0, 6)
+    for long, cut in ((11, False), (30, True)):  # 4 % and 10 % of the ink
+        said = np.where(frame < 255, -5, 5).astype(np.float32)
+        said[40:50, 70 : 70 + long] = -5
+        monkeypatch.setattr(
+            scene, "evidence", lambda ink, said=said: (said.copy(), np.ones_like(said))
+        )
+        found = scene.find_character(255 - np.minimum(box, frame))
+        assert found.marks and not found.ink[8:10].any()
+        assert (found.ink[45, 70 : 70 + long] == 0).any() == cut
 
 
 def test_a_light_drawing_as_jpeg_keeps_it_has_no_lines(monkeypatch):

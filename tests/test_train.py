@@ -320,6 +320,26 @@ def test_init_from_keeps_rows_of_shared_characters(trained, tmp_path, capsys):
     assert "no larger --head" in capsys.readouterr().err
 
 
+def test_a_start_from_other_weights_says_what_differs(data, tmp_path, capsys):
+    path = write_checkpoint(tmp_path / "t.pt")  # of 32 px and a head of 16
+    old = checkpoint.load(path)["model"]
+    _, state = small_run(data, init_from=str(path))
+    said = capsys.readouterr().err
+    assert f"{path}: 4 of 6 classes known" in said and "was trained with" not in said
+    new = state.model.state_dict()
+    assert all(torch.equal(new[name], t) for name, t in old.items() if "classifier.3" not in name)
+    assert same(state.ema.state, new)
+    small_run(data, init_from=str(path), size=48, stem_stride=1, last_stride=1, head=8)
+    said = capsys.readouterr().err
+    for change in (
+        "size 32, not 48",
+        "stem-stride 2, not 1",
+        "last-stride 2, not 1",
+        "head 16, not 8",
+    ):
+        assert f"{path} was trained with --{change}" in said
+
+
 def test_a_narrower_head_keeps_the_units_that_weigh_most():
     classes = "大小永"
     wide, narrow = (mobilenet_v3(num_classes=3, head=head).eval() for head in (8, 5))

@@ -69,10 +69,14 @@ class _Member(NamedTuple):
 
 
 class _Chunks(io.RawIOBase):
-    """A stream over chunks. An error behind the last byte is raised when that byte is read."""
+    """A stream over chunks of one source after the other.
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self.chunks, self.error = chunks, None
+    An error behind the last byte of a source is raised when that byte is read, and then the next
+    source follows.
+    """
+
+    def __init__(self, *sources: Iterator[bytes]) -> None:
+        self.sources, self.error = list(sources), None
         self.rest, self.at, self.before = b"", 0, 0  # `at` bytes of the rest were read
 
     def tell(self) -> int:
@@ -84,15 +88,13 @@ class _Chunks(io.RawIOBase):
         if count <= have:  # copies nothing, however many there are
             return have
         parts = [self.rest[self.at :]]
-        while have < count and self.error is None:
+        while have < count and self.sources and self.error is None:
             try:
-                parts.append(next(self.chunks))
-            except StopIteration:
-                break
-            except OSError as error:
-                self.error = error
-                break
-            have += len(parts[-1])
+                parts.append(next(self.sources[0]))
+                have += len(parts[-1])
+            except (StopIteration, OSError) as end:
+                self.sources.pop(0)
+                self.error = end if isinstance(end, OSError) else None
         self.before += self.at
         self.rest, self.at = b"".join(parts), 0
         return have
@@ -100,8 +102,9 @@ class _Chunks(io.RawIOBase):
     def read(self, count: int = -1) -> bytes:
         """Return `count` bytes, fewer only at the end."""
         count = sys.maxsize if count < 0 else count
-        if not self._have(count) and count and self.error is not None:
-            raise self.error
+        if not self._have(count) and count and (error := self.error):
+            self.error = None if self.sources else error
+            raise error
         data = self.rest[self.at : self.at + count]
         self.at += len(data)
         return data
@@ -222,7 +225,7 @@ def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage]:
                 if magic in (b"PK\x03\x04", b"PK\x05\x06"):
                     yield from _open_zip(path, stream)
                 elif magic == b"ALZ\x01":
-                    volumes = _Chunks(_join(_volume_files(path)))
+                    volumes = _join(_volume_files(path))
                     yield from _open_alz(str(path), path, volumes, volumes.tell)
                 elif path.suffix.lower() in (".zip", ".alz"):
                     reason = f"not a {path.suffix.lower()} archive; download it again"
@@ -266,7 +269,7 @@ def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
         elif lower.endswith(".alz"):
             rest = sorted(volumes.pop(lower[:-4], []))
             parts = [(_zip_stream(stream, m), m.size) for m in [member, *rest]]
-            yield from _open_alz(name, path, _Chunks(_join(parts)), stream.tell)
+            yield from _open_alz(name, path, _join(parts), stream.tell)
         elif not lower.endswith("/") and not VOLUME.fullmatch(lower[-4:]):
             yield _not_read(str(path), member.name)
     yield from (_not_read(str(path), m.name) for rest in volumes.values() for m in rest)
@@ -396,16 +399,22 @@ def _volume_files(path: Path) -> list[tuple[Callable[[], BinaryIO], int]]:
     return [(lambda p=p: p.open("rb"), p.stat().st_size) for p in [path, *more]]
 
 
-def _join(parts: list[tuple[Callable[[], BinaryIO], int]]) -> Iterator[bytes]:
-    """Yield the content of an archive's volumes, opener and size each, without heads and tails."""
-    for number, (opener, size) in enumerate(parts):
-        head = VOLUME_HEAD if number else 0
-        left = size - head - (VOLUME_TAIL if number + 1 < len(parts) else 0)
+def _join(parts: list[tuple[Callable[[], BinaryIO], int]]) -> _Chunks:
+    """Return the content of an archive's volumes, opener and size each, without heads and tails."""
+
+    def volume(opener: Callable[[], BinaryIO], head: int, left: int) -> Iterator[bytes]:
         with opener() as stream:
             stream.read(head)
             while left > 0 and (chunk := stream.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
+
+    sources = []
+    for number, (opener, size) in enumerate(parts):
+        head = VOLUME_HEAD if number else 0
+        tail = VOLUME_TAIL if number + 1 < len(parts) else 0
+        sources.append(volume(opener, head, size - head - tail))
+    return _Chunks(*sources)
 
 
 def _read_entry(volumes: _Chunks) -> _Member:

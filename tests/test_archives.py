@@ -117,12 +117,26 @@ def test_a_stream_s_zip_that_is_cut_off_tells_no_sizes(write):
 
 def test_streams_give_as_much_as_is_asked_for():
     parts = [(lambda p=part: io.BytesIO(p), len(part)) for part in volumes(b"abcdefg", 3)]
-    with _Chunks(_join(parts)) as joined:
+    with _join(parts) as joined:
         for stream in (joined, _Chunks(iter([b"ab", b"cdef", b"g"]))):
             assert [stream.read(n) for n in (1, 2, 0, 3, 9)] == [b"a", b"bc", b"", b"def", b"g"]
-    with _Chunks(_join(parts)) as joined:
+    with _join(parts) as joined:
         assert joined.read(1) == b"a" and joined.find(b"c") and joined.tell() == 2
         assert joined.read(3) == b"cde" and joined.tell() == 5 and not joined.find(b"c")
+
+
+def test_what_lies_in_the_volumes_behind_a_damaged_one_is_read(write):
+    rng = random.Random(0)
+    members = {f"{number}.gnt": rng.randbytes(400) for number in range(1001, 1007)}
+    parts = volumes(alz(members, STORE), 1000)
+    names = ["a.alz", *(f"a.a{number:02d}" for number in range(len(parts) - 1))]
+    archive = zipped(dict(zip(names, parts, strict=True)), zipfile.ZIP_STORED)
+    header, content = archive.index(b"a.a00") - 28, archive.index(parts[1]) + 500
+    for at in (header, content):
+        damaged = bytearray(archive)
+        damaged[at] ^= 1
+        delivered, said = read(write("a.zip", bytes(damaged)))
+        assert said and delivered["1006.gnt"] == members["1006.gnt"]
 
 
 @pytest.mark.parametrize("chunk", [4, 5, 7, 64])
@@ -130,7 +144,7 @@ def test_a_mark_is_found_wherever_it_lies(monkeypatch, chunk):
     monkeypatch.setattr(archives, "CHUNK", chunk)
     for at in range(12):
         data = b"BLBLZ\2BLZZB"[:at].ljust(at, b"L") + b"BLZ\1 and more behind it"
-        with _Chunks(_join([(lambda data=data: io.BytesIO(data), len(data))])) as joined:
+        with _join([(lambda data=data: io.BytesIO(data), len(data))]) as joined:
             assert _exactly(joined, at // 2) == data[: at // 2] and joined.find(b"BLZ\1")
             assert joined.tell() == at
             assert _exactly(joined, len(data) - at) == data[at:] and joined.tell() == len(data)

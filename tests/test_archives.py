@@ -135,8 +135,8 @@ def test_what_lies_in_the_volumes_behind_a_damaged_one_is_read(write):
     for at in (header, content):
         damaged = bytearray(archive)
         damaged[at] ^= 1
-        delivered, said = read(write("a.zip", bytes(damaged)))
-        assert said and delivered["1006.gnt"] == members["1006.gnt"]
+        delivered, _ = read(write("a.zip", bytes(damaged)))
+        assert delivered["1006.gnt"] == members["1006.gnt"] and delivered != members
 
 
 @pytest.mark.parametrize("chunk", [4, 5, 7, 64])

@@ -71,11 +71,9 @@ def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for number in rng.choice(4, rng.integers(1, 4), replace=False):
         turns = int(rng.integers(4))  # to any of the four sides
         turned = np.ascontiguousarray(np.rot90(bitmap, turns))
-        bitmap = np.rot90(ways[number](turned, rng), -turns)
-    if (bitmap < 255).any():
-        rows, columns = (np.flatnonzero((bitmap < 255).any(axis=axis)) for axis in (1, 0))
-        bitmap = bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.ascontiguousarray(bitmap)
+        bitmap = np.ascontiguousarray(np.rot90(ways[number](turned, rng), -turns))
+    x, y, w, h = cv2.boundingRect((bitmap < 255).view(np.uint8))
+    return bitmap[y : y + h, x : x + w].copy() if h else bitmap
 
 
 def _line_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -361,14 +361,10 @@ def symbols() -> dict[str, list[list[np.ndarray]]]:
 
 
 def forms_section(name: str) -> list[str]:
-    """Return the lines of one section of forms.txt."""
-    section, found = "", []
-    for line in (FOLDER / "forms.txt").read_text(encoding="utf-8").splitlines():
-        if line in ("[components]", "[symbols]"):
-            section = line
-        elif section == f"[{name}]" and line:
-            found.append(line)
-    return found
+    """Return the lines of one section of forms.txt, of which [symbols] is the last."""
+    text = (FOLDER / "forms.txt").read_text(encoding="utf-8")
+    section = text.partition(f"[{name}]\n")[2].partition("\n[symbols]\n")[0]
+    return [line for line in section.splitlines() if line]
 
 
 def parse_strokes(text: str) -> list[np.ndarray]:

@@ -224,27 +224,22 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
 
     moved = group[template.owner]  # with which group, of each point
     placed = a[moved] * local + b[moved] * local.conj() + home[template.owner]
-    x, y = placed.real.copy(), placed.imag.copy()
     # A smooth warp: plane waves of up to 1.4 periods an em, more of them for the stiff glyphs.
     at_x, at_y = template.points.real, template.points.imag
     for _ in range(2 if template.radius is None else 4):
-        across, down, phase = rng.random(3)
-        wave = np.sin(
-            (across - 0.5) * (5.6 * np.pi) * at_x
-            + ((down - 0.5) * (5.6 * np.pi) * at_y + 2 * np.pi * phase)
-        )
-        x += writer.warp * rng.standard_normal() * wave
-        y += writer.warp * rng.standard_normal() * wave
+        chance = rng.random(3)
+        across, down = (chance[:2] - 0.5) * (5.6 * np.pi)
+        wave = np.sin(across * at_x + (down * at_y + 2 * np.pi * chance[2]))
+        placed += writer.warp * complex_normal(rng, ()) * wave
 
+    x, y = placed.real, placed.imag
     z = rng.standard_normal(2)
     angle = writer.rotation + 0.02 * z[0]
     wide = np.sqrt(writer.aspect * np.exp(writer.unsteady_aspect * z[1]))
     y -= writer.rise * x
     x -= writer.slant * y
-    posed = np.empty(len(x), complex)
-    posed.real = (np.cos(angle) * wide) * x - (np.sin(angle) * wide) * y
-    posed.imag = (np.sin(angle) / wide) * x + (np.cos(angle) / wide) * y
-    return posed
+    posed = (np.cos(angle) * wide) * x - (np.sin(angle) * wide) * y
+    return posed + 1j * ((np.sin(angle) / wide) * x + (np.cos(angle) / wide) * y)
 
 
 def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

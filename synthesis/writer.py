@@ -265,9 +265,8 @@ def bend(template: Template, writer: Writer, haste: float, rng: np.random.Genera
         return factor[template.owner] * (template.points - template.centre[template.owner])
     bow = 8 * (writer.bow + mean_bow + (haste * writer.bow_spread) * bow * z[2])
     angle = turn[template.piece] + bow[template.piece] * template.along
-    factor = np.empty(len(angle), complex)
-    factor.real, factor.imag = np.cos(angle), np.sin(angle)
-    points = np.cumsum(template.steps * (length[template.piece] * factor))
+    factor = length[template.piece] * (np.cos(angle) + 1j * np.sin(angle))
+    points = np.cumsum(template.steps * factor)
     return points - template.stroke_means(points)[template.owner]
 
 
@@ -303,10 +302,8 @@ def trace(
     points, link, width = path(template, points, em, writer, rng)
     wave = rng.uniform(0.12, 0.35) * np.arange(len(points)) + rng.uniform(0, 2 * np.pi)
     width *= taper(link, writer) * (1 + writer.pressure * np.sin(wave))
-    along = np.zeros(len(points))
-    np.cumsum(np.abs(points[1:] - points[:-1]) * link, out=along[1:])
-    count = int(along[-1]) + 2
-    at = np.arange(count) * (along[-1] / (count - 1))
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(points)) * link)])
+    at = np.linspace(0, along[-1], int(along[-1]) + 2)
     return np.interp(at, along, points), np.maximum(np.interp(at, along, width), 0.42)
 
 

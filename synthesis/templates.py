@@ -62,11 +62,6 @@ class Template:
     radical: np.ndarray  # (n,) bool
     radius: np.ndarray | None = None  # (N,) em, of fonts only
 
-    @functools.cached_property
-    def steps(self) -> np.ndarray:
-        """(N,) complex: the way to each point from the one before."""
-        return np.diff(self.points, prepend=self.points[0])
-
     def stroke_means(self, values: np.ndarray) -> np.ndarray:
         """Return the mean (n,) of values (N,) over the points of each stroke, gaps left out."""
         bounds = np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]

@@ -266,7 +266,7 @@ def bend(template: Template, writer: Writer, haste: float, rng: np.random.Genera
     bow = 8 * (writer.bow + mean_bow + (haste * writer.bow_spread) * bow * z[2])
     angle = turn[template.piece] + bow[template.piece] * template.along
     factor = length[template.piece] * (np.cos(angle) + 1j * np.sin(angle))
-    points = np.cumsum(template.steps * factor)
+    points = np.cumsum(np.diff(template.points, prepend=template.points[0]) * factor)
     return points - template.stroke_means(points)[template.owner]
 
 
@@ -459,9 +459,7 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
 
 def drawable(characters: Sequence[str], fonts: Fonts | None = None) -> None:
     """Raise ValueError naming the characters for which neither strokes nor glyphs are known."""
-    known = set(stroke_data()) | set(symbols())
-    for face in fonts.faces if fonts else []:
-        known |= face.keys()
+    known = set().union(stroke_data(), symbols(), *(fonts.faces if fonts else ()))
     missing = [c for c in characters if c not in known]
     if missing:
         raise ValueError(f"{len(missing)} characters cannot be drawn: {' '.join(missing[:20])}")

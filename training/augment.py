@@ -232,12 +232,9 @@ def add_remains(x: Tensor, probability: float, generator: torch.Generator) -> Te
     turn = (random[:, 7] - 0.5) * 0.2 + (random[:, 8] * 4).floor() * (torch.pi / 2)
     turn = turn + (random[:, 9] < 0.15) * (torch.pi / 4)
     offset = 1 - 0.9 * random[:, 10] ** 2
+    cos, sin, offset = (part[:, None, None] for part in (turn.cos(), turn.sin(), offset))
     axis = torch.linspace(-1, 1, side, device=x.device)
-    distance = (
-        axis[None, None, :] * torch.cos(turn)[:, None, None]
-        + axis[None, :, None] * torch.sin(turn)[:, None, None]
-        - offset[:, None, None]
-    ).abs() * (side / 2)
+    distance = (axis * cos + axis[:, None] * sin - offset).abs() * (side / 2)
     strength = (0.3 + 0.7 * random[:, 11]) * (random[:, 6] > 0.4)
     line = (1.5 - distance).clamp(0, 1) * strength[:, None, None]
     page = torch.maximum(torch.maximum(page, neighbour), line[:, None])

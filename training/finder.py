@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jobs.command import command
 from jobs.files import replacing
@@ -152,10 +153,8 @@ class Learner:
 
     def __init__(self, rate: float, steps: int) -> None:
         self.model = Finder().to(memory_format=torch.channels_last)
-        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(0.997)
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.model, multi_avg_fn=decay, use_buffers=True
-        )
+        decay = get_ema_multi_avg_fn(0.997)
+        self.average = AveragedModel(self.model, multi_avg_fn=decay, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), rate, weight_decay=0.01)
         self.rate, self.steps, self.step = rate, steps, 0
 

@@ -146,6 +146,9 @@ class Config:
     teacher_live: bool = setting(
         False, "the teacher looks at every augmented view, not once at every glyph (for GPUs)"
     )
+    join: float = setting(
+        0.0, "probability of halves of two pictures put together, for --teacher-live to read", SHARE
+    )
     teacher_input: str = setting(
         "",
         "what an ONNX teacher expects and its metadata do not say: scale=V (value of full ink, "

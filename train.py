@@ -42,7 +42,7 @@ from evaluation.score import Result, evaluate
 from jobs.command import command, progress, sentence
 from model import mobilenet_v3, to_input
 from training import devices
-from training.augment import Augmentation, draw_maps, spoil, warp
+from training.augment import Augmentation, draw_maps, join_halves, spoil, warp
 from training.log import Log
 from training.samples import Samples, open_samples
 from training.teacher import Soft
@@ -275,8 +275,8 @@ def train(run: Run, state: State) -> int:
     if run.processes.main and not config.dry_run:
         log = Log(Path(config.out), config, done)
         run.notice(f"curves and pictures: tensorboard --logdir {config.out}")
-        glyphs, _, _ = next(run.samples.batches(config, 0, 0, 1, run.processes))
-        log.inputs(prepare(run, state.step, glyphs)[0][:64], done)
+        glyphs, labels, _ = next(run.samples.batches(config, 0, 0, 1, run.processes))
+        log.inputs(prepare(run, state.step, glyphs, labels)[0][:64], done)
     with stop_signals() as asked:
         for epoch in range(done, config.epochs):
             if not train_one_epoch(run, state, network, epoch, asked):
@@ -308,8 +308,7 @@ def train_one_epoch(
     name = f"epoch {epoch + 1}/{config.epochs}"
     with progress(total=steps, initial=first, desc=name, unit=" steps", leave=False) as bar:
         for glyphs, labels, soft in batches:
-            x, seen = prepare(run, state.step, glyphs)
-            labels = labels.to(run.device, non_blocking=True)
+            x, labels, seen = prepare(run, state.step, glyphs, labels)
             train_step(run, state, network, x, labels, seen or soft)
             state.seconds = before + time.monotonic() - began
             bar.update()
@@ -325,22 +324,28 @@ def train_one_epoch(
     return True
 
 
-def prepare(run: Run, step: int, glyphs: Tensor) -> tuple[Tensor, Soft | None]:
-    """Return the augmented input (B,1,S,S) of a batch, drawn from (seed, step, process).
+def prepare(
+    run: Run, step: int, glyphs: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Soft | None]:
+    """Return augmented input (B,1,S,S) and labels of a batch, drawn from (seed, step, process).
 
     A live teacher sees the same warp, but not what makes the picture worse: its logits come along.
+    Of halves put together it alone says what they are.
     """
     seed = np.random.SeedSequence([run.config.seed, step, run.processes.rank])
     number = int(seed.generate_state(1, np.uint64)[0]) >> 1
     torch.manual_seed(number)  # dropout
     strength = Augmentation(**{key: getattr(run.config, key) for key in Augmentation._fields})
     generator, live, seen = torch.Generator().manual_seed(number), run.samples.live, None
-    x = to_input(glyphs, run.device)
+    x, labels = to_input(glyphs, run.device), labels.to(run.device, non_blocking=True)
+    if run.config.join:
+        x, joined = join_halves(x, run.config.join, generator)
+        labels = labels.index_fill(0, joined, UNLABELLED)
     maps = draw_maps(len(x), strength, generator)
     if live is not None:
         seen = live.look(warp(x, maps, live.side, live.extent))
     x = spoil(warp(x, maps), strength, generator)
-    return x.contiguous(memory_format=torch.channels_last), seen
+    return x.contiguous(memory_format=torch.channels_last), labels, seen
 
 
 def train_step(

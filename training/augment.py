@@ -186,6 +186,24 @@ def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor
     return x
 
 
+def join_halves(
+    x: Tensor, probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Give some samples one half of the sample before; return (B,1,S,S) and which, (n,) int64.
+
+    They are cut at the same place near the middle, level or upright, as CutMix does (Yun et al.
+    2019), so that components meet that no character joins. What they are, a teacher has to say.
+    """
+    rows = _chosen(generator, len(x), probability)
+    cut = 0.35 + 0.3 * torch.rand(len(rows), 1, generator=generator)
+    swap, level = torch.rand(2, len(rows), 1, generator=generator) < 0.5
+    side = x.shape[-1]
+    own = ((torch.arange(side) + 0.5) / side < cut) ^ swap  # (n,S)
+    own = torch.where(level[..., None], own[:, :, None], own[:, None, :])
+    rows, own = send(rows, x.device), send(own[:, None], x.device)
+    return x.index_copy(0, rows, torch.where(own, x[rows], x.roll(1, 0)[rows])), rows
+
+
 def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Make paper of one random rectangle, a tenth to a third of the side long, in some samples."""
     side = x.shape[-1]

@@ -338,10 +338,10 @@ def prepare(
     strength = Augmentation(**{key: getattr(run.config, key) for key in Augmentation._fields})
     generator, live, seen = torch.Generator().manual_seed(number), run.samples.live, None
     x, labels = to_input(glyphs, run.device), labels.to(run.device, non_blocking=True)
+    maps = draw_maps(len(x), strength, generator)
     if run.config.join:
         x, joined = join_halves(x, run.config.join, generator)
         labels = labels.index_fill(0, joined, UNLABELLED)
-    maps = draw_maps(len(x), strength, generator)
     if live is not None:
         seen = live.look(warp(x, maps, live.side, live.extent))
     x = spoil(warp(x, maps), strength, generator)
@@ -497,6 +497,7 @@ def main(argv: list[str] | None = None) -> int:
     config, resumed = resumed_config(parser.parse_args(argv))
     if config.threads:
         torch.set_num_threads(config.threads)
+    devices.keep_memory()
     processes = devices.start_processes(config.device)
     try:
         run = open_run(config, processes, resumed["classes"] if resumed else None)

@@ -79,10 +79,7 @@ def contestants(run: train.Run, state: train.State, steps: int) -> dict[str, Cal
     def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
         drawn = run.samples.batches(run.config, 0, 0, count, run.processes)
         for glyphs, labels, _ in drawn:
-            yield (
-                train.prepare(run, state.step, glyphs)[0],
-                labels.to(run.device, non_blocking=True),
-            )
+            yield train.prepare(run, state.step, glyphs, labels)[:2]
 
     x, labels = next(batches(1))
 

@@ -13,6 +13,7 @@ from training.augment import (
     coarsen,
     draw_maps,
     erase,
+    join_halves,
     vary_stroke_width,
     warp,
 )
@@ -168,6 +169,27 @@ def test_blur_softens_and_keeps_full_ink():
     assert grey.max() > 200 and grey.float().std() > 5  # each its own mix
     x = blur(before.clone(), 0.25, generator())
     assert 0.1 < (x != before).any((1, 2, 3)).float().mean() < 0.4
+
+
+def test_joined_halves_are_two_samples_cut_near_the_middle():
+    x = torch.arange(1.0, 401).view(-1, 1, 1, 1).expand(-1, 1, 40, 40).contiguous()
+    y, rows = join_halves(x, 0.25, generator())
+    assert 60 < len(rows) < 140 and torch.equal(x[:, 0, 0, 0], torch.arange(1.0, 401))
+    untouched = torch.ones(400, dtype=torch.bool).index_fill(0, rows, False)
+    assert torch.equal(y[untouched], x[untouched])
+    level, first = 0, 0
+    for row in rows.tolist():
+        own = y[row, 0] == x[row, 0]
+        assert (y[row, 0][~own] == x[row - 1, 0, 0, 0]).all()
+        lines = own.all(1) | ~own.any(1)
+        level += lines.all().item()
+        along = own[:, 0] if lines.all() else own[0]
+        assert (along[1:] != along[:-1]).sum() == 1  # one cut
+        first += along[0].item()
+        kept = along.sum().item() if along[0] else 40 - along.sum().item()
+        assert 13 <= kept <= 27
+    assert 0.3 < level / len(rows) < 0.7 and 0.3 < first / len(rows) < 0.7
+    assert torch.equal(join_halves(x, 0.0, generator())[0], x)
 
 
 def test_erased_rectangles_are_a_tenth_to_a_third_of_the_side():

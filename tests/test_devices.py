@@ -1,5 +1,9 @@
 """Devices, processes and precision: what is chosen with GPUs and without."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -104,3 +108,31 @@ def test_work_is_done_in_turn(monkeypatch, processes, turn):
     assert in_turn(processes, lambda: ("made", len(waited))) == ("made", turn)
     assert len(waited) == 3  # all of them wait for all
     assert in_turn(Processes(0, 1, 0), lambda: "made") == "made" and len(waited) == 3
+
+
+FAULTS = """
+import resource, sys, torch
+from training import devices
+if sys.argv[1] == "keep":
+    devices.keep_memory()
+for _ in range(12):
+    torch.ones(1 << 24)  # 64 MB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep their ways")
+def test_memory_that_is_freed_is_kept():
+    def faults(way: str) -> int:
+        command = [sys.executable, "-c", FAULTS, way]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("keep") * 10 < faults("leave")
+
+
+def test_where_memory_cannot_be_kept_nothing_happens(monkeypatch):
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())
+    devices.keep_memory()

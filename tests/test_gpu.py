@@ -56,14 +56,13 @@ def test_a_step_waits_for_nothing(tree, tmp_path):
     """Glyphs, teacher, augmentation, loss, optimizer, average: all is queued, none is read back."""
     write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
     teacher = {"teacher": str(tmp_path / "t.onnx"), "teacher_live": True, "logit_weight": 1.0}
-    run, state = start(tree, device="cuda", coarse=0.5, **teacher)
+    run, state = start(tree, device="cuda", coarse=0.5, join=0.5, **teacher)
     batches = run.samples.batches(run.config, 0, 0, 3, run.processes)
     for number, (glyphs, labels, _) in enumerate(batches):
         if number:  # the first one warms up
             torch.cuda.set_sync_debug_mode("error")
         try:
-            x, seen = prepare(run, state.step, glyphs)
-            labels = labels.to(run.device, non_blocking=True)
+            x, labels, seen = prepare(run, state.step, glyphs, labels)
             train_step(run, state, state.model.train(), x, labels, seen)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -77,8 +76,8 @@ def test_compiled_steps_are_those_of_the_network(tree):
         run, state = start(tree, **plain, compile=compile)
         network = wrap(run, state.model.train())
         for glyphs, labels, _ in run.samples.batches(run.config, 0, 0, 3, run.processes):
-            x, _ = prepare(run, state.step, glyphs)
-            train_step(run, state, network, x, labels.cuda(), None)
+            x, labels, _ = prepare(run, state.step, glyphs, labels)
+            train_step(run, state, network, x, labels, None)
         losses.append(float(state.totals[0]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 

@@ -209,6 +209,7 @@ def test_repetitions_are_a_number_behind_the_last_at(source, folder, times):
         ({"outliers": ("x",)}, "--outliers is learned beside"),
         ({"teacher_input": "margin=1"}, "--teacher-input says what"),
         ({"teacher_live": True}, "--teacher-live says how"),
+        ({"join": 0.3}, "--teacher-live alone can read"),
     ],
 )
 def test_sources_that_exclude_each_other(settings, said):

@@ -429,6 +429,9 @@ def test_logit_loss_is_the_share_of_the_centred_logits_that_is_missed():
     assert loss_of(torch.zeros(4, 6)) == pytest.approx(3.0, rel=1e-5)
 
 
+LABELS = torch.arange(8) % 6
+
+
 def small_run(data, **settings) -> tuple[Run, State]:
     """Return a run on the small data at its first step."""
     small = {"size": 32, "width": 0.25, "head": 16, "batch_size": 8, "workers": 1, "device": "cpu"}
@@ -441,7 +444,7 @@ def one_step(run: Run, state: State, network=None) -> None:
     """Take the next step of the first epoch."""
     batches = run.samples.batches(run.config, 0, state.step, state.step + 1, run.processes)
     glyphs, labels, soft = next(batches)
-    x, seen = prepare(run, state.step, glyphs)
+    x, _, seen = prepare(run, state.step, glyphs, LABELS)
     train_step(run, state, network or state.model.train(), x, labels, seen or soft)
 
 
@@ -547,16 +550,18 @@ def test_no_average_ships_the_raw_weights(data):
 def test_inputs_depend_on_seed_and_step(data):
     run, _ = small_run(data)
     glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
-    first, seen = prepare(run, 0, glyphs)
+    first, _, seen = prepare(run, 0, glyphs, LABELS)
     assert seen is None
     drawn = torch.rand(3)
-    assert torch.equal(first, prepare(run, 0, glyphs)[0]) and torch.equal(drawn, torch.rand(3))
-    assert not torch.equal(first, prepare(run, 1, glyphs)[0])
+    assert torch.equal(first, prepare(run, 0, glyphs, LABELS)[0]) and torch.equal(
+        drawn, torch.rand(3)
+    )
+    assert not torch.equal(first, prepare(run, 1, glyphs, LABELS)[0])
     other = run._replace(processes=Processes(1, 2, 1))
-    assert not torch.equal(first, prepare(other, 0, glyphs)[0])
+    assert not torch.equal(first, prepare(other, 0, glyphs, LABELS)[0])
     plain = run._replace(config=replace(run.config, **dict.fromkeys(Augmentation._fields, 0.0)))
     expected = glyphs[:, None] / 255
-    torch.testing.assert_close(prepare(plain, 0, glyphs)[0], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(prepare(plain, 0, glyphs, LABELS)[0], expected, atol=1e-4, rtol=0)
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -615,12 +620,12 @@ def test_a_live_teacher_sees_the_warped_glyph_before_it_is_spoilt(data, tmp_path
     run, state = small_run(data, **live, coarse=1.0, blur=1.0)
     glyphs, _, soft = next(run.samples.batches(run.config, 0, 0, 1, run.processes))
     assert soft is None and run.samples.soft is None
-    x, seen = prepare(run, 0, glyphs)
+    x, _, seen = prepare(run, 0, glyphs, LABELS)
     clean = run._replace(config=replace(run.config, coarse=0.0, blur=0.0))
-    y, same_seen = prepare(clean, 0, glyphs)
+    y, _, same_seen = prepare(clean, 0, glyphs, LABELS)
     assert not torch.equal(x, y) and torch.equal(seen.logits, same_seen.logits)
     still = run._replace(config=replace(run.config, **dict.fromkeys(Augmentation._fields, 0.0)))
-    assert not torch.equal(seen.logits, prepare(still, 0, glyphs)[1].logits)
+    assert not torch.equal(seen.logits, prepare(still, 0, glyphs, LABELS)[2].logits)
     assert seen.logits.shape == (8, 6) and seen.columns.tolist() == list(range(6))
     one_step(run, state)
 
@@ -636,7 +641,7 @@ def test_a_live_teacher_stays_as_it_is_and_changes_no_input(data, tmp_path, monk
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
     alone = run._replace(samples=replace(run.samples, live=None))
-    assert torch.equal(prepare(run, 0, glyphs)[0], prepare(alone, 0, glyphs)[0])
+    assert torch.equal(prepare(run, 0, glyphs, LABELS)[0], prepare(alone, 0, glyphs, LABELS)[0])
     given, step = [], script.train_step
 
     def keep(run, state, network, x, labels, soft):
@@ -647,8 +652,26 @@ def test_a_live_teacher_stays_as_it_is_and_changes_no_input(data, tmp_path, monk
     dry = run._replace(config=replace(run.config, dry_run=True))
     assert script.train_one_epoch(dry, state, state.model, 0, script.threading.Event())
     assert [soft.logits.shape for soft in given] == [(8, 4), (8, 4)]  # of six it knows four
-    assert torch.equal(given[0].logits, prepare(run, 0, glyphs)[1].logits)
+    assert torch.equal(given[0].logits, prepare(run, 0, glyphs, LABELS)[2].logits)
     assert same(network.state_dict(), before)
+
+
+def test_halves_put_together_are_what_the_live_teacher_says(data, tmp_path):
+    write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
+    run, state = small_run(data, teacher=str(tmp_path / "t.onnx"), teacher_live=True, join=0.5)
+    glyphs, labels, _ = next(run.samples.batches(run.config, 0, 0, 1, run.processes))
+    x, now, seen = prepare(run, 3, glyphs, labels)
+    alone = run._replace(config=replace(run.config, join=0.0))
+    y, same_labels, others_seen = prepare(alone, 3, glyphs, labels)
+    joined = now == -1
+    assert 0 < joined.sum() < 8 and torch.equal(now[~joined], labels[~joined])
+    assert torch.equal(same_labels, labels)
+    changed = (seen.logits != others_seen.logits).any(1)
+    assert torch.equal(changed, joined)
+    assert script.train_one_epoch(
+        run._replace(config=replace(run.config, dry_run=True)),
+        state, state.model, 0, script.threading.Event(),
+    )  # fmt: skip
 
 
 def test_a_live_teacher_has_the_margin_that_it_expects(data, tmp_path):
@@ -659,7 +682,7 @@ def test_a_live_teacher_has_the_margin_that_it_expects(data, tmp_path):
     glyphs = next(run.samples.batches(run.config, 0, 0, 1, run.processes))[0]
     views, live = [], run.samples.live
     live.look = views.append
-    prepare(run, 0, glyphs)
+    prepare(run, 0, glyphs, LABELS)
     assert views[0].shape == (8, 1, 16, 16) and views[0][..., 4:12, 4:12].amax() > 0.9
     assert views[0][..., :3].amax() == views[0][..., 13:, :].amax() == 0
 

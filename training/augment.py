@@ -186,9 +186,7 @@ def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor
     return x
 
 
-def join_halves(
-    x: Tensor, probability: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def join_halves(x: Tensor, probability: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Give some samples one half of the sample before; return (B,1,S,S) and which, (n,) int64.
 
     They are cut at the same place near the middle, level or upright, as CutMix does (Yun et al.

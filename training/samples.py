@@ -84,7 +84,9 @@ def check_sources(config: Config) -> None:
     if config.teacher_live and not config.teacher:
         raise ValueError("--teacher-live says how a --teacher looks; there is none")
     if config.join and not config.teacher_live:
-        raise ValueError("--join makes pictures that --teacher-live alone can read; it is not given")
+        raise ValueError(
+            "--join makes pictures that --teacher-live alone can read; it is not given"
+        )
 
 
 def synthetic(config: Config, device: torch.device, classes: list[str] | None) -> Samples:

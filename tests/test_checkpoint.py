@@ -71,7 +71,7 @@ def test_the_model_card_names_the_bytes_that_are_shipped():
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    path = tmp_path / "new" / "a.pt"
+    path = tmp_path / "new" / "folder" / "a.pt"
     parts = {key: GOOD[key] for key in ("model", "config", "classes", "metrics", "epoch")}
     checkpoint.save(path, **parts, resume={"step": 7})
     loaded = checkpoint.load(path)

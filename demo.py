@@ -153,16 +153,6 @@ class Server(ThreadingHTTPServer):
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
         } | readings.score
 
-    def describe(self) -> dict:
-        """Return what the page says of the network."""
-        return {
-            "checkpoint": Path(self.network.source).name,
-            "count": len(self.network.classes),
-            "size": self.network.size,
-            "choices": list(self.recognizers),
-            "reads": "server",
-        }
-
 
 class Incoming(io.RawIOBase):
     """What a client sends, as long and as much as a request may take."""
@@ -247,7 +237,9 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/read":
             self.send_json(self.server.read(body, query))
         elif path == "/network.json":
-            self.send_json(self.server.describe())
+            network = self.server.network
+            name = Path(network.source).name
+            self.send_json(page.describe("server", name, network.classes, network.size))
         else:
             name = path[1:] or "index.html"
             self.send(HTTPStatus.OK, page.FILES[name], (page.HERE / name).read_bytes(), {})

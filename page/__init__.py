@@ -33,6 +33,12 @@ def choices(classes: Sequence[str]) -> list[str]:
     return ["all", *there] if len(there) > 1 else ["all"]
 
 
+def describe(reads: str, checkpoint: str, classes: Sequence[str], size: int) -> dict:
+    """Return what network.json says; `reads` is server or here."""
+    said = {"reads": reads, "checkpoint": checkpoint, "size": size}
+    return said | {"count": len(classes), "choices": choices(classes)}
+
+
 def check_runtime() -> None:
     """Raise a FileNotFoundError if what the page reads with is not there."""
     for name in RUNTIME_FILES:
@@ -44,16 +50,8 @@ def publish(
     folder: Path, checkpoint: str, classes: Sequence[str], size: int, threshold: float | None
 ) -> None:
     """Make a folder that holds network.onnx, of classes of one character, a page that reads."""
-    described = {
-        "reads": "here",
-        "checkpoint": checkpoint,
-        "size": size,
-        "threshold": threshold,
-        "count": len(classes),
-        "classes": "".join(classes),
-        "symbols": SYMBOLS,
-        "choices": choices(classes),
-    }
+    described = describe("here", checkpoint, classes, size)
+    described |= {"threshold": threshold, "classes": "".join(classes), "symbols": SYMBOLS}
     for name in (*FILES, READER):
         shutil.copyfile(HERE / name, folder / name)
     for name in RUNTIME_FILES:

@@ -6,7 +6,9 @@
 Characters are drawn onto pictures of 160 px, the same ones in every kind; `--papers` are photos of
 empty cells and lines, over which the ink is laid. The recognition network of PP-OCRv6 reads the
 same pictures where rapidocr is installed (benchmarks/peers.py): as they are or less some of the
-border, whichever of `VIEWS` it reads best of a kind.
+border, whichever of `VIEWS` it reads best of a kind. `--pages` are photos of 2000 x 1500 px with a
+character of 300 px in ink or pencil, in even light or with the sharp edge of a shadow, and of empty
+sheets.
 """
 
 from __future__ import annotations
@@ -30,6 +32,15 @@ KINDS = (
     *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
     *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),
 )
+
+# How much darker than white paper the pen is, of 255; the share of light that a shadow takes.
+PAGES = {
+    "page": (140, 0),
+    "page, shadow": (140, 0.3),
+    "page, pencil": (12, 0),
+    "page, pencil, shadow": (12, 0.3),
+    "page, faintest pencil": (6, 0),
+}
 
 
 def place(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -102,6 +113,42 @@ def scene(kind: str, ink, others, papers, rng: np.random.Generator) -> np.ndarra
     return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0)
 
 
+def photo(ink: np.ndarray | None, contrast: float, shadow: float, rng) -> np.ndarray:
+    """Return a photo (1500,2000) uint8 of a sheet with a character (h,w) uint8, or of none."""
+    y, x = np.mgrid[:1500, :2000].astype(np.float32)
+    light = rng.uniform(170, 235) * np.linspace(1, rng.uniform(0.7, 1), 2000, dtype=np.float32)
+    edge = x + rng.uniform(-0.6, 0.6) * (y - 750) - rng.uniform(200, 1800)
+    light = light * (1 - shadow / (1 + np.exp(-edge.clip(-300, 300) / 6)))
+    if ink is not None:
+        scale = 300 / max(ink.shape)
+        big = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        h, w = big.shape
+        top, left = rng.integers(100, 1400 - h), rng.integers(100, 1900 - w)
+        part = light[top : top + h, left : left + w]
+        part *= 1 - contrast / 255 * (1 - big / np.float32(255))
+    picture = light + rng.normal(0, 2, light.shape).astype(np.float32)
+    picture = picture.clip(0, 255).astype(np.uint8)
+    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0)
+
+
+def of_pages(recognizer: Recognizer, data: list[tuple[str, np.ndarray]]) -> list[timing.Row]:
+    """Return what is read of photos of whole sheets, and how many empty ones are said to be so."""
+    rows = []
+    for kind, (contrast, shadow) in PAGES.items():
+        right, refused, blank = 0, 0, 0
+        for i, (character, ink) in enumerate(data):
+            rng = np.random.default_rng([i, len(kind)])
+            reading, none = (
+                recognizer.recognize([photo(some, contrast, shadow, rng)], top_k=1)[0]
+                for some in (ink, None)
+            )
+            refused, blank = refused + bool(reading.error), blank + bool(none.error)
+            right += bool(reading) and reading[0].character == character
+        rows.append(timing.Row(f"{kind}, refused {refused}", 100 * right / len(data), "%"))
+        rows.append(timing.Row(f"{kind}, empty sheets refused", 100 * blank / len(data), "%"))
+    return rows
+
+
 def peers(classes: set[str]) -> list[Ranking]:
     """Return the readers of PEER, one for each of VIEWS; none where it is not installed."""
     path = find(*PACKAGES[PEER][:2])
@@ -117,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = timing.parser(__doc__)
     parser.add_argument("pictures", help="tree of class folders, .gnt file or folder of them")
     parser.add_argument("--papers", type=Path, metavar="DIR", help="photos of empty paper")
+    parser.add_argument("--pages", action="store_true", help="read photos of whole sheets instead")
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
     parser.add_argument("--limit", type=timing.at_least_one, default=200, metavar="N")
     given = parser.parse_args(argv)
@@ -127,6 +175,9 @@ def main(argv: list[str] | None = None) -> int:
     if not data:
         raise ValueError(f"{given.pictures}: no picture of a class of {given.checkpoint}")
     order = np.random.default_rng(0).permutation(len(data))[: given.limit]
+    if given.pages:
+        timing.report(of_pages(recognizer, [data[i] for i in order]), given.json)
+        return 0
     files = sorted(given.papers.iterdir()) if given.papers else []
     papers = [to_grey(read_picture(path)) for path in files]
     rows = []

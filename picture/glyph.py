@@ -42,8 +42,9 @@ ANALYSIS_SIDE = 320
 SURROUNDINGS = 0.3
 NEAR = 0.6
 CROP = 192  # a larger picture is a page
-# Faint ink: smoothed so far, px; so many spreads above the paper; in pieces of at least so many px.
-FAINT_BLUR, FAINT, FAINT_PIECE = 1.0, 5.0, 16
+# Faint ink: smoothed so far, px; of noise so many levels at least, so many times which ink stands
+# above the paper, in pieces of at least so many px.
+FAINT_BLUR, FAINT_NOISE, FAINT, FAINT_PIECE = 1.0, 0.25, 5.0, 16
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -223,7 +224,7 @@ def _lift_faint(ink: np.ndarray) -> np.ndarray:
     """
     soft = cv2.GaussianBlur(ink.astype(np.float32), (0, 0), FAINT_BLUR)
     below, level = np.percentile(soft, (15.9, 50))
-    noise = max(level - below, 0.5)
+    noise = max(level - below, FAINT_NOISE)
     mask = (soft > level + FAINT * noise).view(np.uint8)
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     grains = stats[:, cv2.CC_STAT_AREA] < FAINT_PIECE

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make small80.pt from the weights shipped before it: draw, recombine, distil on a GPU, then on a core.
-# Run it again to go on. Six minutes of one H200, two hours of one core; drawing takes an hour.
+# Make small80.pt from weights shipped before it: draw, recombine, distil on a GPU, then on a core.
+# Run it again to go on. Six minutes of one H200, four hours of one core; drawing takes an hour.
 #
 #     bash checkpoints/small80.sh TEACHER.onnx REAL FONTS [WORK]
 #
@@ -72,5 +72,14 @@ train 3 --data "$work/s53" "$work/s61" "$work/s62" "$work/s52@4" "$work/s71" "$r
     --rotation 5 --shear 0.1 --scale 0.1 --elastic 1 --seed 9
 
 # What the GPU taught is most of it; the others bring what it had not seen.
-python checkpoint.py "$work/3/last.pt" "$work/mean.pt" --average "$work/2/last.pt" 0.5
-python checkpoint.py "$work/mean.pt" "$work/small80.pt" --average "$work/1/last.pt" 0.7
+[ -e "$work/mean.pt" ] || {
+    python checkpoint.py "$work/3/last.pt" "$work/two.pt" --average "$work/2/last.pt" 0.5
+    python checkpoint.py "$work/two.pt" "$work/mean.pt" --average "$work/1/last.pt" 0.7
+}
+# Once more with all of it, the teacher beside the student on a core, and halves put together.
+train 4 --data "$work/s51" "$work/s53@2" "$work/s61@2" "$work/s62" "$work/s52@3" "$work/s71@2" \
+    "$real/symreal@4" "$real/hwdb63@4" --unlabelled "$work/r54" "$real/hwdb25@4" "$real/scans@8" \
+    --outliers "$work/none55@2" --teacher-live --join 0.3 --compile --init-from "$work/mean.pt" \
+    --epochs 1 --batch-size 128 --lr 0.0007 \
+    --rotation 8 --shear 0.15 --scale 0.12 --elastic 1.5 --seed 10
+python checkpoint.py "$work/4/last.pt" "$work/small80.pt" --average "$work/mean.pt" 0.7

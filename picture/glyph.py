@@ -24,7 +24,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from picture.scene import Scene, find_character
+from picture.scene import Pieces, Scene, find_character
 
 # A clean scan, as HWDB's: much paper at exactly 255, next to nothing just below it.
 CLEAN_PAPER = 0.35
@@ -43,8 +43,8 @@ SURROUNDINGS = 0.3
 NEAR = 0.6
 CROP = 192  # a larger picture is a page
 # Faint ink: smoothed so far, px; of noise so many levels at least, so many times which ink stands
-# above the paper, in pieces of at least so many px.
-FAINT_BLUR, FAINT_NOISE, FAINT, FAINT_PIECE = 1.0, 0.25, 5.0, 16
+# above the paper; a stroke's area is so many times its width, squared.
+FAINT_BLUR, FAINT_NOISE, FAINT, FAINT_LONG = 1.0, 0.25, 5.0, 5
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -219,22 +219,24 @@ def lift(grey: np.ndarray) -> np.ndarray:
 def _lift_faint(ink: np.ndarray) -> np.ndarray:
     """Return ink (h,w) uint8 that is hardly stronger than the paper's noise, on 255.
 
-    Smoothed, strokes stand out where noise does not: what is left are pieces, larger than grains,
-    that noise of the spread below its median does not reach.
+    Smoothed, strokes stand out where noise does not. What was written are pieces off the border,
+    some of them strokes: far longer than they are wide.
     """
     soft = cv2.GaussianBlur(ink.astype(np.float32), (0, 0), FAINT_BLUR)
     below, level = np.percentile(soft, (15.9, 50))
     noise = max(level - below, FAINT_NOISE)
-    mask = (soft > level + FAINT * noise).view(np.uint8)
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    grains = stats[:, cv2.CC_STAT_AREA] < FAINT_PIECE
-    grains[0] = True
-    mask[grains[pieces]] = 0
-    if np.count_nonzero(mask) < 3 * FAINT_PIECE:
+    mask = soft > level + FAINT * noise
+    pieces = Pieces.of(mask)
+    wide = 4 * pieces.mean(cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, 3))
+    kept = pieces.inside()
+    kept[0] = False  # paper
+    strokes = kept & (pieces.area > FAINT_LONG * wide**2)
+    if not strokes.any():
         raise ValueError("blank picture: nothing darker or lighter than the paper was found")
-    low, full = level + 2 * noise, np.percentile(soft[mask > 0], 95)
+    mask = pieces.mask(kept)
+    low, full = level + 2 * noise, np.percentile(soft[mask], 95)
     bitmap = (255 - np.clip((soft - low) / (full - low), 0, 1) * 255).astype(np.uint8)
-    return _drop_specks(bitmap, mask)
+    return _drop_specks(bitmap, mask.view(np.uint8))
 
 
 def _paper(grey: np.ndarray) -> np.ndarray:

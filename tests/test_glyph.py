@@ -257,6 +257,21 @@ def test_a_faint_pencil_is_read_and_an_empty_sheet_is_not(shadow):
             to_glyph(photo(0, shadow, seed))
 
 
+@pytest.mark.parametrize(("side", "grain"), [(160, 0), (160, 3), (320, 0), (320, 3)])
+def test_uneven_paper_is_no_pencil(side, grain):
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    for seed in range(6):
+        rng = np.random.default_rng([side, grain, seed])
+        page = 200 * (1 - rng.uniform(0, 0.15) * (x**2 + y**2)) * (1 + rng.uniform(-0.15, 0.15) * x)
+        page += rng.normal(0, 1, page.shape)
+        if grain:
+            soft = cv2.GaussianBlur(rng.normal(0, 1, page.shape), (0, 0), grain)
+            page += soft / soft.std()
+        page = cv2.imencode(".jpg", page.clip(0, 255).astype(np.uint8))[1]
+        with pytest.raises(ValueError, match="blank"):
+            to_glyph(cv2.imdecode(page, cv2.IMREAD_GRAYSCALE))
+
+
 def test_grains_are_no_pencil():
     page = RNG.normal(200, 2, (240, 320)).clip(0, 255).astype(np.uint8)
     page[100:103, 50:250:12] -= 20  # some 10 px each

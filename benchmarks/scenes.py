@@ -8,11 +8,12 @@ empty cells and lines, over which the ink is laid. The recognition network of PP
 same pictures where rapidocr is installed (benchmarks/peers.py): as they are or less some of the
 border, whichever of `VIEWS` it reads best of a kind. `--pages` are photos of 2000 x 1500 px with a
 character of 300 px in ink or pencil, in even light or with the sharp edge of a shadow, and of empty
-sheets.
+sheets; then empty sheets of other sizes, noise and JPEG qualities.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -41,6 +42,8 @@ PAGES = {
     "page, pencil, shadow": (12, 0.3),
     "page, faintest pencil": (6, 0),
 }
+# Empty sheets: sides, px; deviations of the noise; JPEG qualities; sizes of its grain, px; of each.
+EMPTY = ((64, 160, 320, 1000), (1, 3, 8, 20), (30, 75, 95), (0, 1, 3), range(6))
 
 
 def place(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -149,6 +152,30 @@ def of_pages(recognizer: Recognizer, data: list[tuple[str, np.ndarray]]) -> list
     return rows
 
 
+def empty(side: int, noise: float, quality: int, grain: float, number: int) -> np.ndarray:
+    """Return a photo (side,side) uint8 of paper in uneven light."""
+    rng = np.random.default_rng([side, noise, quality, grain, number])
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    light = rng.uniform(120, 235) * (1 - rng.uniform(0, 0.3) * (x**2 + y**2) / 2)
+    page = light * (1 + rng.uniform(-0.15, 0.15) * x) + rng.normal(0, noise, (side, side))
+    if grain:
+        soft = cv2.GaussianBlur(rng.normal(0, 1, (side, side)), (0, 0), grain)
+        page += soft / soft.std() * noise * 0.7
+    page = page.clip(0, 255).astype(np.uint8)
+    return cv2.imdecode(cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0)
+
+
+def of_empty(recognizer: Recognizer) -> list[timing.Row]:
+    """Return how many empty sheets of each JPEG quality are said to be so."""
+    rows = []
+    for quality in EMPTY[2]:
+        kinds = list(itertools.product(*EMPTY[:2], (quality,), *EMPTY[3:]))
+        blank = sum(bool(recognizer.recognize([empty(*kind)])[0].error) for kind in kinds)
+        said = f"empty, JPEG quality {quality}, {len(kinds) - blank} of {len(kinds)} read"
+        rows.append(timing.Row(f"{said}; refused", 100 * blank / len(kinds), "%"))
+    return rows
+
+
 def peers(classes: set[str]) -> list[Ranking]:
     """Return the readers of PEER, one for each of VIEWS; none where it is not installed."""
     path = find(*PACKAGES[PEER][:2])
@@ -176,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{given.pictures}: no picture of a class of {given.checkpoint}")
     order = np.random.default_rng(0).permutation(len(data))[: given.limit]
     if given.pages:
-        timing.report(of_pages(recognizer, [data[i] for i in order]), given.json)
+        rows = of_pages(recognizer, [data[i] for i in order]) + of_empty(recognizer)
+        timing.report(rows, given.json)
         return 0
     files = sorted(given.papers.iterdir()) if given.papers else []
     papers = [to_grey(read_picture(path)) for path in files]

@@ -45,6 +45,7 @@ CROP = 192  # a larger picture is a page
 # Faint ink: smoothed so far, px; of noise so many levels at least, so many times which ink stands
 # above the paper; a stroke's area is so many times its width, squared.
 FAINT_BLUR, FAINT_NOISE, FAINT, FAINT_LONG = 1.0, 0.25, 5.0, 5
+BLANK = "blank picture: nothing darker or lighter than the paper was found"
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -232,7 +233,7 @@ def _lift_faint(ink: np.ndarray) -> np.ndarray:
     kept[0] = False  # paper
     strokes = kept & (pieces.area > FAINT_LONG * wide**2)
     if not strokes.any():
-        raise ValueError("blank picture: nothing darker or lighter than the paper was found")
+        raise ValueError(BLANK)
     mask = pieces.mask(kept)
     low, full = level + 2 * noise, np.percentile(soft[mask], 95)
     bitmap = (255 - np.clip((soft - low) / (full - low), 0, 1) * 255).astype(np.uint8)
@@ -303,7 +304,7 @@ def _ink_box(bitmap: np.ndarray, margin: float = 0.0) -> Box:
     """Return top, bottom, left, right of the ink, widened by a share of its longer side."""
     darkest = 255 - int(bitmap.min())
     if darkest < 10:
-        raise ValueError("blank picture: nothing darker or lighter than the paper was found")
+        raise ValueError(BLANK)
     ink = bitmap < 255 - INK_EDGE * darkest
     left, top, width, height = cv2.boundingRect(ink.view(np.uint8))
     right, bottom = left + width, top + height

@@ -107,9 +107,11 @@ def test_scenes_are_read_beside_a_peer(trained, data, monkeypatch, capsys):
     assert rows["clean, PP-OCRv6 small"] == pytest.approx(100 / 6)  # one class of six
     assert rows["clean, refused 0"] > 40
     monkeypatch.setattr(scenes, "PAGES", {"page": (140, 0.3), "page, pencil": (12, 0)})
+    monkeypatch.setattr(scenes, "EMPTY", ((160,), (1, 8), (75,), (0, 3), range(2)))
     assert scenes.main([*arguments, "--pages", "--limit", "3", "--json"]) == 0
     rows = {row["what"]: row["value"] for row in json.loads(capsys.readouterr().out)}
     assert rows["page, refused 0"] > 30 and rows["page, pencil, refused 0"] > 30
+    assert rows["empty, JPEG quality 75, 0 of 8 read; refused"] == 100
     assert rows["page, empty sheets refused"] == rows["page, pencil, empty sheets refused"] == 100
     monkeypatch.setattr(scenes, "peers", lambda classes: [])
     assert scenes.main([*arguments, "--limit", "2"]) == 0

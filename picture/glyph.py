@@ -156,10 +156,16 @@ def _search(
 
     `grey` (h,w) and, if it has colours, `colour` (h,w,3) are the same picture.
     """
-    more, evidence = False, ()
+    more, evidence, scene = False, (), None
     for _ in range(LOOKS):
         scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
-        ink = 255 - lift(_reduce(grey, scale))
+        try:
+            bitmap = lift(_reduce(grey, scale))
+        except ValueError:
+            if scene is None:
+                raise
+            break  # seen closer, faint ink has more noise: the look before has to do
+        ink = 255 - bitmap
         tint = None if colour is None else _reduce(colour, scale)
         scene = Scene(ink, [], False) if alone else find_character(ink, evidence, tint)
         more |= scene.more

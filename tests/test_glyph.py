@@ -388,3 +388,23 @@ def test_a_light_drawing_is_taken_whole():
     assert not found.notices and not found.scene.marks
     expected = cv2.resize(drawing[10:50, 5:85], (60, 30), interpolation=cv2.INTER_AREA)
     assert np.abs(found.glyph[17:47, 2:62].astype(int) - expected).mean() < 8
+
+
+def test_what_one_look_found_is_kept_if_the_next_finds_nothing(monkeypatch):
+    page = np.full((900, 900), 220, np.uint8)
+    page[300:304, 300:420] = page[260:340, 358:362] = 60
+    seen = []
+
+    def lift(grey):
+        seen.append(grey.shape)
+        if len(seen) == found + 1:
+            raise ValueError(glyph.BLANK)
+        return plain(grey)
+
+    plain = glyph.lift
+    monkeypatch.setattr(glyph, "lift", lift)
+    found = 1
+    assert to_glyph(page).max() == 255 and len(seen) == 2
+    found = len(seen)
+    with pytest.raises(ValueError, match="blank"):
+        to_glyph(page)

@@ -85,7 +85,7 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         import torch
 
         import checkpoint
-        from training.devices import pick_device
+        from jobs.devices import pick_device
     except ImportError as error:
         mend = "requirements.txt, or have export.py write it as ONNX and name that file"
         said = f"reading a checkpoint needs the package {error.name}"

@@ -31,10 +31,10 @@ from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import TWINS
 from jobs.command import command, printable, progress, shorten
+from jobs.devices import pick_device, pick_dtype
 from jobs.files import write_file
 from model import to_input
 from recognizer import Recognizer
-from training.devices import pick_device, pick_dtype
 
 
 class Test(NamedTuple):

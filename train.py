@@ -39,9 +39,9 @@ from config import Config, add_arguments, flag, from_arguments, from_dict
 from dataset import NO_CHARACTER, UNLABELLED
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
+from jobs import devices
 from jobs.command import command, progress, sentence
 from model import mobilenet_v3, to_input
-from training import devices
 from training.augment import Augmentation, draw_maps, join_halves, spoil, warp
 from training.log import Log
 from training.samples import Samples, open_samples

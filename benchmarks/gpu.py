@@ -21,8 +21,8 @@ import torch
 from benchmarks import timing
 from benchmarks.step import CLASSES, contestants, start_run
 from config import Config
+from jobs import devices
 from model import VARIANTS, mobilenet_v3
-from training import devices
 
 
 def training(

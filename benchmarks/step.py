@@ -23,8 +23,8 @@ import train
 from benchmarks import timing
 from config import Config
 from hwdb.characters import LEVEL1
+from jobs.devices import Processes
 from model import mobilenet_v3
-from training.devices import Processes
 
 CLASSES = 3755
 

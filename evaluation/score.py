@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dataset import GlyphSet
+from jobs.devices import Processes
 from model import to_input
-from training.devices import Processes
 
 TOP = 10
 

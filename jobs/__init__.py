@@ -1,1 +1,1 @@
-"""How long work runs: worker processes, files that are whole or not there, errors as sentences."""
+"""Running a command: the CLI frame, atomic file writes, worker processes, devices."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from training import devices
-from training.devices import Processes, in_turn, pick_device, pick_dtype
+from jobs import devices
+from jobs.devices import Processes, in_turn, pick_device, pick_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 
@@ -112,7 +112,7 @@ def test_work_is_done_in_turn(monkeypatch, processes, turn):
 
 FAULTS = """
 import resource, sys, torch
-from training import devices
+from jobs import devices
 if sys.argv[1] == "keep":
     devices.keep_memory()
 for _ in range(12):

@@ -9,10 +9,10 @@ from conftest import CHARACTERS, SMALL, call_script, write_tree
 from test_teacher import write_onnx
 
 from config import Config
+from jobs.devices import Processes
 from model import mobilenet_v3
 from train import State, check_finite, open_run, prepare, train_step, wrap
 from training.augment import Augmentation, augment
-from training.devices import Processes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 EVERYTHING = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 1.0, 1.0)

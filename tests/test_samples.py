@@ -10,9 +10,8 @@ from test_teacher import write_checkpoint
 
 from config import Config
 from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
-from hwdb.record import read_gnt
-from training import recombine, samples
-from training.devices import Processes
+from jobs.devices import Processes
+from training import samples
 from training.samples import open_samples, split_repeat
 
 CPU = torch.device("cpu")
@@ -159,34 +158,6 @@ def test_pack_is_shared_between_runs(trees):
     assert open_pack(trees / "a", 32).folder.stat().st_mtime_ns == stamp
 
 
-def test_recombined_handwriting_is_distorted_or_put_together_anew(trees, tmp_path, capsys):
-    def made(seed, name):
-        options = ["--count", 24, "--seed", seed, "--out", tmp_path / name]
-        assert recombine.main([str(value) for value in (trees / "a", trees / "b", *options)]) == 0
-        (path,) = (tmp_path / name).glob("*.gnt")
-        with path.open("rb") as stream:
-            return [sample.bitmap for sample in read_gnt(stream, "made")]
-
-    first, again, other = made(1, "first"), made(1, "again"), made(2, "other")
-    assert "24 pictures" in capsys.readouterr().out
-    assert all(map(np.array_equal, first, again)) and not all(map(np.array_equal, first, other))
-    for bitmap in first:
-        assert bitmap.min() < 155 and max(bitmap.shape) <= recombine.SIDE
-        assert (bitmap < 215).any(0)[[0, -1]].all() and (bitmap < 215).any(1)[[0, -1]].all()
-    assert recombine.main([str(tmp_path / "nothing")]) == 2
-
-
-def test_collages_hold_ink_of_each_of_their_parts():
-    rng = np.random.default_rng(0)
-    mark = np.zeros((recombine.SIDE, recombine.SIDE), np.uint8)
-    mark[30:60, 30:60] = 255
-    for count in (2, 3):
-        values = [80 * (1 + number) for number in range(count)]
-        page = recombine.collage([mark // 255 * value for value in values], rng)
-        for value in values:  # parts overlap a little: the darker one stays
-            assert (abs(page.astype(int) - value) < 20).sum() > 30, (count, value)
-
-
 @pytest.mark.parametrize(
     ("source", "folder", "times"),
     [("a", "a", 1), ("a@3", "a", 3), ("a@0", "a", 0), ("a@b@2", "a@b", 2), ("a@b", "a@b", 1),
@@ -255,125 +226,6 @@ def test_outliers_and_unlabelled_come_behind_what_is_labelled(trees, tmp_path):
     assert twice.train[-24:].tolist() == [20, 20, 21, 21, *range(22, 42)]
     soft, known = next(samples.batches(both, 0, 0, 1, ALONE))[2]
     assert soft.shape == (4, 2) and known.tolist() == [0, 1]
-
-
-INK = np.zeros((31, 31), np.uint8)
-INK[5:11, 8:24] = 200  # higher than wide, right of the middle
-INK[9:26, 18:22] = 120
-
-
-class Drawn:
-    """Random numbers that are given in turn."""
-
-    def __init__(self, *values):
-        self.values = list(values)
-
-    def _next(self, *_):
-        return self.values.pop(0)
-
-    normal = random = uniform = integers = _next
-
-
-def moved(turn=0.0, shear=0.0, stretch=(0.0, 0.0), mirror=1.0, axis=0, swap=1.0, strength=1.0):
-    flips = [mirror, axis] if mirror < 0.25 else [mirror]
-    values = [np.array([turn, shear]), np.array(stretch), *flips, swap]
-    pulls = np.zeros((2, recombine.PULLS, recombine.PULLS))
-    return recombine.distort(INK, Drawn(*values, pulls), strength)
-
-
-def test_distortion_by_hand():
-    assert np.array_equal(moved(), INK)
-    assert np.array_equal(moved(mirror=0.2), INK[:, ::-1])
-    assert np.array_equal(moved(mirror=0.2, axis=1), INK[::-1])
-    assert np.array_equal(moved(mirror=0.25), INK) and np.array_equal(moved(swap=0.1), INK)
-    assert np.array_equal(moved(swap=0.05), INK.T)
-    assert np.array_equal(moved(turn=np.pi / 2), np.rot90(INK))
-    assert np.array_equal(moved(turn=np.pi, strength=0.5), np.rot90(INK))
-    slanted = moved(shear=1.0)  # a row comes from as far to the right as it lies below the middle
-    assert np.array_equal(slanted[15], INK[15]) and np.array_equal(slanted[20, :-5], INK[20, 5:])
-    assert np.array_equal(slanted[10, 5:], INK[10, :-5]) and np.array_equal(
-        moved(shear=2.0, strength=0.5), slanted)  # fmt: skip
-    larger = moved(stretch=(np.log(2), 0.0))
-    assert np.array_equal(larger[:, 15::2][:, :8], INK[:, 15:23])
-    larger = moved(stretch=(0.0, 2 * np.log(2)), strength=0.5)
-    assert np.array_equal(larger[15::2][:8], INK[15:23])
-
-
-def test_bending_grows_with_the_strength():
-    asked = []
-
-    class Recorded(Drawn):
-        def normal(self, mean, spread, shape=None):
-            asked.append((mean, spread, shape))
-            return super()._next()
-
-    grid = (2, recombine.PULLS, recombine.PULLS)
-    drawn = Recorded(np.zeros(2), np.zeros(2), 1.0, 1.0, np.ones(grid))
-    pulled = recombine.distort(INK, drawn, 0.5)
-    assert np.array_equal(pulled[:-1, :-1], INK[1:, 1:])  # a pixel from the right and from below
-    assert asked == [(0, (0.12, 0.15), None), (0, 0.15, 2), (0, 0.035 * 0.5 * 31, grid)]
-
-
-def test_trimming_and_cutting_by_hand():
-    assert np.array_equal(recombine.trim(INK), INK[5:26, 8:24])
-    faint = INK.copy()
-    faint[0, 0] = 40
-    assert recombine.trim(faint).shape == (21, 16)
-    faint[0, 0] = 41
-    assert recombine.trim(faint).shape == (26, 24)
-    assert recombine.trim(np.zeros((5, 5), np.uint8)).shape == (1, 1)
-    columns = np.uint8([[9, 9, 9, 5, 9, 3, 9, 1, 9, 0]])  # the middle: 3 to 7
-    left, right = columns[:, :7], columns[:, 7:]
-    one = np.uint8([[7]])
-    assert np.array_equal(recombine.part_of(one, Drawn(0.3, 0.49, 0.4)), one)
-    assert recombine.part_of(columns, Drawn(0.29)) is columns
-    assert np.array_equal(recombine.part_of(columns, Drawn(0.3, 0.49, 0.5)), right)
-    assert np.array_equal(recombine.part_of(columns, Drawn(0.3, 0.49, 0.4)), left)
-    assert np.array_equal(recombine.part_of(columns.T, Drawn(0.3, 0.5, 0.6)), right.T)
-
-
-def test_places_of_a_collage(monkeypatch):
-    monkeypatch.setattr(recombine, "distort", lambda ink, rng, strength: ink)
-    monkeypatch.setattr(recombine, "part_of", lambda ink, rng: ink)
-    full = np.full((96, 96), 100, np.uint8)
-    page = recombine.collage([full, full * 2], Drawn(0))
-    assert page.shape == (96, 96)
-    # 43 and 56 by 96 pixels to fill: no side is stretched by more than half again as the other.
-    assert (page[16:80, :40] == 100).all() and not page[:16, :40].any() and not page[81:, :40].any()
-    assert (page[6:90, 43:] == 200).all() and not page[:6].any() and not page[91:].any()
-    wide, small = np.full((10, 60), 90, np.uint8), np.full((40, 40), 180, np.uint8)
-    page = recombine.collage([small, wide], Drawn(2))  # above and below
-    rows = [np.flatnonzero((page == value).any(1)) for value in (180, 90)]
-    columns = [np.flatnonzero((page == value).any(0)) for value in (180, 90)]
-    assert [part.size for part in rows] == [43, 13] and [p.size for p in columns] == [52, 78]
-    page = recombine.collage([small] * 3, Drawn(0))
-    assert [np.flatnonzero(page.any(axis)).size for axis in (0, 1)] == [96, 52]  # side by side
-
-
-def test_every_other_picture_is_of_one_sample(monkeypatch):
-    seen = []
-    monkeypatch.setattr(recombine, "distort", lambda ink, rng, strength: seen.append(1) or ink)
-    monkeypatch.setattr(
-        recombine, "collage", lambda some, rng: seen.append(len(some)) or some[0])  # fmt: skip
-    glyphs = np.stack([INK, INK // 2, INK // 20])
-    made = list(recombine.recombine(glyphs, 40, np.random.default_rng(0)))
-    assert seen[1::2] == [1] * 20 and set(seen[::2]) == {2, 3} and seen.count(2) > 10
-    assert 10 < len(made) < 30  # what is all but blank is left out
-    assert {picture.shape for picture in made} == {(21, 16)}
-    assert {int(picture.min()) for picture in made} == {55}
-    strong = list(recombine.recombine(INK[None] // 11, 4, np.random.default_rng(0)))
-    assert strong == []
-
-
-def test_recombined_samples_are_asked_for_in_words(trees, tmp_path, capsys):
-    for wrong in (["--count", "0"], ["--seed", "-1"]):
-        assert recombine.main([str(trees / "a"), *wrong]) == 2
-    out = tmp_path / "new" / "folder"
-    assert recombine.main([str(trees / "b"), "--count", "1", "--out", str(out)]) == 0
-    assert [path.name for path in out.iterdir()] == ["30001-c.gnt"]
-    with (out / "30001-c.gnt").open("rb") as stream:
-        (sample,) = read_gnt(stream, "x")
-    assert sample.character == "啊"
 
 
 def test_all_packs_are_labelled_where_and_by_as_many_as_is_asked(trees, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ import training.samples
 from config import Config
 from dataset import NO_CHARACTER
 from evaluation.score import Result
+from jobs.devices import Processes
 from model import mobilenet_v3
 from train import (
     Run,
@@ -38,7 +39,6 @@ from train import (
     wrap,
 )
 from training.augment import Augmentation
-from training.devices import Processes
 from training.log import Log
 
 PLAIN = [part for name in Augmentation._fields for part in (f"--{name}", "0")]

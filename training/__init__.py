@@ -1,1 +1,1 @@
-"""What train.py calls: devices and processes, samples, augmentation, the teacher, the log."""
+"""What only train.py uses: augmentation, the teacher, the log."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.devices import send
+from jobs.devices import send
 
 # Side of the grid of pulls that bends a glyph.
 PULLS = 4

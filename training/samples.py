@@ -15,8 +15,8 @@ from torch import Tensor
 from config import Config, flag
 from dataset import NO_CHARACTER, GlyphSet, class_order, epoch_order, hold_out, open_pack
 from hwdb.characters import LEVEL1, select_classes
+from jobs.devices import Processes
 from synthesis.stream import SyntheticSet
-from training.devices import Processes
 from training.teacher import LiveTeacher, Soft, SoftLabels, label_pack, load_teacher
 
 

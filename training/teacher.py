@@ -38,9 +38,9 @@ import checkpoint
 from dataset import CHUNK, Pack, scan, stream_glyphs
 from hwdb.characters import LEVEL1, select_classes
 from jobs.command import needs, progress
+from jobs.devices import has_bfloat16
 from jobs.files import only_one, read_mark, replacing, write_mark
 from model import to_input
-from training.devices import has_bfloat16
 
 RANK = 256  # of the teacher of the shipped weights: 99.8 % of the energy of its logits
 WORTH_COMPILING = 20_000  # glyphs; compiling takes a minute

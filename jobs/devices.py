@@ -1,4 +1,4 @@
-"""Devices, processes, precision: what train and test share.
+"""Devices, process groups and precision, shared by train.py and test.py.
 
     torchrun --nproc-per-node 2 train.py        # one process a GPU; gloo where there is none
 

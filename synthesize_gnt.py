@@ -28,14 +28,15 @@ from jobs.command import check_range, command, progress
 from jobs.files import only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import Workers, cores
 from synthesis.papers import PAPERS, paper, remains
-from synthesis.templates import open_fonts
+from synthesis.templates import open_fonts, open_hands
 from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
 SETTINGS, VERSION = "synthesis.json", 3  # one more whenever equal settings draw other bytes
 # The settings that decide the bytes of a file.
-DECIDING = ("characters", "seed", "hard", "small", "coarse", "pens", "paper", "fonts", "font_share")
+DECIDING = ("characters", "seed", "hard", "small", "coarse", "pens", "neat", "paper", "fonts", "font_share",
+    "hands")
 CELL = 80  # px of a character on a sheet
 
 
@@ -44,10 +45,12 @@ def draw(
 ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
     """Yield the characters in the hand of a writer: bitmaps (h, w) uint8, and the generator."""
     rng = np.random.default_rng((job.seed, number))
-    writer = Writer.draw(rng, rng.uniform(*job.hard), job.small, job.coarse, job.pens)
+    hands = open_hands(job.hands)
+    shares = job.small, job.coarse, job.pens, job.neat
+    writer = Writer.draw(rng, rng.uniform(*job.hard), *shares, len(hands.banks) if hands else 0)
     fonts = open_fonts(job.fonts, job.characters)
     for character in characters:
-        yield character, render(character, writer, rng, fonts, job.font_share), rng
+        yield character, render(character, writer, rng, fonts, job.font_share, hands), rng
 
 
 def write_writer(job: argparse.Namespace, out: Path, number: int) -> None:
@@ -77,6 +80,7 @@ def keep_settings(job: argparse.Namespace, out: Path) -> None:
         "hard": list(job.hard),
         "fonts": [Path(name).name for name in fonts.files] if fonts else [],
         "font_share": job.font_share if fonts else 0,
+        "hands": [Path(name).name for name in open_hands(job.hands).files] if job.hands else [],
     }
     before = read_mark(out / SETTINGS, VERSION)
     for left in out.glob(".*.part.gnt"):  # by a killed run
@@ -128,6 +132,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="share of the writers who draw 26 to 50 px, black or white")  # fmt: skip
     add("--pens", type=float, default=0.0, metavar="SHARE",
         help="share of the writers with a pen of 1 to 14 %% of the height")  # fmt: skip
+    add("--neat", type=float, default=0.0, metavar="SHARE",
+        help="share of the writers who write as straight as print")  # fmt: skip
+    add("--hands", type=Path, default=argparse.SUPPRESS, metavar="DIR",
+        help="folder of pen trajectories (.jsonl.gz) that the writers follow")  # fmt: skip
     add("--paper", type=float, default=0.0, metavar="SHARE",
         help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
@@ -138,13 +146,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
     add = parser.add_argument_group("running").add_argument
     add("--workers", type=int, default=cores(), help="processes")
-    return parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None))
+    return parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None, hands=None))
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for settings that make no sense."""
     check_range(args, 0, MOST_WRITERS, "writers", "test_writers")
-    check_range(args, 0, 1, "small", "coarse", "pens", "paper", "font_share")
+    check_range(args, 0, 1, "small", "coarse", "pens", "neat", "paper", "font_share")
     check_range(args, 1, math.inf, "workers")
     check_range(args, 0, math.inf, "seed")
     if args.writers + args.test_writers == 0:
@@ -162,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     check(args)
     args.characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
     args.fonts = str(args.fonts.absolute()) if args.fonts else ""
+    args.hands = str(args.hands.absolute()) if args.hands else ""
     drawable(args.characters, open_fonts(args.fonts, args.characters))
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:

@@ -17,6 +17,8 @@ Nothing here is random but the choice of a typeface. Left out are stroke outline
 from __future__ import annotations
 
 import functools
+import gzip
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,6 +275,78 @@ def hook_start(line: np.ndarray) -> int:
         if abs((turn + np.pi) % (2 * np.pi) - np.pi) > 1.2:
             return k + 1
     return count - 1
+
+
+class Hands:
+    """Pen trajectories of real writers, a bank of templates each.
+
+    `folder` holds files .jsonl.gz, a writer each; a line is {"character": "啊", "strokes": [[[x, y],
+    ...], ...]}, y downwards, in any unit. A character may stand more than once.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.files = [str(path) for path in sorted(Path(folder).glob("*.jsonl.gz"))]
+        if not self.files:
+            raise FileNotFoundError(f"{folder}: no pen trajectories (.jsonl.gz)")
+        self.banks = [read_hand(path) for path in self.files]
+
+    def template(
+        self, bank: int, character: str, rng: np.random.Generator
+    ) -> Template | None:
+        """Return a character as the writer of a bank wrote it, None if that one did not."""
+        written = self.banks[bank].get(character)
+        return lay_out_hand(written[rng.integers(len(written))]) if written else None
+
+
+def read_hand(path: str) -> dict[str, list[tuple[np.ndarray, ...]]]:
+    """Read the polylines of a writer's strokes by character; a usual character is FONT_EM large."""
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            item = json.loads(line)
+            strokes = [np.array(stroke, float) @ [1, 1j] for stroke in item["strokes"] if stroke]
+            if strokes:
+                found.setdefault(item["character"], []).append(tuple(strokes))
+    boxes = [box(np.concatenate(strokes)) for ways in found.values() for strokes in ways]
+    size = np.median([max((high - low).real, (high - low).imag) for low, high in boxes])
+    scale = FONT_EM / size
+    return {
+        character: [tuple(line * scale for line in strokes) for strokes in ways]
+        for character, ways in found.items()
+    }
+
+
+def lay_out_hand(strokes: tuple[np.ndarray, ...]) -> Template:
+    """Return the template of written strokes; a dot of one point becomes a short stroke."""
+    lines = [line if np.ptp(line.real) + np.ptp(line.imag) > 0 else line[0] + np.array([0, 0.02])
+             for line in strokes]  # fmt: skip
+    return lay_out([Stroke.along(line) for line in lines], np.zeros(len(lines), bool))
+
+
+@functools.lru_cache(maxsize=4)
+def open_hands(folder: str) -> Hands | None:
+    """Return the pen trajectories of a folder, read once in a process; None for ''."""
+    return Hands(folder) if folder else None
+
+
+@functools.lru_cache(maxsize=8192)
+def straight_template(character: str) -> Template:
+    """Return a character of level and upright lines, its strokes straight between their corners."""
+    strokes, radical = printed_strokes(character)
+    return lay_out([Stroke.along(straighten(stroke)) for stroke in strokes], radical)
+
+
+def straighten(stroke: Stroke) -> np.ndarray:
+    """Return the corners (k,) of a stroke, nearly level and upright pieces made wholly so."""
+    corner = np.flatnonzero(np.diff(stroke.piece))
+    line = stroke.points[[0, *corner, len(stroke.points) - 1]].copy()
+    for k in range(1, len(line)):
+        way = line[k] - line[k - 1]
+        if abs(way.imag) < 0.35 * abs(way.real):
+            line[k] = line[k].real + 1j * line[k - 1].imag
+        elif abs(way.real) < 0.2 * abs(way.imag):
+            line[k] = line[k - 1].real + 1j * line[k].imag
+    return line
 
 
 # Components and symbols ---------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from synthesis.templates import (
     GAP,
     STEP,
     Fonts,
+    Hands,
     Template,
     box,
     components,
@@ -35,6 +36,7 @@ from synthesis.templates import (
     parts,
     stroke_data,
     stroke_template,
+    straight_template,
     symbols,
 )
 
@@ -70,6 +72,8 @@ class Writer(SimpleNamespace):
         small: float = 0.0,
         coarse: float = 0.0,
         pens: float = 0.0,
+        neat: float = 0.0,
+        banks: int = 0,
     ) -> Writer:
         """Draw a style; `hard` scales every spread, 0.6 is a careful hand and 1.5 a wild one.
 
@@ -79,6 +83,9 @@ class Writer(SimpleNamespace):
         """
         rng = np.random.default_rng(seed)
         normal, uniform = rng.normal, rng.uniform
+        straight = bool(neat and rng.random() < neat)
+        if straight:
+            hard *= uniform(0.1, 0.4)
 
         def spread(median: float, log_sd: float) -> float:
             return float(median * np.exp(normal(0, log_sd)))
@@ -114,8 +121,21 @@ class Writer(SimpleNamespace):
             habits=tuple(rng.random(64).tolist()),  # which abbreviations, of every component
             brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),  # from this grey on paper
+            straight=straight,  # level and upright lines
+            bank=int(rng.integers(banks)) if banks else -1,  # whose trajectories
             **draw_pen(rng, small, coarse, pens),
-        )
+        )._settle()
+
+    def _settle(self) -> Writer:
+        """Return the style as a neat hand, or one that follows real trajectories, has it."""
+        if self.straight:
+            return self.but(rise=0.0, slant=0.3 * self.slant, rotation=0.3 * self.rotation,
+                smoothing=0.0005, joining=-6.0, tails=0.0, abbreviation=0.0, bow=0.0)  # fmt: skip
+        if self.bank >= 0:  # joined, bent and slanted by the one who wrote them
+            return self.but(joining=self.joining - 3, tails=0.3 * self.tails, turn=0.5 * self.turn,
+                stretch=0.5 * self.stretch, hookless=0.2 * self.hookless, rise=0.5 * self.rise,
+                smoothing=0.4 * self.smoothing, aspect=float(np.sqrt(self.aspect)))  # fmt: skip
+        return self
 
 
 def draw_pen(
@@ -156,6 +176,7 @@ def render(
     rng: np.random.Generator,
     fonts: Fonts | None = None,
     font_share: float = 0.4,
+    hands: Hands | None = None,
 ) -> np.ndarray:
     """Draw one character in a writer's hand.
 
@@ -167,7 +188,11 @@ def render(
     if character in symbols():  # written part by part
         writer = writer.but(joining=writer.joining - 2.5, tails=0.3 * writer.tails)
     drawn = character in stroke_data() or character in symbols()
-    if fonts is not None and (rng.random() < font_share or not drawn):
+    if hands is not None and writer.bank >= 0:
+        template = hands.template(writer.bank, character, rng)
+    elif writer.straight and character in stroke_data() and rng.random() < 0.8:
+        template = straight_template(character)
+    elif fonts is not None and (rng.random() < font_share or not drawn):
         template = fonts.template(character, rng)
     if template is None:
         swaps = tuple(k for k in crossings(character) if rng.random() < writer.swapping)

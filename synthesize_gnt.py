@@ -35,8 +35,10 @@ FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
 SETTINGS, VERSION = "synthesis.json", 3  # one more whenever equal settings draw other bytes
 # The settings that decide the bytes of a file.
-DECIDING = ("characters", "seed", "hard", "small", "coarse", "pens", "neat", "paper", "fonts", "font_share",
-    "hands")
+DECIDING = (
+    *("characters", "seed", "hard", "small", "coarse", "pens", "neat", "paper"),
+    *("fonts", "font_share", "hands"),
+)
 CELL = 80  # px of a character on a sheet
 
 

@@ -280,8 +280,8 @@ def hook_start(line: np.ndarray) -> int:
 class Hands:
     """Pen trajectories of real writers, a bank of templates each.
 
-    `folder` holds files .jsonl.gz, a writer each; a line is {"character": "啊", "strokes": [[[x, y],
-    ...], ...]}, y downwards, in any unit. A character may stand more than once.
+    `folder` holds files .jsonl.gz, a writer each; a line is {"character": "啊", "strokes":
+    [[[x, y], ...], ...]}, y downwards, in any unit. A character may stand more than once.
     """
 
     def __init__(self, folder: str | Path):
@@ -290,9 +290,7 @@ class Hands:
             raise FileNotFoundError(f"{folder}: no pen trajectories (.jsonl.gz)")
         self.banks = [read_hand(path) for path in self.files]
 
-    def template(
-        self, bank: int, character: str, rng: np.random.Generator
-    ) -> Template | None:
+    def template(self, bank: int, character: str, rng: np.random.Generator) -> Template | None:
         """Return a character as the writer of a bank wrote it, None if that one did not."""
         written = self.banks[bank].get(character)
         return lay_out_hand(written[rng.integers(len(written))]) if written else None

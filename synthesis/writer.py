@@ -34,9 +34,9 @@ from synthesis.templates import (
     components,
     crossings,
     parts,
+    straight_template,
     stroke_data,
     stroke_template,
-    straight_template,
     symbols,
 )
 

@@ -24,7 +24,6 @@ Left out: anything about models; augmentation is in training/augment.py.
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 from collections import Counter
@@ -41,7 +40,7 @@ from torch import Tensor
 
 from hwdb.characters import character_of
 from hwdb.record import Damage, Record, read_gnt
-from hwdb.sets import origin
+from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
@@ -129,15 +128,6 @@ def class_order(label: str) -> tuple:
     return 1, label.encode("utf-8", "surrogatepass"), label
 
 
-def writer_of(file_name: str) -> str:
-    """Return the writer in a file name of process_gnt.py (``1001_00017.png``), '' if there is none.
-
-    Other trees that begin a name with the writer's number (``1001_3.png``) are understood as well.
-    """
-    match = re.match(r"([A-Za-z]?\d+(?:-\d+)?)_|(.+)_\d{5}\.\w+$", file_name)
-    return (match[1] or match[2]) if match else ""
-
-
 # --- decode: files -> glyphs, by several processes
 
 
@@ -203,7 +193,7 @@ def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
         if entry.folder:
             yield entry.path, str(path), character_of(entry.folder), writer_of(path.name), path
             continue
-        writer = origin(path.name)[1] or path.stem
+        writer = writer_of(path.name)
         with open(path, "rb") as stream:
             for item in read_gnt(stream, path.name):
                 name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"

@@ -37,7 +37,7 @@ import numpy as np
 from hwdb.archives import GntFile, find_files, open_files, other_archives
 from hwdb.characters import LEVEL1, folder_name, select_classes
 from hwdb.record import Damage, Record, read_gnt
-from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published
+from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published, writer_of
 from jobs.command import check_range, command, printable, progress
 from jobs.files import only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
@@ -158,7 +158,7 @@ class Tree:
         """Return the prefix of a source in this tree and its entry, to be filled if not complete.
 
         A prefix belongs to the file that took it first. Another file of the same number gets
-        `prefix-2` and so on, unless its content is the same: then it is that file. Prefixes
+        `prefix+2` and so on, unless its content is the same: then it is that file. Prefixes
         `claimed` are of files of this run.
         """
         number, key = 1, prefix
@@ -172,7 +172,7 @@ class Tree:
             if key not in claimed and (same or _is_rest_of(entry, source)):
                 break  # changed or unfinished
             number += 1
-            key = f"{prefix}-{number}"
+            key = f"{prefix}+{number}"
         if self.present[key]:
             pattern = re.compile(re.escape(key) + r"_\d+\.png")
             for folder, name in self._files():
@@ -270,7 +270,7 @@ class Conversion:
 
     def _place(self, source: GntFile) -> tuple[str, str]:
         """Return (split, prefix) for a source: official numbers decide, else the option."""
-        _, writer, split = origin(_absolute(source))
+        split = origin(_absolute(source))[2]
         if split is None:
             split = self.split
         elif self.split not in (None, split):
@@ -278,8 +278,7 @@ class Conversion:
         if split is None:
             said = f"{source.name} is not an official train or test file"
             raise ValueError(f"{said}; say --split train or --split test")
-        stem = re.sub(r"[^\w.-]|_", "-", Path(source.name.replace("\\", "/")).stem)[:60]
-        return split, writer or stem.strip(".") or "file"
+        return split, writer_of(f"{Path(source.name).stem}.gnt")
 
     def _tree(self, split: str) -> Tree:
         if split not in self.trees:
@@ -374,7 +373,7 @@ def report(run: Conversion) -> str:
 def _row(split: str, name: str, members: list[tuple[str, dict]], official: str) -> list[str]:
     total = {key: sum(entry[key] for _, entry in members) for key in COUNTS}
     damaged = total["records"] - total["images"] - total["skipped"] - total["undecodable"]
-    writers = len({prefix for prefix, _ in members})
+    writers = len({prefix.partition("+")[0] for prefix, _ in members})
     numbers = (len(members), writers, total["records"], total["images"])
     lost = (total["skipped"], total["undecodable"], damaged)
     size = f"{total['png_bytes'] / 1e6:,.1f}"

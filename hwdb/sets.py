@@ -1,5 +1,6 @@
 """The official sets: their archives and addresses, who trains and who tests, published counts."""
 
+import os
 import re
 from typing import NamedTuple
 
@@ -66,30 +67,48 @@ NUMBERS = (
     ("synthetic", 5, 10001, 19999, "train"),
     ("synthetic", 5, 20001, 29999, "test"),
 )
+WRITER = re.compile(r"([Cc]?)([0-9]{3,18})(?![0-9])")
 ARCHIVE = r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)"
 
 
 def origin(file_name: str) -> tuple[str, str | None, str | None]:
-    """Return set, writer and split ("train" | "test") of a file by its name.
+    """Return set, writer and split ("train" | "test") of a .gnt file by its name.
 
-    What the name does not tell is "other", None and None. Most sets tell all by the writer's number
-    (see NUMBERS). HWDB1.0 and 1.2 mix train and test numbers, so there the archive or folder the
-    file comes from decides: give it as part of the name ("Gnt1.0Test.zip/006-t.gnt",
-    "HWDB1.0trn_gnt/001-f.gnt").
+    An unknown set is "other", unknown writers and splits are None. The writer's number decides (see
+    NUMBERS). HWDB1.0 and 1.2 mix train and test numbers: there the archive or folder decides, so
+    give it as part of the name ("Gnt1.0Test.zip/006-t.gnt", "HWDB1.0trn_gnt/001-f.gnt").
     """
     *parents, name = re.split(r"[/\\]", file_name)
-    match = re.match(r"([Cc]?)([0-9]{3,18})(?![0-9])", name)
+    match = WRITER.match(name)
     if not match:
         return "other", None, None
-    letter, writer = match[1].upper(), match[1].upper() + match[2]
-    told = [m[1] for parent in reversed(parents) if (m := re.search(ARCHIVE, parent))]
+    letter, writer = match[1].upper(), match[0].upper()
+    parts = [m[1] for parent in reversed(parents) if (m := re.search(ARCHIVE, parent))]
     for known, form, first, last, split in NUMBERS:
         if (letter or len(writer)) == form and first <= int(match[2]) <= last:
-            if split is None and told:
-                split = "train" if told[0].lower() == "tr" else "test"
+            if split is None and parts:
+                split = "train" if parts[0].lower() == "tr" else "test"
             if split is not None:
                 return known, writer, split
     return "other", writer, None
+
+
+def writer_of(file_name: str) -> str:
+    """Return the writer of a .gnt file or of a picture; "" if a picture's name does not tell.
+
+    The identity is the same wherever a sample is stored: 1001-c.gnt, 1001-s.gnt and the pictures
+    converted from them (1001_00017.png, 1001+2_00017.png) belong to writer 1001. A .gnt file of any
+    other name is a writer of its own: my_file.gnt and my-file_00017.png belong to my-file.
+    """
+    stem, suffix = os.path.splitext(re.split(r"[/\\]", file_name)[-1])
+    if suffix.lower() != ".gnt":
+        match = re.match(r"(.+?)(?:\+\d+)?_\d{5,6}$|([A-Za-z]?\d+)_", stem)
+        if not match:
+            return ""
+        stem = match[1] or match[2]
+    if number := WRITER.match(stem):
+        return number[0].upper()
+    return re.sub(r"[^\w.-]|_", "-", stem)[:60].strip(".") or "file"
 
 
 def published(name: str, split: str, symbols: bool) -> str:

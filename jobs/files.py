@@ -1,10 +1,10 @@
-"""Files and folders that are whole or not there, marks of what is finished, one writer at a time.
+"""Atomic file writes, marks of finished work, and one writer per folder.
 
 with replacing(path) as temporary:
     onnx.save(network, temporary)
 write_file(path, data)
 write_mark(folder / "pack.json", {"version": 3})      # last, when all else is there
-mark = read_mark(folder / "pack.json", version=3)     # None: not finished, start anew
+mark = read_mark(folder / "pack.json", version=3)     # None: not finished, start again
 with only_one(folder, "process_gnt.py"): ...
 """
 
@@ -12,23 +12,40 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder name belongs to the system (`._x.png`, `__MACOSX`)."""
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a name of its own beside `path`; what stands there at the end takes its place.
+    """Yield a temporary path whose file takes the place of `path` at the end.
 
-    The name is unlike that of any other process, and keeps the suffix. An error leaves `path` as it
-    was and removes the temporary file; an OSError without a file's name gets `path`.
+    The temporary name is unique and keeps the suffix. An error leaves `path` as it was and removes
+    the temporary file; an OSError without a file name gets `path`. Symbolic links are followed.
+    Devices and pipes (`/dev/null`, `>(...)`) are written to instead of replaced.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.part{path.suffix}")
+    special = _is_special(path)
+    if path.is_symlink() and not special:
+        path = Path(os.path.realpath(path))
+    name = f".{path.stem}.{os.urandom(4).hex()}.part{path.suffix}"
+    temporary = Path(tempfile.gettempdir(), name) if special else path.with_name(name)
     try:
         yield temporary
-        os.replace(temporary, path)
+        if special:
+            _write_through(temporary, path)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or str(temporary) in str(error.filename):
             reason = error.strerror or str(error)
@@ -38,20 +55,42 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _is_special(path: Path) -> bool:
+    """Return whether `path` is a device, a pipe, or the open standard output."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    regular = stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode)
+    return not regular or os.path.samestat(there, os.fstat(1))
+
+
+def _write_through(source: Path, path: Path) -> None:
+    # A second open file would overwrite what is printed (`--json /dev/stdout > file`).
+    is_stdout = os.path.samestat(os.stat(path), os.fstat(1))
+    if is_stdout:
+        sys.stdout.flush()
+    with (
+        source.open("rb") as data,
+        open(1 if is_stdout else path, "wb", closefd=not is_stdout) as out,
+    ):
+        shutil.copyfileobj(data, out)
+
+
 def write_file(path: str | Path, data: bytes | memoryview) -> None:
-    """Write a file that is whole or as it was."""
+    """Write a file atomically; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_mark(path: Path, content: Mapping) -> None:
-    """Write what is finished, and how it was made, as JSON."""
+    """Write a mark of finished work as JSON."""
     text = json.dumps(content, ensure_ascii=False, indent=1)
     write_file(path, f"{text}\n".encode("utf-8", "surrogatepass"))
 
 
 def read_mark(path: Path, version: int) -> dict | None:
-    """Return the content of a mark; None if there is none, it is broken, or of another version."""
+    """Return the content of a mark; None if it is missing, broken, or of another version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -61,8 +100,8 @@ def read_mark(path: Path, version: int) -> dict | None:
 
 @contextlib.contextmanager
 def only_one(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder for one process; raise a ValueError that says which other one holds it."""
-    from filelock import FileLock, Timeout  # PyTorch needs it, too; demo.py does without
+    """Lock a folder for this process; raise ValueError naming the process that holds it."""
+    from filelock import FileLock, Timeout  # demo.py does without
 
     folder.mkdir(parents=True, exist_ok=True)
     path, holder = folder / ".lock", folder / ".lock-holder"
@@ -74,7 +113,7 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         return
     except Timeout:
         who = "another process"
-        with contextlib.suppress(OSError):  # it may be just coming or just leaving
+        with contextlib.suppress(OSError):  # the holder may be starting or leaving
             who = holder.read_text(encoding="utf-8") or who
         raise ValueError(f"{folder}: {who} is writing here; wait for it or stop it") from None
     try:

@@ -27,7 +27,6 @@ from dataset import (
     open_pack,
     pack_folder,
     stream_glyphs,
-    writer_of,
 )
 from hwdb.characters import LEVEL1
 from jobs.files import only_one
@@ -332,17 +331,6 @@ def test_a_writer_in_two_sources_is_one(tmp_path):
     train, validation, said = hold_out(glyphs, 0.2, seed=0)
     assert "2 held-out writers" in said and len(validation) == 2 * 4 * 2
     assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
-
-
-@pytest.mark.parametrize(
-    ("name", "writer"),
-    [
-        ("1001_00017.png", "1001"), ("1001-2_00004.png", "1001-2"), ("C001_3.png", "C001"),
-        ("anna_00000.png", "anna"), ("anna.png", ""), ("anna_1.png", ""), ("17.png", ""),
-    ],
-)  # fmt: skip
-def test_writer_of_a_file_name(name, writer):
-    assert writer_of(name) == writer
 
 
 def test_pictures_in_folders_of_a_class_folder(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from hwdb.characters import LEVEL1, SYMBOLS, character_of, folder_name, select_classes
 from hwdb.record import Damage, Record, decode_tag, encode_tag, read_gnt, write_record
-from hwdb.sets import origin, published
+from hwdb.sets import origin, published, writer_of
 
 TEXT = "啊阿埃挨哎唉哀皑癌蔼"
 
@@ -246,6 +246,22 @@ def test_folder_names():
 )  # fmt: skip
 def test_official_numbers(name, where):
     assert origin(name) == where
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("1001-c.gnt", "1001"), ("1001-s.gnt", "1001"), ("a.zip/x/1001-f.GNT", "1001"),
+        ("C001-f-f.gnt", "C001"), ("c001.gnt", "C001"), ("10001-c.gnt", "10001"),
+        ("my_file 字.gnt", "my-file-字"), ("12.gnt", "12"), ("1-2.gnt", "1-2"), ("__.gnt", "--"),
+        ("1001_00017.png", "1001"), ("1001+2_00017.png", "1001"), ("1001-2_00004.png", "1001"),
+        ("C001_3.png", "C001"), ("12_00001.png", "12"), ("1-2_00001.png", "1-2"),
+        ("my-file-字+3_123456.png", "my-file-字"), ("anna_00000.png", "anna"),
+        ("anna.png", ""), ("anna_1.png", ""), ("17.png", ""),
+    ],
+)  # fmt: skip
+def test_one_identity_in_gnt_files_and_trees(name, writer):
+    assert writer_of(name) == writer
 
 
 def test_a_long_run_of_zeros_is_passed_over_fast():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.command import shorten
-from jobs.files import only_one, read_mark, replacing, write_mark
+from jobs.files import is_hidden, only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import AHEAD, Workers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,8 @@ def python(
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     command += map(str, arguments)
     if shell:
-        command = ["sh", "-c", f'"$@" {shell}', "sh", *command]
+        shell = shell if "$@" in shell else f'"$@" {shell}'
+        command = ["bash", "-c", shell, "bash", *command]
     return subprocess.run(command, capture_output=True, timeout=60, **options)
 
 
@@ -53,6 +54,36 @@ def test_errors_name_the_file_and_leave_nothing(tmp_path):
     with pytest.raises(OSError) as error, replacing(tmp_path / "none" / "a.pt") as part:
         part.write_bytes(b"")
     assert error.value.filename == str(tmp_path / "none" / "a.pt")
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "a.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    for data in (b"first", b"second"):  # the target is missing at first
+        write_file(link, data)
+        assert link.is_symlink() and target.read_bytes() == data
+    assert os.listdir(tmp_path / "real") == ["a.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_devices_and_pipes_are_written_to(tmp_path):
+    write_file("/dev/null", b"x")
+    assert not Path("/dev/null").is_file()
+    write = (
+        "from jobs.files import write_file; print('before'); write_file(sys.argv[1], b'data\\n')"
+    )
+    command = f'"$@" /dev/stdout > {tmp_path}/out; "$@" >(cat > {tmp_path}/pipe) > /dev/null; wait'
+    done = python(write, shell=command)
+    assert done.returncode == 0 and done.stderr == b""
+    assert (tmp_path / "out").read_bytes() == b"before\ndata\n"
+    assert (tmp_path / "pipe").read_bytes() == b"data\n"
+
+
+def test_hidden_names():
+    hidden = ["._1001-c.gnt", ".DS_Store", "__MACOSX", ".ipynb_checkpoints", "..."]
+    assert all(map(is_hidden, hidden))
+    assert not any(map(is_hidden, ["1001-c.gnt", "a.b", ".", "..", "", "MACOSX"]))
 
 
 def test_marks(tmp_path):

@@ -23,6 +23,7 @@ from conftest import call_script, load_script
 
 from hwdb import download, sets
 from hwdb.record import write_record
+from hwdb.sets import writer_of
 from jobs.files import write_mark
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +194,7 @@ def test_same_numbers_do_not_overwrite_each_other(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1001.gnt").write_bytes(gnt_of(writer))
     out = tmp_path / "out"
-    wanted = expected("train", "1001", 1), expected("train", "1001-2", 2)
+    wanted = expected("train", "1001", 1), expected("train", "1001+2", 2)
     result = run(tmp_path / "a", tmp_path / "b", tmp_path / "c", "--out", out)
     assert result.returncode == 0 and "same content" in result.stderr
     check(out, *wanted)
@@ -203,6 +204,21 @@ def test_same_numbers_do_not_overwrite_each_other(tmp_path):
     for folder in "abc":
         assert run(tmp_path / folder, "--out", apart).returncode == 0
     check(apart, *wanted)
+
+
+def test_one_person_is_one_writer(tmp_path):
+    """In the tree as in the .gnt files, under every name that one person's files have."""
+    names = ["1001-c.gnt", "1001-s.gnt", "C001-f-f.gnt", "1241-f.gnt", "my_file.gnt", "hand-2.gnt"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(gnt_of(number))
+    result = run(tmp_path, "--out", tmp_path / "out", "--split", "train")
+    assert result.returncode == 0, result.stderr
+    tree = {Path(name).name for name in pictures(tmp_path / "out")}
+    assert len(tree) == len(names) * len(TEXT)
+    assert {writer_of(name) for name in tree} == {writer_of(name) for name in names}
+    assert {writer_of(name) for name in names} == {"1001", "C001", "1241", "my-file", "hand-2"}
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["train", "HWDB1.1", "2", "1"] in [row[:4] for row in rows]  # two files of one writer
 
 
 def test_running_twice_changes_nothing_and_missing_files_are_restored(tmp_path):

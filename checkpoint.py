@@ -32,6 +32,7 @@ import platform
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -77,7 +78,11 @@ def save(
         "classes": join_classes(classes),
         "metrics": dict(metrics),
         "epoch": epoch,
-        "made_with": {"torch": str(torch.__version__), "python": platform.python_version()},
+        "made_with": {
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
     }
     if resume is not None:
         content["resume"] = dict(resume)

@@ -122,6 +122,8 @@ def to_onnx(
         "precision": precision,
         "input": takes,
         "reject": json.dumps(reject),
+        "metrics": json.dumps(loaded["metrics"]),
+        "made": loaded.get("made_with", {}).get("time", ""),
     }
     helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)

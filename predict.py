@@ -114,8 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     check_range(given, 1, math.inf, "top_k")
     checkpoint = given.checkpoint or default_checkpoint()
     recognizer = Recognizer.from_checkpoint(checkpoint, config.device, given.classes)
-    if given.checkpoint is None:
-        print(f"read with {checkpoint}", file=sys.stderr)
+    print(printable(recognizer.network.summary), file=sys.stderr)
     elements = []
     for element in predict(recognizer, given.pictures, given.top_k, given.debug):
         elements.append(element)

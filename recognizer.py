@@ -12,6 +12,7 @@ onnxruntime are all that is needed; PyTorch is loaded for checkpoints alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -71,6 +72,39 @@ class Network(NamedTuple):
     classes: list[str]  # label -> class
     source: str  # the file
     reject: Mapping[str, float] | None = None  # see `character_score`
+    top1: float | None = None  # on the validation samples of its training
+    made: str = ""  # when the checkpoint was written: ISO 8601, UTC
+
+    @property
+    def summary(self) -> str:
+        """One line for users: file, classes, validation top-1, age, and the alternative."""
+        from config import DEFAULT_CHECKPOINT
+
+        shipped = DEFAULT_CHECKPOINT
+        with contextlib.suppress(ValueError):  # another drive
+            shipped = min(shipped, os.path.relpath(shipped), key=len)
+        parts = [f"{self.source}: {len(self.classes)} classes"]
+        if os.path.abspath(self.source) == DEFAULT_CHECKPOINT:
+            return f"{parts[0]}, the shipped weights"
+        if self.top1 is not None:
+            parts.append(f"validation top-1 {self.top1:.1%}".replace("%", " %"))
+        if age := _age(self.made):
+            parts.append(f"made {age}")
+        return f"{', '.join(parts)}; the shipped weights: --checkpoint {shipped}"
+
+
+def _age(made: str) -> str:
+    """Return how long ago a time (ISO 8601) is, in words; '' if it is not known."""
+    from datetime import datetime, timezone  # few milliseconds, but not every program needs them
+
+    try:
+        seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(made)).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if (count := int(seconds // length)) >= 1:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
@@ -102,8 +136,11 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         tensor = torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last)
         return model(tensor).float().cpu().numpy()
 
-    reject = loaded.get("metrics", {}).get("reject")
-    return Network(logits, loaded["config"]["size"], loaded["classes"], str(path), reject)
+    metrics, size = loaded["metrics"], loaded["config"]["size"]
+    made = loaded.get("made_with", {}).get("time", "")
+    return Network(
+        logits, size, loaded["classes"], str(path), metrics.get("reject"), metrics.get("top1"), made
+    )
 
 
 def open_session(path: str | Path):
@@ -153,11 +190,14 @@ def _load_onnx(path: str | Path) -> Network:
         size, classes = json.loads(metadata["config"])["size"], json.loads(metadata["classes"])
         if (reject := json.loads(metadata.get("reject", "null"))) is not None:
             reject = {key: float(reject[key]) for key in ("scale", "offset", "threshold")}
+        top1 = json.loads(metadata.get("metrics", "{}")).get("top1")
+        top1 = None if top1 is None else float(top1)
         _try(session, entry.name, size, classes)
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
-    return Network(logits, size, list(classes), str(path), reject)
+    made = metadata.get("made", "")
+    return Network(logits, size, list(classes), str(path), reject, top1, made)
 
 
 def _try(session, name: str, size: int, classes: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import TWINS
 from jobs.command import command, printable, progress, shorten
-from jobs.devices import pick_device, pick_dtype
+from jobs.devices import pick_device
 from jobs.files import write_file
 from model import to_input
 from recognizer import Recognizer
@@ -54,8 +54,9 @@ def score(given: argparse.Namespace, config: Config) -> Test:
     path = given.checkpoint or default_checkpoint()
     recognizer = Recognizer.from_checkpoint(path, config.device, given.classes)
     network, classes = recognizer.network, recognizer.classes
-    said = "" if len(classes) == len(network.classes) else f", {len(classes)} of them are read"
-    print(f"checkpoint {path}: {len(network.classes)} classes{said}", file=sys.stderr)
+    print(printable(network.summary), file=sys.stderr)
+    if len(classes) < len(network.classes):
+        print(f"--classes {given.classes}: {len(classes)} of them are read", file=sys.stderr)
     pack = open_pack(given.path, network.size, config.workers)
     print(f"data {pack.describe()}", file=sys.stderr)
     glyphs = GlyphSet([pack], classes, skip_unknown=True)
@@ -68,9 +69,8 @@ def score(given: argparse.Namespace, config: Config) -> Test:
     def logits(x: Tensor) -> Tensor:
         return network.logits(x)[:, read.to(x.device)]
 
-    dtype, size = pick_dtype(config.amp, device), config.batch_size
     with progress(total=len(indices), unit=" images", desc="testing") as bar:
-        result = evaluate(logits, glyphs, indices, device, dtype, size, progress=bar.update)
+        result = evaluate(logits, glyphs, indices, device, config.batch_size, progress=bar.update)
     return Test(recognizer, pack, glyphs, result, logits, device)
 
 
@@ -114,6 +114,9 @@ def summarize(test: Test, path: str) -> dict:
     samples = len(result.labels) + refused
     read = len(result.labels) / samples  # what was refused counts as not read
     top1 = result.topk(1) * read
+    error, over = analysis.standard_error(
+        analysis.correct(result), test.glyphs.writers[result.indices]
+    )
     return {
         "data": path,
         "checkpoint": test.recognizer.network.source,
@@ -125,7 +128,8 @@ def summarize(test: Test, path: str) -> dict:
         "classes_read": len(name),
         "classes_of_checkpoint": len(test.recognizer.network.classes),
         "top1": top1,
-        "top1_error": float(np.sqrt(top1 * (1 - top1) / samples)),
+        "top1_error": error * read,
+        "top1_error_over": over,
         "top1_twins": float(analysis.correct_or_twin(result, name, TWINS).mean()) * read,
         "top5": result.topk(5) * read,
         "top10": result.topk(10) * read,
@@ -152,7 +156,8 @@ def print_summary(figures: dict) -> None:
     print(f"data        {printable(figures['data'])}")
     for line in analysis.sample_lines(figures):
         print(line)
-    print(f"top-1       {figures['top1']:.2%} ± {figures['top1_error']:.2%} (standard error)")
+    over = f"(standard error over {figures['top1_error_over']})"
+    print(f"top-1       {figures['top1']:.2%} ± {figures['top1_error']:.2%} {over}")
     if figures["top1_twins"] > figures["top1"]:
         print(f"  twins     {figures['top1_twins']:.2%}, those no picture tells apart being right")
     print(f"top-5       {figures['top5']:.2%}")
@@ -200,7 +205,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--no-characters", metavar="DIR",
         help="tell the data from the pictures of this folder, which hold no character: AUROC, and "
         "the numbers for checkpoint.py --reject")  # fmt: skip
-    add_arguments(parser, ["batch_size", "workers", "device", "amp"])
+    add_arguments(parser, ["batch_size", "workers", "device"])
     return parser
 
 

@@ -390,7 +390,7 @@ def validate(run: Run, state: State) -> Result:
     if run.config.dry_run:
         indices = indices[:size]
     source, processes = run.samples.val_source, run.processes
-    result = evaluate(state.model, source, indices, run.device, run.dtype, size, processes)
+    result = evaluate(state.model, source, indices, run.device, size, processes)
     state.model.load_state_dict(mine)
     return result
 

@@ -52,6 +52,25 @@ def correct_or_twin(result: Result, classes: Sequence[str], twins: Sequence[str]
     return right
 
 
+def standard_error(values: np.ndarray, writers: np.ndarray) -> tuple[float, str]:
+    """Return the standard error of the mean of values (n,), and what it was estimated over.
+
+    Samples of a writer are correlated. With two known writers or more this is the cluster-robust
+    error: samples of one writer count as one observation (Liang and Zeger 1986, for a mean).
+    Samples of unknown writers (-1) are independent. Otherwise it is the error over samples.
+    """
+    values, known = np.asarray(values, float), writers >= 0
+    people = len(np.unique(writers[known]))
+    residuals = values - values.mean()
+    if people < 2:
+        return float(np.sqrt(np.sum(residuals**2)) / len(values)), "samples"
+    clusters = np.concatenate([np.bincount(writers[known], residuals[known]), residuals[~known]])
+    groups = people + int((~known).sum())
+    error = np.sqrt(np.sum(clusters**2) * groups / (groups - 1)) / len(values)
+    others = f" and {(~known).sum():,} samples of unknown writers" if not known.all() else ""
+    return float(error), f"{people} writers{others}"
+
+
 def sample_lines(figures: dict) -> list[str]:
     """Say what was counted and what was not, from the figures of test.py."""
     samples, classes, read = (figures[key] for key in ("samples", "classes", "classes_read"))

@@ -170,7 +170,7 @@ def headline(figures: dict) -> str:
     text = f"Data {figures['data']}, checkpoint {figures['checkpoint']}. "
     # "samples     5 of 2 classes" -> "5 of 2 classes": the cards have their own names.
     text += "; ".join(line.partition(" ")[2].strip() for line in analysis.sample_lines(figures))
-    text = escape(printable(f"{text}. ± is the standard error."))
+    text = escape(printable(f"{text}. ± is the standard error over {figures['top1_error_over']}."))
     shown = "".join(
         f"<div><b>{value}</b><span>{name}</span></div>" for name, value in cards.items()
     )

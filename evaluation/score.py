@@ -39,14 +39,14 @@ def evaluate(
     glyphs: GlyphSet,
     indices: np.ndarray,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
     batch_size: int = 256,
     processes: Processes | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Result:
-    """Score glyphs; with several processes each takes a share, and all get the whole result.
+    """Score glyphs in float32, as they are read in prediction.
 
-    A module is put into eval mode and back. Every sample counts exactly once.
+    With several processes each takes a share, every sample counts once, and all processes return
+    the whole result. A module is put into eval mode and back.
     """
     rank, world, _ = processes or (0, 1, 0)
     mine = indices[rank::world]
@@ -58,9 +58,7 @@ def evaluate(
         chosen = mine[start : start + batch_size]
         images, labels = glyphs.fetch(chosen)
         x = to_input(images, device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype, dtype != torch.float32):
-            logits = network(x)
-        logprob = logits.float().log_softmax(1).cpu()
+        logprob = network(x).float().log_softmax(1).cpu()
         best = logprob.topk(min(TOP, logprob.shape[1]))
         losses = -logprob.gather(1, labels.clamp(min=0)[:, None])[:, 0]
         columns = best.indices, best.values.exp(), labels, losses

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,33 @@ def test_figures_by_hand():
     assert list(threshold) == sorted(threshold, reverse=True)
 
 
+@pytest.mark.parametrize("correlated", [True, False])
+def test_error_is_the_spread_over_writers(correlated):
+    """24 writers of unequal numbers of samples: the error against the spread over repetitions."""
+    rng = np.random.default_rng(0)
+    writers = np.repeat(np.arange(24), rng.integers(200, 600, 24))
+    means, errors = [], []
+    for _ in range(400):
+        skill = rng.beta(18, 2, 24) if correlated else np.full(24, 0.9)
+        right = rng.random(len(writers)) < skill[writers]
+        error, over = analysis.standard_error(right, writers)
+        assert over == "24 writers"
+        means.append(right.mean())
+        errors.append(error)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.15)
+    by_sample, over = analysis.standard_error(right, np.full(len(right), -1))
+    assert over == "samples" and (errors[-1] > 3 * by_sample) == correlated
+    assert by_sample == pytest.approx((right.mean() * (1 - right.mean()) / len(right)) ** 0.5)
+
+
+def test_error_with_one_writer_or_some_unknown():
+    right = np.array([1, 1, 0, 0])
+    assert analysis.standard_error(right, np.zeros(4, int)) == (0.25, "samples")
+    error, over = analysis.standard_error(right, np.array([0, 0, 1, -1]))
+    assert over == "2 writers and 1 samples of unknown writers"
+    assert error == pytest.approx(((1 + 0.25 + 0.25) * 3 / 2) ** 0.5 / 4)
+
+
 def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
     loaded = checkpoint.load(trained / "best.pt")
     model = checkpoint.build_model(loaded).train()
@@ -79,8 +107,9 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["samples"] == 6 * 4 * 2 and figures["writers"] == 4
     assert 0 < figures["top1"] <= figures["top5"] <= figures["top10"] <= 1
-    error = (figures["top1"] * (1 - figures["top1"]) / 48) ** 0.5
-    for text in ("top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%} ± {error:.2%}"):
+    error = f"± {figures['top1_error']:.2%} (standard error over 4 writers)"
+    assert figures["top1_error_over"] == "4 writers"
+    for text in ("top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%} {error}"):
         assert text in done.stdout
     assert "best.pt" in done.stderr and "48 glyphs" in done.stderr
     with open(tmp_path / "mistakes" / "mistakes.csv", encoding="utf-8-sig") as file:
@@ -213,7 +242,9 @@ def test_without_a_name_it_is_ones_own_checkpoint_then_the_shipped(trained, data
     done = call_script("test.py", data / "test", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     own = Path("runs") / "train" / "best.pt"
-    assert done.stderr.splitlines()[0] == f"checkpoint {own}: 6 classes"
+    first = done.stderr.splitlines()[0]
+    assert first.startswith(f"{own}: 6 classes, validation top-1 ") and "small80.pt" in first
+    assert re.search(r"made (just now|\d+ minutes? ago); the shipped weights: --checkpoint ", first)
     assert done.stdout.splitlines()[0].split() == ["checkpoint", str(own)]
 
 

@@ -81,6 +81,7 @@ def figures_of(glyphs: GlyphSet, result: Result) -> dict:
         "data": "data/<test>",
         "checkpoint": "runs/best.pt",
         "top1_error": 0.0123,
+        "top1_error_over": "4 writers",
         "top1_twins": result.topk(1) + 0.01,
         "samples": len(result.labels) + 4,
         "refused": 4,

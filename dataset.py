@@ -1,478 +1,218 @@
-"""Label-per-folder pictures (or .gnt files) -> one packed uint8 array -> whole batches.
+"""Handwritten characters as a `torch.utils.data.Dataset`, like torchvision's ImageFolder.
 
-    from dataset import open_pack, GlyphSet
-    pack = open_pack("data/train", size=80)          # decoded once, in parallel, then mapped
-    glyphs = GlyphSet([pack], classes=pack.classes)
-    batch, labels = glyphs.fetch(indices)             # (B,S,S) uint8, (B,) int64
+    from dataset import CharacterDataset
+    dataset = CharacterDataset("data/train", size=80)
+    image, label = dataset[0]                    # (1,80,80) float in 0...1, int
+    dataset.classes[label], dataset.samples[0]   # "一", ("data/train/U+4E00/1001_00000.png", 0)
+    loader = DataLoader(dataset, batch_size=256, shuffle=True)    # reads whole batches at once
 
-A source is a tree of class folders (``U+554A``, the character itself, or any other name, which then
-is the label) with PNG, JPEG, BMP, TIFF or WebP files, one ``.gnt`` file, or a folder of them. Its
-pack is a folder beside it, ``<name>.pack<S>``:
-
-    file           content
-    glyphs.bin     N * S * S bytes: glyphs (S,S) uint8, 0 = paper, in the order of the source
-    labels.npy     (N,) int32 into `classes`
-    writers.npy    (N,) int32 into `writers`; -1 where the file name tells none
-    names.jsonl    N lines, a JSON string each: picture file, or .gnt file and offset of the record
-    pack.json      fingerprint of the source, count, classes, writers, what could not be read
-
-A source that changed has another fingerprint and is packed anew; pack.json is written last, so a
-pack without it is no pack. The file reads as the data flow: scan, decode, pack, fetch, split.
-Left out: anything about models; augmentation is in training/augment.py.
+A source is a tree of class folders, a .gnt file or a folder of them. It is packed on first use
+(packing.py); from then on everything is read from the pack. `train.py` uses the same class through
+`fetch`, which returns the uint8 glyphs of a batch. Augmentation is in training/augment.py.
 """
 
-import hashlib
-import json
-import os
-import shutil
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from hwdb.characters import character_of
-from hwdb.record import Damage, Record, read_gnt
-from hwdb.sets import writer_of
-from jobs.command import printable, progress, shorten
-from jobs.files import only_one, read_mark, write_mark
-from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, read_picture, to_glyph
+from jobs.command import shorten
+from packing import Pack, check_distinct, class_order, open_pack
 
-PACK_VERSION = 8  # raised with every change of the preprocessing
-CHUNK = 256  # pictures a task
-UNLABELLED, NO_CHARACTER = -1, -2  # instead of a label
-CACHE = Path("data") / "packs"  # where packs of read-only places go
-NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses
-MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
+NO_LABEL = -100  # ignored by torch.nn.functional.cross_entropy
+
+Source = str | Path | Pack
 
 
-# --- scan: which files a source has
+class CharacterDataset(Dataset):
+    """Samples of one or more sources. An item is an image (1,S,S) float32 in 0...1 and its label.
 
+    Attributes:
+        classes: the label order; by default all classes of the labelled sources, in GB order.
+        class_to_idx: class -> label.
+        targets: (N,) int64 labels; NO_LABEL for samples of `unlabelled` and `no_character`.
+        unlabelled, no_character: (N,) bool, which samples come from these sources.
+        writers: (N,) int64 into `writer_names`, the same name in two sources is one writer;
+            -1 if unknown.
+        sources: (N,) int64 into `packs`; rows: (N,) int64, the sample within its pack.
 
-class Entry(NamedTuple):
-    """One file of a source: path below the root, class folder ('' for a .gnt file), size, mtime."""
+    Args:
+        labelled: sources whose class folders (or .gnt tags) are the labels.
+        unlabelled: sources whose labels are not used.
+        no_character: sources of images that contain no character.
+        size: side S of a glyph, pixels.
+        skip_unknown: leave out labelled samples that are not of `classes` instead of raising.
+        transform: applied to each image by indexing, not by `fetch`.
+        workers: processes that pack, 0: one a core.
 
-    path: str
-    folder: str
-    size: int
-    mtime_ns: int
-
-
-def scan(source: str | Path) -> tuple[list[Entry], list[str]]:
-    """List the files of a source in a fixed order, and the paths of what is no part of it.
-
-    That is: files that are neither pictures in class folders nor .gnt files by their names, links
-    that lead nowhere, links to folders within a class folder, pipes and devices. Raises
-    FileNotFoundError or ValueError where there is nothing else.
-    """
-    source = Path(source)
-    if source.is_file() and source.suffix.lower() == ".gnt":
-        return [_entry(source, source.name, "")], []
-    if not source.is_dir():
-        expected = f"expected class folders of pictures or .gnt files {MAKE_DATA}"
-        raise FileNotFoundError(f"{source}: no such folder; {expected}")
-    entries: list[Entry] = []
-    others: list[str] = []
-    for item in sorted(os.scandir(source), key=lambda item: item.name):
-        if item.is_dir():
-            entries += sorted(_pictures(item.path, item.name, item.name, others))
-        elif item.name.lower().endswith(".gnt") and item.is_file():
-            entries.append(_entry(item, item.name, ""))
-        else:
-            others.append(item.name)
-    if not entries:
-        what = "neither class folders with pictures nor .gnt files"
-        raise ValueError(f"{source}: holds {what} {MAKE_DATA}")
-    missed = {path: path.rpartition("/")[2] for path in sorted(others)}
-    return entries, [p for p, name in missed.items() if name not in NO_DATA and name[0] != "."]
-
-
-def _entry(item: Path | os.DirEntry, path: str, folder: str) -> Entry:
-    info = item.stat()
-    return Entry(path, folder, info.st_size, info.st_mtime_ns)
-
-
-def _pictures(path: str, folder: str, below: str, others: list[str]) -> Iterator[Entry]:
-    """Yield the pictures of a class folder and of the folders in it; add the rest to `others`."""
-    for item in os.scandir(path):
-        name = f"{below}/{item.name}"
-        if item.is_dir(follow_symlinks=False):  # a link may lead back up, without an end
-            yield from _pictures(item.path, folder, name, others)
-        elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES and item.is_file():
-            yield _entry(item, name, folder)
-        else:
-            others.append(name)
-
-
-def fingerprint(entries: Sequence[Entry]) -> str:
-    """Digest names, sizes and times of a source's files."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        line = f"{entry.path}|{entry.size}|{entry.mtime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def class_order(label: str) -> tuple:
-    """Sort key of labels: single characters in GB order, then other names by code point."""
-    if len(label) == 1:
-        return 0, label.encode("gb18030", "replace"), label
-    return 1, label.encode("utf-8", "surrogatepass"), label
-
-
-# --- decode: files -> glyphs, by several processes
-
-
-class Chunk(NamedTuple):
-    """Part of a source, decoded: n glyphs in order, and a sentence for each picture left out."""
-
-    glyphs: np.ndarray  # (n,S,S) uint8
-    labels: list[str]
-    writers: list[str]  # '' where unknown
-    names: list[str]
-    problems: list[str]
-    refused: list[str]  # their labels, '' where damage hides it
-
-
-def stream_glyphs(
-    source: str | Path,
-    entries: Sequence[Entry],
-    size: int,
-    margin: int | None = None,
-    workers: int = 0,
-) -> Iterator[Chunk]:
-    """Decode a source in parallel (0: one process a core) and yield it in order."""
-    tasks: list[list[Entry]] = []
-    for entry in entries:
-        if entry.folder and tasks and tasks[-1][0].folder and len(tasks[-1]) < CHUNK:
-            tasks[-1].append(entry)
-        else:
-            tasks.append([entry])
-    decode = partial(_decode, str(source), size, margin)
-    with Workers(max(1, min(workers or cores(), len(tasks))), __name__) as pool:
-        for chunks in pool.map(decode, tasks):
-            yield from chunks
-
-
-def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
-    """Decode one task, some pictures or one .gnt file, into chunks of at most CHUNK glyphs.
-
-    Pictures that cannot be read or hold nothing are left out and named.
-    """
-    cv2.setNumThreads(1)  # processes are the parallelism here
-    chunks: list[Chunk] = []
-    for number, (name, where, label, writer, picture) in enumerate(_samples(root, task)):
-        if number % CHUNK == 0:
-            chunks.append(Chunk(np.empty((CHUNK, size, size), np.uint8), [], [], [], [], []))
-        chunk = chunks[-1]
-        try:
-            chunk.glyphs[len(chunk.labels)] = to_glyph(_pixels(picture), size, margin)
-        except (ValueError, OSError) as error:
-            chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
-            chunk.refused.append(label)
-            continue
-        chunk.labels.append(label)
-        chunk.writers.append(writer)
-        chunk.names.append(name)
-    return [chunk._replace(glyphs=chunk.glyphs[: len(chunk.labels)]) for chunk in chunks]
-
-
-def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
-    """Yield name for names.jsonl, place for people, label ('' for damage), writer, and picture."""
-    single = os.path.isfile(root)
-    for entry in task:
-        path = Path(root) if single else Path(root, entry.path)
-        if entry.folder:
-            yield entry.path, str(path), character_of(entry.folder), writer_of(path.name), path
-            continue
-        writer = writer_of(path.name)
-        with open(path, "rb") as stream:
-            for item in read_gnt(stream, path.name):
-                name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
-                label = "" if isinstance(item, Damage) else item.character
-                yield name, where, label, writer, item
-
-
-def _pixels(picture: Path | Record | Damage) -> np.ndarray:
-    """Return the pixels of a picture file or a record; ValueError for damage."""
-    if isinstance(picture, Damage):
-        raise ValueError(picture.reason)
-    return picture.bitmap if isinstance(picture, Record) else read_picture(picture)
-
-
-# --- pack: glyphs -> one folder, made once
-
-
-@dataclass(frozen=True)
-class Pack:
-    """A packed source, memory-mapped."""
-
-    source: Path
-    folder: Path
-    size: int
-    fingerprint: str
-    classes: list[str]
-    writers: list[str]
-    glyphs: np.ndarray  # (N,S,S) uint8
-    labels: np.ndarray  # (N,) int32 into `classes`
-    writer_ids: np.ndarray  # (N,) int32 into `writers`, -1: unknown
-    problems: list[str]  # a sentence for each picture that could not be read
-    refused: dict[str, int]  # their number by label, '' where damage hides it
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Where each glyph came from, below `source`."""
-        text = (self.folder / "names.jsonl").read_text(encoding="ascii")
-        return json.loads(f"[{','.join(text.splitlines())}]")
-
-    def describe(self) -> str:
-        """Say in a sentence what is in the pack."""
-        writers = f"{len(self.writers)} writers" if self.writers else "no writers known"
-        text = f"{self.source}: {len(self):,} glyphs, {len(self.classes)} classes, {writers}"
-        return text + (f", {len(self.problems)} unreadable" if self.problems else "")
-
-
-def pack_folder(source: str | Path, size: int) -> Path:
-    """Return where the pack of a source belongs: beside it; in data/packs if that is read-only."""
-    source = Path(source).resolve()
-    if os.access(source.parent, os.W_OK):
-        return source.parent / f"{source.name}.pack{size}"
-    digest = hashlib.sha256(str(source).encode(errors="surrogateescape")).hexdigest()[:8]
-    return CACHE / f"{source.name}-{digest}.pack{size}"
-
-
-def open_pack(source: str | Path, size: int = 64, workers: int = 0) -> Pack:
-    """Open the pack of a source; make it first if there is none or the source has changed.
-
-    Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
-    """
-    source = Path(source)
-    entries, others = scan(source)
-    digest = fingerprint(entries)
-    folder = pack_folder(source, size)
-    pack = _whole_pack(source, folder, size)
-    if pack is None or pack.fingerprint != digest:
-        if pack is not None:
-            print(f"{source} has changed: packing it anew", file=sys.stderr)
-        if others:
-            why = "they are neither pictures in class folders nor .gnt files by their names"
-            said = f"{source}: {len(others)} files are left out, {why}: {shorten(others)}"
-            print(said, file=sys.stderr)
-        make_pack(source, folder, entries, size, workers)
-        pack = _whole_pack(source, folder, size)
-        assert pack is not None
-    for problem in pack.problems[:10]:
-        print(f"unreadable: {printable(problem)}", file=sys.stderr)
-    if (more := len(pack.problems) - 10) > 0:
-        print(f"unreadable: {more} more, see {folder / 'pack.json'}", file=sys.stderr)
-    return pack
-
-
-def _whole_pack(source: Path, folder: Path, size: int) -> Pack | None:
-    """Open a pack; None if there is none, or its files are not what pack.json says."""
-    meta = read_mark(folder / "pack.json", PACK_VERSION)
-    try:
-        texts = [meta[key] for key in ("classes", "writers", "problems")]
-        labels, writers = (np.load(folder / name) for name in ("labels.npy", "writers.npy"))
-        shape = (meta["count"], size, size)
-        glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(shape)
-        whole = (
-            all(isinstance(text, str) for text in [meta["fingerprint"], *sum(texts, [])])
-            and all(isinstance(count, int) for count in meta["refused"].values())
-            and labels.shape == writers.shape == shape[:1]
-            and labels.dtype == writers.dtype == np.int32
-            and 0 <= labels.min() <= labels.max() < len(meta["classes"])
-            and -1 <= writers.min() <= writers.max() < len(meta["writers"])
-        )
-    except FileNotFoundError:
-        return None
-    except OSError:
-        raise
-    except Exception:  # files that something else has changed raise almost anything
-        return None
-    classes, people, problems = texts
-    pack = Pack(source, folder, size, meta["fingerprint"], classes, people, glyphs, labels, writers,
-                problems, meta["refused"])  # fmt: skip
-    return pack if whole else None
-
-
-def make_pack(source: Path, folder: Path, entries: list[Entry], size: int, workers: int) -> None:
-    """Decode a source into `folder`; see the module's table. One process at a time.
-
-    What was there goes first: the pack of an earlier state of the source with its soft labels, or
-    what a packer that was killed has left. An error leaves nothing.
-    """
-    with only_one(folder, "packing"):
-        for old in folder.iterdir():
-            if old.is_dir():
-                shutil.rmtree(old)
-            elif not old.name.startswith(".lock"):
-                old.unlink()
-        try:
-            content = _write_glyphs(source, folder, entries, size, workers)
-            write_mark(folder / "pack.json", {"version": PACK_VERSION} | content)
-        except BaseException as error:
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(folder)  # a full disk, say
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-
-def _write_glyphs(
-    source: Path, folder: Path, entries: list[Entry], size: int, workers: int
-) -> dict:
-    """Write all files of a pack but pack.json, and return what that says."""
-    labels, writers, problems, refused = [], [], [], Counter()
-    pictures = sum(1 for entry in entries if entry.folder)
-    total = pictures if pictures == len(entries) else None  # what .gnt files hold is not known
-    with (
-        open(folder / "glyphs.bin", "wb") as glyphs,
-        open(folder / "names.jsonl", "w", encoding="ascii") as names,
-        progress(total=total, desc=f"packing {source}", unit=" glyphs") as bar,
-    ):
-        for chunk in stream_glyphs(source, entries, size, workers=workers):
-            glyphs.write(chunk.glyphs.tobytes())
-            names.writelines(json.dumps(name) + "\n" for name in chunk.names)
-            labels += chunk.labels
-            writers += chunk.writers
-            problems += chunk.problems
-            refused.update(chunk.refused)
-            bar.update(len(chunk.labels) + len(chunk.problems))
-        if not labels:
-            first = f"; first: {problems[0]}" if problems else ""
-            raise ValueError(f"{source}: none of its {len(problems)} pictures could be read{first}")
-    classes = sorted(set(labels), key=class_order)
-    people = sorted(set(writers) - {""})
-    for name, column, known in (("labels", labels, classes), ("writers", writers, people)):
-        number = {value: i for i, value in enumerate(known)}
-        np.save(folder / f"{name}.npy", np.array([number.get(v, -1) for v in column], np.int32))
-    return {
-        "fingerprint": fingerprint(entries),
-        "count": len(labels),
-        "classes": classes,
-        "writers": people,
-        "problems": problems,
-        "refused": refused,
-    }
-
-
-# --- fetch: packs -> batches
-
-
-class GlyphSet:
-    """Packs behind one index, with labels in one class order.
-
-    labels (N,) int64 are UNLABELLED for glyphs that are left out or of unlabelled packs, writers
-    (N,) int64 one number a name over all packs, -1 where unknown, sources (N,) int64 of the pack.
+    Raises ValueError or FileNotFoundError for sources that cannot be packed, that overlap, or that
+    have classes other than `classes`.
     """
 
     def __init__(
         self,
-        packs: Sequence[Pack],
-        classes: Sequence[str],  # label order
-        skip_unknown: bool = False,  # leave glyphs of other classes out instead of raising
-        unlabelled: int = 0,  # so many of the last packs have labels and writers that do not count
+        labelled: Source | Sequence[Source],
+        *,
+        unlabelled: Source | Sequence[Source] = (),
+        no_character: Source | Sequence[Source] = (),
+        size: int = 80,
+        classes: Sequence[str] | None = None,
+        skip_unknown: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        workers: int = 0,
     ) -> None:
-        self.packs = list(packs)
-        self.classes = list(classes)
-        self.writer_names = sorted({name for pack in packs for name in pack.writers})
-        index = {label: i for i, label in enumerate(classes)}
+        kinds = [_open(given, size, workers) for given in (labelled, unlabelled, no_character)]
+        known, free, empty = kinds
+        self.packs = [*known, *free, *empty]
+        check_distinct(self.packs)
+        self.classes = classes_of(known) if classes is None else list(classes)
+        self.class_to_idx = {label: i for i, label in enumerate(self.classes)}
+        self.size, self.transform = size, transform
+        self.writer_names = sorted({name for pack in self.packs for name in pack.writers})
         person = {name: i for i, name in enumerate(self.writer_names)}
-        labels, writers = [], []
-        for pack in packs[: len(packs) - unlabelled]:
-            unknown = [label for label in pack.classes if label not in index]
-            if unknown and not skip_unknown:
-                said = f"{pack.source} has {len(unknown)} classes that the model's {len(index)} do"
-                raise ValueError(f"{said} not include: {shorten(unknown, 20)}")
-            table = np.array([index.get(label, UNLABELLED) for label in pack.classes], np.int64)
-            labels.append(table[pack.labels])
-            people = np.array([person[name] for name in pack.writers] + [-1], np.int64)
-            writers.append(people[pack.writer_ids])  # -1 is the last
-        lengths = [len(pack) for pack in packs]
-        rest = sum(lengths) - sum(map(len, labels))
-        self.labels = np.concatenate([*labels, np.full(rest, UNLABELLED)])
-        self.writers = np.concatenate([*writers, np.full(rest, -1)])
-        self.sources = np.repeat(np.arange(len(packs)), lengths)
-        self.starts = np.cumsum([0, *lengths])
+        targets, rows, writers = [], [], []
+        for number, pack in enumerate(self.packs):
+            labels = np.full(len(pack), NO_LABEL)
+            kept = np.arange(len(pack))
+            if number < len(known):
+                labels = self._labels(pack, skip_unknown)
+                kept = np.flatnonzero(labels != NO_LABEL)
+            people = np.array([*(person[name] for name in pack.writers), -1])
+            targets.append(labels[kept])
+            rows.append(kept)
+            writers.append(people[pack.writer_ids[kept]])  # -1 is the last
+        self.targets, self.rows, self.writers = map(_joined, (targets, rows, writers))
+        self.sources = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        self.no_character = self.sources >= len(known) + len(free)
+        self.unlabelled = (self.sources >= len(known)) & ~self.no_character
         self._resident: Tensor | None = None
 
+    def _labels(self, pack: Pack, skip_unknown: bool) -> np.ndarray:
+        """Return the labels (n,) of a pack in this data set's order, NO_LABEL for other classes."""
+        unknown = [label for label in pack.classes if label not in self.class_to_idx]
+        if unknown and not skip_unknown:
+            what = f"{pack.source}: {len(unknown)} of its classes are not among the"
+            raise ValueError(f"{what} {len(self.classes)} of the model: {shorten(unknown, 20)}")
+        table = [self.class_to_idx.get(label, NO_LABEL) for label in pack.classes]
+        return np.array(table, np.int64)[pack.labels]
+
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return the items of a batch, read at once; DataLoader calls this."""
+        glyphs, labels = self.fetch(np.asarray(indices))
+        images = (glyphs[:, None].float() / 255).unbind()
+        if self.transform is not None:
+            images = map(self.transform, images)
+        return list(zip(images, labels.tolist(), strict=True))
+
+    @cached_property
+    def samples(self) -> list[tuple[str, int]]:
+        """(file, label) of every sample, in order."""
+        return [(self.name(i), label) for i, label in enumerate(self.targets.tolist())]
 
     def name(self, index: int) -> str:
-        """Say which file a glyph came from."""
-        number = int(self.sources[index])
-        pack = self.packs[number]
-        name = pack.names[index - int(self.starts[number])]
+        """Return the file of a sample; for a record of a .gnt file, ``FILE#OFFSET``."""
+        pack = self.packs[self.sources[index]]
+        name = pack.names[self.rows[index]]
         if pack.source.is_file():
             return f"{pack.source}#{name.rpartition('#')[2]}"
         return str(pack.source / name)
 
-    def to(self, device: torch.device, free: int) -> None:
-        """Move all glyphs to a device if they fit into half of its `free` bytes."""
-        side = self.packs[0].size
-        if 2 * len(self) * side**2 < free:
-            resident = torch.empty((len(self), side, side), dtype=torch.uint8, device=device)
-            for part in np.array_split(np.arange(len(self)), len(self) // 10_000 + 1):
-                resident[part[0] : part[-1] + 1] = self.fetch(part)[0]
-            self._resident = resident
-
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return glyphs (B,S,S) uint8, where they live, and labels (B,) int64 on the CPU."""
-        labels = torch.from_numpy(self.labels[indices])
+        """Return glyphs (B,S,S) uint8, where they are kept, and labels (B,) int64 on the CPU.
+
+        Of a picture with several proposals it is the first, with all ink.
+        """
+        labels = torch.from_numpy(self.targets[indices])
         if self._resident is not None:
             at = torch.from_numpy(indices).to(self._resident.device, non_blocking=True)
             return self._resident[at], labels
-        if len(self.packs) == 1:
-            return torch.from_numpy(self.packs[0].glyphs[indices]), labels
-        size = self.packs[0].size
-        glyphs = np.empty((len(indices), size, size), np.uint8)
-        sources = self.sources[indices]
-        for number in np.unique(sources):
+        sources, rows = self.sources[indices], self.rows[indices]
+        present = np.unique(sources)
+        if len(present) == 1:
+            return torch.from_numpy(self.packs[present[0]].first(rows)), labels
+        glyphs = np.empty((len(indices), self.size, self.size), np.uint8)
+        for number in present:
             here = sources == number
-            glyphs[here] = self.packs[number].glyphs[indices[here] - self.starts[number]]
+            glyphs[here] = self.packs[number].first(rows[here])
         return torch.from_numpy(glyphs), labels
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of index arrays; see `fetch`."""
         yield from map(self.fetch, chosen)
 
+    def proposals(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return all proposals (M,S,S) uint8 of B samples in order, and how many each has (B,)."""
+        places = zip(self.sources[indices].tolist(), self.rows[indices].tolist(), strict=True)
+        parts = [self.packs[number].proposals(row) for number, row in places]
+        counts = torch.tensor([len(part) for part in parts])
+        return torch.from_numpy(np.concatenate(parts)), counts
 
-# --- split: which glyphs train, and in which order
+    def to(self, device: torch.device, free: int) -> None:
+        """Move all glyphs to a device if they fit into half of its `free` bytes."""
+        if 2 * len(self) * self.size**2 < free:
+            shape = (len(self), self.size, self.size)
+            resident = torch.empty(shape, dtype=torch.uint8, device=device)
+            for part in np.array_split(np.arange(len(self)), len(self) // 10_000 + 1):
+                resident[part[0] : part[-1] + 1] = self.fetch(part)[0]
+            self._resident = resident
+
+    def describe(self, indices: np.ndarray) -> str:
+        """Return how many samples, classes and writers some samples are, for people."""
+        labels, writers = self.targets[indices], self.writers[indices]
+        classes = len(np.unique(labels[labels != NO_LABEL]))
+        people = len(np.unique(writers[writers >= 0]))
+        text = f"{len(indices):,} samples of {classes:,} classes"
+        return f"{text} by {people:,} writers" if people else f"{text}, writers unknown"
 
 
-def hold_out(glyphs: GlyphSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Split indices into training and validation by writer.
+def _open(given: Source | Sequence[Source], size: int, workers: int) -> list[Pack]:
+    """Return the packs of sources, given one or many, opened or not."""
+    many = [given] if isinstance(given, str | Path | Pack) else given
+    return [one if isinstance(one, Pack) else open_pack(one, size, workers) for one in many]
 
-    Writers that make up `fraction` of all writers are drawn with `seed`; a writer of the same name
-    in several packs is one. Glyphs of unknown writers, or of a single one, are split by sample.
-    Glyphs of unknown classes are in neither part. Returns training indices, validation indices
-    (both ascending), and a sentence that says how.
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def classes_of(packs: Sequence[Pack]) -> list[str]:
+    """Return the classes of packs in label order."""
+    return sorted({label for pack in packs for label in pack.classes}, key=class_order)
+
+
+def hold_out(
+    dataset: CharacterDataset, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Split the labelled samples into training and validation by writer.
+
+    `fraction` of the writers are drawn with `seed`, at least one. Samples of unknown writers, or of
+    a single writer, are split by sample. Returns training indices, validation indices (both
+    ascending), and how they were chosen in words.
     """
     rng = np.random.default_rng([seed, 0x5EED])
-    known = np.unique(glyphs.writers[glyphs.writers >= 0])
+    labelled = np.flatnonzero(dataset.targets != NO_LABEL)
+    writers = dataset.writers[labelled]
+    known = np.unique(writers[writers >= 0])
     people = max(1, round(fraction * len(known))) if fraction and len(known) > 1 else 0
-    validation = np.isin(glyphs.writers, rng.permutation(known)[:people])
-    alone = np.flatnonzero(glyphs.writers < 0) if people else np.arange(len(glyphs))
-    validation[rng.permutation(alone)[: round(fraction * len(alone))]] = True
-    usable = glyphs.labels >= 0
-    validation &= usable
-    said = f"{validation.sum():,} validation glyphs: {people} held-out writers"
-    if len(alone):
-        of = "of one writer" if len(known) == 1 else "whose writers are unknown"
-        said += f", and {fraction:.0%} by sample of {len(alone):,} glyphs {of}"
-    return np.flatnonzero(usable & ~validation), np.flatnonzero(validation), said
+    held = np.isin(writers, rng.permutation(known)[:people])
+    alone = np.flatnonzero(writers < 0) if people else np.arange(len(labelled))
+    count = round(fraction * len(alone))
+    held[rng.permutation(alone)[:count]] = True
+    how = [f"{people} held-out writers"] if people else []
+    if count:
+        whose = "one writer" if len(known) == 1 else "unknown writers"
+        how.append(f"{count:,} of {len(alone):,} samples of {whose}, drawn by sample")
+    return labelled[~held], labelled[held], " and ".join(how) or "none"
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:

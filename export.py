@@ -50,10 +50,10 @@ from torch import nn
 import checkpoint
 import page
 from config import add_checkpoint, default_checkpoint
-from dataset import scan, stream_glyphs
 from jobs.command import check_range, command, needs, printable
 from jobs.files import replacing
 from model import MobileNetV3, to_input
+from packing import scan, stream_glyphs
 from picture import is_clean, to_glyph
 from recognizer import open_session
 
@@ -154,7 +154,7 @@ def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dic
 def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple[np.ndarray, str]:
     """Return up to `count` glyphs (n,S,S) uint8 of a source, or else drawn ones, and their origin.
 
-    Raises as `dataset.scan`, and ValueError where no class can be drawn.
+    Raises as `packing.scan`, and ValueError where no class can be drawn.
     """
     if not source and TRAINING_DATA.is_dir():
         source = str(TRAINING_DATA)
@@ -167,7 +167,7 @@ def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple
         chunks = list(stream_glyphs(source, some, size, workers=1))
         for problem in sum((chunk.problems for chunk in chunks), []):
             print(f"unreadable: {printable(problem)}", file=sys.stderr)
-        glyphs = np.concatenate([chunk.glyphs for chunk in chunks])
+        glyphs = np.stack([each[0] for chunk in chunks for each in chunk.glyphs])
         if len(glyphs) < 2:
             raise ValueError(f"{source}: {len(glyphs)} readable pictures, expected 2 or more")
         chosen = rng.permutation(len(glyphs))[:count]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from config import Config, add_arguments, add_reading, default_checkpoint, from_arguments
-from dataset import GlyphSet, Pack, open_pack
+from dataset import CharacterDataset
 from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
@@ -34,6 +34,7 @@ from jobs.command import command, printable, progress, shorten
 from jobs.devices import pick_device
 from jobs.files import write_file
 from model import to_input
+from packing import Pack, open_pack
 from recognizer import Recognizer
 
 
@@ -42,7 +43,7 @@ class Test(NamedTuple):
 
     recognizer: Recognizer
     pack: Pack
-    glyphs: GlyphSet
+    glyphs: CharacterDataset
     result: Result
     logits: Callable[[Tensor], Tensor]  # input (B,1,S,S) -> (B, classes that are read)
     device: torch.device
@@ -59,8 +60,8 @@ def score(given: argparse.Namespace, config: Config) -> Test:
         print(f"--classes {given.classes}: {len(classes)} of them are read", file=sys.stderr)
     pack = open_pack(given.path, network.size, config.workers)
     print(f"data {pack.describe()}", file=sys.stderr)
-    glyphs = GlyphSet([pack], classes, skip_unknown=True)
-    indices = np.flatnonzero(glyphs.labels >= 0)
+    glyphs = CharacterDataset(pack, size=network.size, classes=classes, skip_unknown=True)
+    indices = np.arange(len(glyphs))
     if len(indices) == 0:
         both = f"it has {shorten(pack.classes)}, the checkpoint reads {shorten(classes)}"
         raise ValueError(f"{given.path}: no sample is of a class that is read; {both}")

@@ -36,7 +36,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import checkpoint
 from config import Config, add_arguments, flag, from_arguments, from_dict
-from dataset import NO_CHARACTER, UNLABELLED
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from jobs import devices
@@ -44,7 +43,7 @@ from jobs.command import command, progress, sentence
 from model import mobilenet_v3, to_input
 from training.augment import Augmentation, draw_maps, join_halves, spoil, warp
 from training.log import Log
-from training.samples import Samples, open_samples
+from training.samples import NO_CHARACTER, UNLABELLED, Samples, open_samples
 from training.teacher import Soft
 
 # Settings that a resumed run may change; all others are those of the checkpoint.

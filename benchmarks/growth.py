@@ -27,7 +27,7 @@ PACK = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 if __name__ == "__main__":
-    from dataset import open_pack
+    from packing import open_pack
     open_pack(sys.argv[1], 32, 1)  # in this process, so that its time is counted
 """
 

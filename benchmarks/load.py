@@ -2,7 +2,7 @@
 
     python -m benchmarks.load
 
-ours    GlyphSet.fetch of random indices -> input (B,1,64,64) float -> augment
+ours    CharacterDataset.fetch of random indices -> input (B,1,64,64) float -> augment
 usual   ImageFolder -> Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> DataLoader with two
         workers that stay alive
 
@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from benchmarks import timing
 from config import Config
-from dataset import GlyphSet, epoch_order, open_pack
+from dataset import CharacterDataset, epoch_order
 from model import to_input
 from training.augment import Augmentation, augment
 
@@ -39,7 +39,7 @@ def usual(root: Path, augmented: bool) -> DataLoader:
     return DataLoader(data, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
 
 
-def ours(glyphs: GlyphSet, strength: Augmentation | None) -> None:
+def ours(glyphs: CharacterDataset, strength: Augmentation | None) -> None:
     """Deliver an epoch."""
     order = epoch_order(len(glyphs), 0, 0)
     generator = torch.Generator().manual_seed(0)
@@ -57,8 +57,7 @@ def measure(images: int, rounds: int) -> list[timing.Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = timing.write_tree(Path(folder) / "train", images)
-        pack = open_pack(root, SIZE)
-        glyphs = GlyphSet([pack], pack.classes)
+        glyphs = CharacterDataset(root, size=SIZE)
         for augmented, kinds in (
             (False, {"no augmentation": None}),
             (True, {"affine": affine, "all": everything}),

@@ -33,10 +33,10 @@ import torch
 
 from benchmarks.latency import files
 from benchmarks.timing import parser, start
-from dataset import scan
 from hwdb.characters import LEVEL1, character_of
 from hwdb.record import Damage, read_gnt
 from model import to_input
+from packing import scan
 from picture import read_picture, to_glyph
 from recognizer import load_network, open_session
 

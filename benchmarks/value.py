@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from benchmarks import timing
-from dataset import open_pack
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
 from jobs.command import progress
 from jobs.pool import Workers, cores
+from packing import open_pack
 from picture import to_glyph
 from synthesis.templates import open_fonts
 from synthesis.writer import HARD, Writer, render
@@ -118,7 +118,9 @@ def read_pictures(source: Path, classes: str) -> tuple[torch.Tensor, torch.Tenso
     places = np.array([classes.find(name) for name in pack.classes])
     labels = places[pack.labels]
     known = labels >= 0
-    return torch.from_numpy(features(pack.glyphs[known])), torch.from_numpy(labels[known])
+    return torch.from_numpy(features(pack.first(np.flatnonzero(known)))), torch.from_numpy(
+        labels[known]
+    )
 
 
 @torch.inference_mode()

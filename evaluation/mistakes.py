@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dataset import GlyphSet
+from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.score import Result
 from jobs.command import printable
@@ -42,7 +42,7 @@ class Mistakes:
     """
 
     def __init__(
-        self, result: Result, glyphs: GlyphSet | SyntheticSet, classes: Sequence[str]
+        self, result: Result, glyphs: CharacterDataset | SyntheticSet, classes: Sequence[str]
     ) -> None:
         self.result, self.glyphs, self.classes = result, glyphs, classes
         wrong = np.flatnonzero(~analysis.correct(result))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dataset import GlyphSet
+from dataset import CharacterDataset
 from jobs.devices import Processes
 from model import to_input
 
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 @torch.no_grad()
 def evaluate(
     network: nn.Module | Callable[[Tensor], Tensor],
-    glyphs: GlyphSet,
+    glyphs: CharacterDataset,
     indices: np.ndarray,
     device: torch.device,
     batch_size: int = 256,

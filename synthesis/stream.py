@@ -71,9 +71,9 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 class SyntheticSet:
     """Synthetic handwriting without end, drawn by worker processes while the network trains.
 
-    Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Offers what
-    training needs of a `GlyphSet`: `fetch` and `batches`. `fonts` is a folder or '', `workers` 0
-    means one process a core.
+    Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Like a
+    `CharacterDataset`, it has `fetch` and `batches`. `fonts` is a folder or '', `workers` 0 means
+    one process a core.
     """
 
     def __init__(

@@ -34,11 +34,12 @@ import torch
 
 import checkpoint
 from config import Config
-from dataset import GlyphSet, open_pack
+from dataset import CharacterDataset
 from hwdb.archives import GntFile, open_files
 from hwdb.record import HEADER, Damage, Record, decode_tag, encode_tag, read_gnt
 from jobs.command import command
 from model import mobilenet_v3
+from packing import open_pack
 from picture import decode_picture, find_glyph
 from recognizer import Recognizer
 from tests.alz_writer import DEFLATE, STORE, alz
@@ -298,7 +299,7 @@ def fuzz_pack(rng: random.Random, folder: Path) -> str:
         pack = open_pack(source, 16, workers=1)
         made = (pack.folder / "pack.json").stat().st_mtime_ns != before and file.name != "pack.json"
         assert len(pack) == len(pack.glyphs) == len(pack.labels) == len(pack.writer_ids)
-        glyphs = GlyphSet([pack], pack.classes)
+        glyphs = CharacterDataset(pack, size=16)
         assert glyphs.fetch(np.arange(len(glyphs)))[0].shape == (len(pack), 16, 16)
         if not made:
             file.write_bytes(whole)

@@ -18,18 +18,16 @@ from conftest import (
     write_tree,
 )
 
-import dataset
-from dataset import (
-    GlyphSet,
+import packing
+from dataset import CharacterDataset, epoch_order, hold_out
+from hwdb.characters import LEVEL1
+from jobs.files import only_one
+from packing import (
     class_order,
-    epoch_order,
-    hold_out,
     open_pack,
     pack_folder,
     stream_glyphs,
 )
-from hwdb.characters import LEVEL1
-from jobs.files import only_one
 from picture import to_glyph
 from synthesis.stream import Handwriting, SyntheticSet
 
@@ -131,14 +129,14 @@ def test_gnt_files_are_a_source(tmp_path):
     assert pack.refused == {"": 1} and set(pack.classes) == set(CHARACTERS)
     assert [pack.classes[i] for i in pack.labels[:6]] == list(CHARACTERS)
     single = open_pack(tmp_path / "set" / "1001-c.gnt", 32)
-    assert GlyphSet([single], single.classes).name(0) == f"{tmp_path / 'set' / '1001-c.gnt'}#0"
+    assert CharacterDataset(single, size=32).name(0) == f"{tmp_path / 'set' / '1001-c.gnt'}#0"
     assert np.array_equal(single.glyphs, pack.glyphs[: len(CHARACTERS)])
 
 
 def test_parallel_is_the_same_as_serial(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "CHUNK", 7)
+    monkeypatch.setattr(packing, "CHUNK", 7)
     tree = small_tree(tmp_path / "train")
-    entries, _ = dataset.scan(tree)
+    entries, _ = packing.scan(tree)
     one = list(stream_glyphs(tree, entries, 32, workers=1))
     for _ in range(2):  # as for two sources
         two = list(stream_glyphs(tree, entries, 32, workers=2))
@@ -250,7 +248,7 @@ def test_odd_files_are_named_and_never_waited_for(tmp_path, capsys):
     os.mkfifo(tree / "pipe.gnt")
     pack = open_pack(tree, 32, workers=1)
     assert len(pack) == 10 and len(pack.names) == 10
-    glyphs = GlyphSet([pack], pack.classes)
+    glyphs = CharacterDataset(pack, size=32)
     expected = to_glyph(bitmap("一", 7), 32)
     for name in names:
         at = pack.names.index(f"{folder.name}/{name}")
@@ -271,7 +269,7 @@ def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(tmp_path):
 
 def test_the_gpu_gets_the_glyphs_if_they_fill_less_than_half_of_it(tmp_path):
     packs = [open_pack(small_tree(tmp_path / name, name), 32, workers=1) for name in "一十"]
-    glyphs = GlyphSet(packs, "一十")
+    glyphs = CharacterDataset(packs, size=32, classes="一十")
     indices = np.random.default_rng(0).permutation(len(glyphs))
     before = [tensor.clone() for tensor in glyphs.fetch(indices)]
     bytes_ = len(glyphs) * 32 * 32
@@ -297,23 +295,23 @@ def test_fetch_over_several_packs_and_unknown_classes(tmp_path):
         open_pack(small_tree(tmp_path / "a", "一十"), 32, workers=1),
         open_pack(small_tree(tmp_path / "b", "十口"), 32, workers=1),
     ]
-    glyphs = GlyphSet(packs, ["十", "口", "一"])
+    glyphs = CharacterDataset(packs, size=32, classes=["十", "口", "一"])
     indices = np.random.default_rng(0).permutation(len(glyphs))
     batch, labels = glyphs.fetch(indices)
     for row, label, index in zip(batch.numpy(), labels.tolist(), indices, strict=True):
-        pack, at = packs[glyphs.sources[index]], index - glyphs.starts[glyphs.sources[index]]
+        pack, at = packs[glyphs.sources[index]], glyphs.rows[index]
         assert np.array_equal(row, pack.glyphs[at])
         assert glyphs.classes[label] == pack.classes[pack.labels[at]]
     with pytest.raises(ValueError, match="口"):
-        GlyphSet(packs, ["一", "十"])
-    partly = GlyphSet(packs, ["一", "十"], skip_unknown=True)
-    assert (partly.labels < 0).sum() == 6
+        CharacterDataset(packs, size=32, classes=["一", "十"])
+    partly = CharacterDataset(packs, size=32, classes=["一", "十"], skip_unknown=True)
+    assert len(partly) == 18 and (partly.targets >= 0).all()
     assert glyphs.name(len(packs[0])).startswith(str(tmp_path / "b"))
 
 
 def test_held_out_writers(tmp_path):
     pack = open_pack(write_tree(tmp_path / "t", range(1001, 1021), "一十"), 32, workers=1)
-    glyphs = GlyphSet([pack], pack.classes)
+    glyphs = CharacterDataset(pack, size=32)
     train, validation, said = hold_out(glyphs, 0.1, seed=3)
     assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
     assert len(set(glyphs.writers[validation])) == 2 and "2 held-out writers" in said
@@ -327,7 +325,7 @@ def test_a_writer_in_two_sources_is_one(tmp_path):
         open_pack(write_tree(tmp_path / name, range(1001, 1011), characters), 32, workers=1)
         for name, characters in (("a", "一十"), ("b", "口人"))
     ]
-    glyphs = GlyphSet(packs, "一十口人")
+    glyphs = CharacterDataset(packs, size=32, classes="一十口人")
     train, validation, said = hold_out(glyphs, 0.2, seed=0)
     assert "2 held-out writers" in said and len(validation) == 2 * 4 * 2
     assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
@@ -365,8 +363,8 @@ def test_without_writers_it_splits_by_sample_and_says_so(tmp_path):
     for file in list(tree.rglob("*.png")):
         file.rename(file.with_name(f"scan-{file.name.replace('_', '-')}"))
     pack = open_pack(tree, 32, workers=1)
-    _, validation, said = hold_out(GlyphSet([pack], pack.classes), 0.2, seed=0)
-    assert len(validation) == round(0.2 * 18) and "writers are unknown" in said
+    _, validation, said = hold_out(CharacterDataset(pack, size=32), 0.2, seed=0)
+    assert len(validation) == 4 and said == "4 of 18 samples of unknown writers, drawn by sample"
 
 
 def test_epoch_order_depends_on_seed_and_epoch():
@@ -397,7 +395,7 @@ def test_a_source_is_listed_in_order(tmp_path):
     root = tmp_path / "s"
     files_of(root, "b/2.PNG", "b/10.png", "b/.hidden.png", "a/x.jpg", "a/z/y.jpeg", "a/note.md",
              "c.GNT", "d.gnt", "loose.png", "Thumbs.db", ".DS_Store", "a/desktop.ini")  # fmt: skip
-    entries, others = dataset.scan(root)
+    entries, others = packing.scan(root)
     assert [(entry.path, entry.folder, entry.size) for entry in entries] == [
         ("a/x.jpg", "a", 7), ("a/z/y.jpeg", "a", 10), ("b/.hidden.png", "b", 13),
         ("b/10.png", "b", 8), ("b/2.PNG", "b", 7), ("c.GNT", "", 5), ("d.gnt", "", 5),
@@ -405,31 +403,31 @@ def test_a_source_is_listed_in_order(tmp_path):
     assert entries[0].mtime_ns == (root / "a" / "x.jpg").stat().st_mtime_ns
     assert others == ["a/note.md", "loose.png"]
     single = root / "d.gnt"
-    assert dataset.scan(single) == ([entries[-1]], []) and dataset.scan(str(single))[0]
+    assert packing.scan(single) == ([entries[-1]], []) and packing.scan(str(single))[0]
     with pytest.raises(FileNotFoundError, match="loose.png: no such folder"):
-        dataset.scan(root / "loose.png")
+        packing.scan(root / "loose.png")
     (tmp_path / "none").mkdir()
     files_of(tmp_path / "none", "loose.png")
     with pytest.raises(ValueError, match="holds neither"):
-        dataset.scan(tmp_path / "none")
+        packing.scan(tmp_path / "none")
 
 
 def test_a_fingerprint_tells_names_sizes_and_times():
-    one = dataset.Entry("a/x.png", "a", 5, 7)
+    one = packing.Entry("a/x.png", "a", 5, 7)
     prints = {
-        dataset.fingerprint(entries)
+        packing.fingerprint(entries)
         for entries in ([one], [one, one], [], [one._replace(path="b/x.png")],
                         [one._replace(size=6)], [one._replace(mtime_ns=8)])
     }  # fmt: skip
     assert len(prints) == 6 and len(min(prints)) == 64
-    assert dataset.fingerprint([one._replace(folder="b")]) in prints  # is in the path
+    assert packing.fingerprint([one._replace(folder="b")]) in prints  # is in the path
 
 
 def test_tasks_are_of_so_many_pictures_or_one_file(tmp_path, monkeypatch):
     tasks = []
-    monkeypatch.setattr(dataset, "_decode", lambda *given: tasks.append(given) or [])
-    pictures = [dataset.Entry(f"a/{i}.png", "a", 1, 1) for i in range(513)]
-    file = dataset.Entry("x.gnt", "", 1, 1)
+    monkeypatch.setattr(packing, "_decode", lambda *given: tasks.append(given) or [])
+    pictures = [packing.Entry(f"a/{i}.png", "a", 1, 1) for i in range(513)]
+    file = packing.Entry("x.gnt", "", 1, 1)
     entries = [file, file, *pictures, file, pictures[0]]
     assert list(stream_glyphs(tmp_path, entries, 32, 3, workers=1)) == []
     assert [len(given[-1]) for given in tasks] == [1, 1, 256, 256, 1, 1, 1]
@@ -472,75 +470,8 @@ def test_packs_lie_beside_their_source_or_where_one_may_write(tmp_path, monkeypa
     assert pack_folder("a/../t/", 48) == tmp_path / "t.pack48"
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     one, other = (pack_folder(tmp_path / name / "t", 48) for name in "ab")
-    assert one.parent == other.parent == dataset.CACHE and one != other
+    assert one.parent == other.parent == packing.CACHE and one != other
     assert one.name.startswith("t-") and one.name.endswith(".pack48") and len(one.name) == 17
-
-
-class People:
-    """What `hold_out` asks of glyphs: writers and labels."""
-
-    def __init__(self, writers, labels=None):
-        self.writers = np.array(writers)
-        self.labels = np.zeros(len(writers), int) if labels is None else np.array(labels)
-
-    def __len__(self):
-        return len(self.writers)
-
-
-def test_shares_of_writers_and_of_samples_are_held_out():
-    many = People(np.repeat(np.arange(25), 4))
-    for fraction, people in ((0.1, 2), (0.02, 1), (0.3, 8), (0.5, 12)):
-        train, validation, said = hold_out(many, fraction, 0)
-        assert len(validation) == 4 * people and f"{people} held-out writers" in said
-        assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
-        assert "by sample" not in said and said.startswith(f"{4 * people} validation glyphs")
-    # One writer: by sample.
-    train, validation, said = hold_out(People([3] * 50), 0.1, 0)
-    assert len(validation) == 5 and len(train) == 45
-    assert said.endswith("0 held-out writers, and 10% by sample of 50 glyphs of one writer")
-    # Some unknown: those by sample, the others by writer.
-    train, validation, said = hold_out(People([-1] * 30 + [0] * 10 + [1] * 10), 0.2, 0)
-    assert len(validation) == 6 + 10 and (validation < 30).sum() == 6
-    assert "1 held-out writers, and 20% by sample of 30 glyphs whose writers are unknown" in said
-    train, validation, _ = hold_out(many, 0.0, 0)
-    assert len(train) == 100 and len(validation) == 0
-    # Glyphs of unknown classes are in neither part.
-    labels = np.tile([0, -1, 2, 0], 25)
-    train, validation, _ = hold_out(People(many.writers, labels), 0.2, 0)
-    assert len(train) == 60 and len(validation) == 15
-    assert (labels[np.concatenate([train, validation])] >= 0).all()
-    draws = [hold_out(many, 0.2, seed)[1] for seed in range(40)]
-    assert set(np.concatenate(draws)) == set(range(100))  # all may be drawn
-
-
-def test_packs_of_which_some_have_no_labels(tmp_path):
-    packs = [open_pack(small_tree(tmp_path / name, name), 32, workers=1) for name in "一十口"]
-    glyphs = GlyphSet(packs, ["十", "一"], unlabelled=1)
-    assert glyphs.labels.tolist() == [1] * 6 + [0] * 6 + [-1] * 6
-    assert glyphs.writers.tolist() == [0, 0, 1, 1, 2, 2] * 2 + [-1] * 6
-    assert glyphs.writer_names == ["1001", "1002", "1003"]
-    assert glyphs.sources.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    assert glyphs.starts.tolist() == [0, 6, 12, 18] and len(glyphs) == 18
-    assert glyphs.labels.dtype == np.int64 == glyphs.writers.dtype
-    assert glyphs.name(17) == str(tmp_path / "口" / packs[2].names[5])
-    with pytest.raises(ValueError, match="口 has 1 classes that the model's 2 do not include: 口"):
-        GlyphSet(packs, ["十", "一"])
-    (batch, labels), (last, _) = glyphs.batches([np.array([12, 0]), np.array([17])])
-    assert labels.tolist() == [-1, 1] and labels.dtype == torch.int64
-    assert np.array_equal(batch[0], packs[2].glyphs[0]) and len(last) == 1
-
-
-def test_glyphs_are_moved_a_part_at_a_time(tmp_path, monkeypatch):
-    pack = open_pack(small_tree(tmp_path / "t", "一"), 32, workers=1)
-    glyphs = GlyphSet([pack], ["一"])
-    many = np.arange(25_000) % 6
-    fetched, fetch = [], glyphs.fetch
-    monkeypatch.setattr(GlyphSet, "__len__", lambda self: len(many))
-    monkeypatch.setattr(glyphs, "fetch", lambda part: fetched.append(len(part)) or fetch(part % 6))
-    glyphs.to(CPU, 1 << 40)
-    assert sum(fetched) == 25_000 and max(fetched) <= 10_000
-    expected = torch.from_numpy(pack.glyphs[many])
-    assert torch.equal(glyphs._resident, expected)
 
 
 def test_orders_of_an_epoch_are_shuffled_well():

@@ -13,7 +13,7 @@ import torch
 from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt, write_tree
 
 import checkpoint
-from dataset import GlyphSet, open_pack
+from dataset import CharacterDataset
 from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes, safe_cell
 from evaluation.score import Result, evaluate
@@ -86,8 +86,7 @@ def test_error_with_one_writer_or_some_unknown():
 def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
     loaded = checkpoint.load(trained / "best.pt")
     model = checkpoint.build_model(loaded).train()
-    pack = open_pack(data / "test", 32)
-    glyphs = GlyphSet([pack], loaded["classes"])
+    glyphs = CharacterDataset(data / "test", size=32, classes=loaded["classes"])
     indices = np.arange(len(glyphs))
     cpu = torch.device("cpu")
     one = evaluate(model, glyphs, indices, cpu, batch_size=7)
@@ -139,11 +138,10 @@ def test_names_of_mistakes_cannot_break_the_table(trained, tmp_path):
 
 
 def test_sheet_shows_the_input_its_class_and_the_reading(trained, data):
-    pack = open_pack(data / "test", 32)
-    glyphs = GlyphSet([pack], pack.classes)
+    glyphs = CharacterDataset(data / "test", size=32)
     result = result_of([(5, [5, 1, 2], 0.9), (5, [1, 5, 2], 0.6), (5, [0, 5, 2], 0.8)])
-    assert list(glyphs.labels[:3]) == [5, 5, 5]
-    mistakes = Mistakes(result, glyphs, pack.classes)
+    assert list(glyphs.targets[:3]) == [5, 5, 5]
+    mistakes = Mistakes(result, glyphs, glyphs.classes)
     assert list(mistakes.rows) == [2, 1] and [m.rank_of_truth for m in mistakes] == [2, 2]
     sheet = mistakes.sheet(2, columns=3)
     assert sheet.shape == (40, 3 * 108)
@@ -152,7 +150,7 @@ def test_sheet_shows_the_input_its_class_and_the_reading(trained, data):
     strokes = 255 - sheet[4:36, 72:104]  # class 0 has no sample in the result
     assert 0.02 < (strokes > 127).mean() < 0.5
     lines = mistakes.as_markdown(1).splitlines()
-    assert lines[-1] == f"| 1 | {pack.classes[5]} | {pack.classes[0]} | 80.0% |"
+    assert lines[-1] == f"| 1 | {glyphs.classes[5]} | {glyphs.classes[0]} | 80.0% |"
     assert len(lines) == 5
 
 
@@ -262,8 +260,7 @@ def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path)
     assert call_script("checkpoint.py", trained / "last.pt", small).returncode == 0
     assert small.stat().st_size < 0.6 * (trained / "best.pt").stat().st_size
     assert checkpoint.load(small)["config"]["data"] == ("train",)
-    pack = open_pack(data / "test", 32)
-    glyphs = GlyphSet([pack], pack.classes)
+    glyphs = CharacterDataset(data / "test", size=32)
     results = [
         evaluate(load_network(path).logits, glyphs, np.arange(48), torch.device("cpu"))
         for path in (trained / "last.pt", small)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import CHARACTERS, call_script
 
-from dataset import GlyphSet, open_pack
+from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result
@@ -56,16 +56,16 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def glyphs(data) -> GlyphSet:
-    pack = open_pack(data / "test", 32, 1)
-    return GlyphSet([pack], [*pack.classes, NASTY])
+def glyphs(data) -> CharacterDataset:
+    classes = CharacterDataset(data / "test", size=32, workers=1).classes
+    return CharacterDataset(data / "test", size=32, classes=[*classes, NASTY])
 
 
-def made_up(glyphs: GlyphSet, right: float, copies: int = 1) -> Result:
+def made_up(glyphs: CharacterDataset, right: float, copies: int = 1) -> Result:
     """Return readings of which a share is right, with confidences of all sizes."""
     rng = np.random.default_rng(0)
     indices = np.tile(np.arange(len(glyphs)), copies)
-    labels = glyphs.labels[indices]
+    labels = glyphs.targets[indices]
     count = len(glyphs.classes)
     top = np.stack([np.roll(np.arange(count), -label) for label in labels])
     wrong = rng.random(len(labels)) >= right
@@ -75,7 +75,7 @@ def made_up(glyphs: GlyphSet, right: float, copies: int = 1) -> Result:
     return Result(top, probability.astype(np.float32), labels, losses, indices)
 
 
-def figures_of(glyphs: GlyphSet, result: Result) -> dict:
+def figures_of(glyphs: CharacterDataset, result: Result) -> dict:
     """Return what test.py's summarize does, as far as the report uses it."""
     return {f"top{k}": result.topk(k) for k in (1, 5, 10)} | {
         "data": "data/<test>",
@@ -94,7 +94,7 @@ def figures_of(glyphs: GlyphSet, result: Result) -> dict:
     }
 
 
-def write(folder: Path, glyphs: GlyphSet, result: Result) -> str:
+def write(folder: Path, glyphs: CharacterDataset, result: Result) -> str:
     mistakes = Mistakes(result, glyphs, glyphs.classes)
     path = report.write_report(folder, figures_of(glyphs, result), mistakes)
     assert sorted(folder.iterdir()) == [path] and path.name == "report.html"

@@ -9,8 +9,9 @@ from conftest import write_tree
 from test_teacher import write_checkpoint
 
 from config import Config
-from dataset import NO_CHARACTER, UNLABELLED, GlyphSet, open_pack
+from dataset import CharacterDataset
 from jobs.devices import Processes
+from packing import open_pack
 from training import samples
 from training.samples import open_samples, split_repeat
 
@@ -23,6 +24,8 @@ def trees(tmp_path_factory):
     root = tmp_path_factory.mktemp("samples")
     write_tree(root / "a", range(1001, 1011), "一十", 1)
     write_tree(root / "b", range(1011, 1013), "口", 1)
+    write_tree(root / "c", range(1021, 1022), "口", 1)
+    write_tree(root / "d", range(1031, 1041), "一十", 1)
     return root
 
 
@@ -41,16 +44,14 @@ def test_a_source_is_seen_as_often_as_it_says(trees):
 
 
 def test_validation_source(trees):
-    samples = open_samples(config(trees / "a", val_data=str(trees / "a")), CPU)
-    assert len(samples.train) == len(samples.validation) == 20
     with pytest.raises(ValueError, match="口"):
         open_samples(config(trees / "a", val_data=str(trees / "b")), CPU)
-    own = config(trees / "a", trees / "b", val_data=str(trees / "b"))
+    own = config(trees / "a", trees / "b", val_data=str(trees / "c"))
     samples = open_samples(own, CPU)
-    assert len(samples.train) == 22 and "2 validation glyphs of" in samples.said
+    assert len(samples.train) == 22 and "validating on 1 samples of 1 classes" in samples.said
     glyphs, labels = samples.val_source.fetch(samples.validation)
     assert {samples.classes[i] for i in labels} == {"口"} and glyphs.shape[1:] == (32, 32)
-    assert samples.digest != open_samples(replace(own, val_data=str(trees / "a")), CPU).digest
+    assert samples.digest != open_samples(replace(own, val_data=str(trees / "d")), CPU).digest
 
 
 def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, tmp_path):
@@ -67,7 +68,7 @@ def test_unlabelled_pictures_are_trained_on_without_their_labels(trees, tmp_path
     batches = samples.batches(settings, 0, 0, len(samples.train) // 4, ALONE)
     labels = torch.cat([batch[1] for batch in batches])
     assert (labels == -1).sum() == 2
-    assert not (samples.source.labels[samples.validation] < 0).any()
+    assert not (samples.source.targets[samples.validation] < 0).any()
 
 
 def test_pictures_of_no_character_are_marked(trees, trained):
@@ -76,11 +77,15 @@ def test_pictures_of_no_character_are_marked(trees, trained):
         open_samples(config(trees / "a", outliers=none), CPU)
     teacher = str(trained / "best.pt")
     settings = config(
-        trees / "a", val_fraction=0.1, unlabelled=none, outliers=none, teacher=teacher
+        trees / "a",
+        val_fraction=0.1,
+        unlabelled=(str(trees / "c"),),
+        outliers=none,
+        teacher=teacher,
     )
     samples = open_samples(settings, CPU)
-    labels = samples.source.labels[samples.train]
-    assert (labels == UNLABELLED).sum() == 2 and (labels == NO_CHARACTER).sum() == 2
+    assert samples.source.unlabelled[samples.train].sum() == 1
+    assert samples.source.no_character[samples.train].sum() == 2
 
 
 def test_classes_narrow_both_parts(trees, tmp_path):
@@ -89,7 +94,7 @@ def test_classes_narrow_both_parts(trees, tmp_path):
     samples = open_samples(settings, CPU)
     assert samples.classes == ["口", "十"]
     assert len(samples.train) + len(samples.validation) == 12
-    samples = open_samples(replace(settings, val_data=str(trees / "a")), CPU)
+    samples = open_samples(replace(settings, val_data=str(trees / "d")), CPU)
     assert len(samples.train) == 12 and len(samples.validation) == 10
     # A resumed run keeps its order of labels.
     assert open_samples(settings, CPU, ["十", "口"]).classes == ["十", "口"]
@@ -129,7 +134,7 @@ def test_glyphs_go_to_the_gpu(trees, monkeypatch):
     asked = []
     free = {torch.device("cuda", 1): (12345, 99999)}
     monkeypatch.setattr(torch.cuda, "mem_get_info", free.get)
-    monkeypatch.setattr(GlyphSet, "to", lambda self, *given: asked.append((self, *given)))
+    monkeypatch.setattr(CharacterDataset, "to", lambda self, *given: asked.append((self, *given)))
     samples = open_samples(config(trees / "a"), torch.device("cuda", 1))
     assert asked == [(samples.source, torch.device("cuda", 1), 12345)]
     open_samples(config(trees / "a"), CPU)
@@ -207,7 +212,6 @@ def test_the_digest_is_of_packs_and_of_how_often_they_are_seen(trees):
     prints = [open_pack(tree, 32).fingerprint[:12] for tree in (a, b)]
     for sources, settings, packs in (
         ([a], {}, prints[:1]), ([a, b], {}, prints), ([a, f"{b}@2"], {}, prints),
-        ([b], {"val_data": str(b)}, [prints[1], prints[1]]),
     ):  # fmt: skip
         samples = open_samples(config(*sources, **settings), CPU)
         assert samples.digest.split() == [*packs, str(len(samples.train))]
@@ -215,15 +219,15 @@ def test_the_digest_is_of_packs_and_of_how_often_they_are_seen(trees):
 
 def test_outliers_and_unlabelled_come_behind_what_is_labelled(trees, tmp_path):
     teacher = str(write_checkpoint(tmp_path / "teacher.pt"))
-    a, b = str(trees / "a"), str(trees / "b")
-    both = config(a, unlabelled=(b,), outliers=(a,), teacher=teacher, val_fraction=0.1)
+    a, b, c = (str(trees / name) for name in "abc")
+    both = config(a, unlabelled=(b,), outliers=(c,), teacher=teacher, val_fraction=0.1)
     samples = open_samples(both, CPU)
-    labels = samples.source.labels
-    assert (labels[:20] >= 0).all() and (labels[20:22] == UNLABELLED).all()
-    assert (labels[22:] == NO_CHARACTER).all() and len(labels) == 42
-    assert samples.train[-22:].tolist() == list(range(20, 42))
+    source = samples.source
+    assert (source.targets[:20] >= 0).all() and source.unlabelled[20:22].all()
+    assert source.no_character[22:].tolist() == [True]
+    assert samples.train[-3:].tolist() == [20, 21, 22]
     twice = open_samples(replace(both, unlabelled=(f"{b}@2",)), CPU)
-    assert twice.train[-24:].tolist() == [20, 20, 21, 21, *range(22, 42)]
+    assert twice.train[-5:].tolist() == [20, 20, 21, 21, 22]
     soft, known = next(samples.batches(both, 0, 0, 1, ALONE))[2]
     assert soft.shape == (4, 2) and known.tolist() == [0, 1]
 

@@ -12,10 +12,10 @@ from conftest import KILLS, bitmap, kill_at_random, write_gnt, write_tree
 
 import checkpoint
 from config import Config
-from dataset import Entry, open_pack
 from hwdb.characters import LEVEL1
 from jobs.files import only_one
 from model import mobilenet_v3, to_input
+from packing import Entry, open_pack
 from picture import to_glyph
 from training.augment import Augmentation, draw_maps, warp
 from training.teacher import (

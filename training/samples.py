@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from config import Config, flag
-from dataset import NO_CHARACTER, GlyphSet, class_order, epoch_order, hold_out, open_pack
+from dataset import CharacterDataset, classes_of, epoch_order, hold_out
 from hwdb.characters import LEVEL1, select_classes
 from jobs.devices import Processes
+from packing import check_distinct, class_order, open_pack
 from synthesis.stream import SyntheticSet
 from training.teacher import LiveTeacher, Soft, SoftLabels, label_pack, load_teacher
+
+UNLABELLED, NO_CHARACTER = -1, -2  # marks in the labels of a batch
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Samples:
     """Training and validation samples of a run, the same on every process."""
 
     classes: list[str]
-    source: GlyphSet | SyntheticSet
+    source: CharacterDataset | SyntheticSet
     train: np.ndarray  # indices into `source`; those that are seen twice stand twice
-    val_source: GlyphSet | SyntheticSet
+    val_source: CharacterDataset | SyntheticSet
     validation: np.ndarray  # indices into `val_source`
     said: str  # of the validation, in words
     digest: str  # tells whether a resumed run finds the data that it began with
@@ -49,7 +52,15 @@ class Samples:
         starts = [step * config.batch_size + processes.rank * share for step in range(first, last)]
         chosen = [order[start : start + share] for start in starts]
         for indices, (glyphs, labels) in zip(chosen, self.source.batches(chosen), strict=True):
-            yield glyphs, labels, self.soft and self.soft.fetch(indices)
+            if isinstance(self.source, CharacterDataset):
+                labels[torch.from_numpy(self.source.unlabelled[indices])] = UNLABELLED
+                labels[torch.from_numpy(self.source.no_character[indices])] = NO_CHARACTER
+            yield glyphs, labels, self.soft and self.soft.fetch(self.soft_rows(indices))
+
+    def soft_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return where samples stand among all samples of all packs."""
+        starts = np.cumsum([0, *map(len, self.source.packs)])
+        return starts[self.source.sources[indices]] + self.source.rows[indices]
 
 
 def open_samples(config: Config, device: torch.device, classes: list[str] | None = None) -> Samples:
@@ -105,28 +116,43 @@ def synthetic(config: Config, device: torch.device, classes: list[str] | None) -
 
 def packed(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
     """Return packed sources, parted by writer or with a source of their own to validate on."""
-    given = [*config.data, *config.unlabelled, *config.outliers]
-    folders, repeats = zip(*map(split_repeat, given), strict=True)
-    packs = [open_pack(folder, config.size, config.workers) for folder in folders]
-    labelled, free = len(config.data), len(given) - len(config.data)
-    known = {label for pack in packs[:labelled] for label in pack.classes}
-    present = sorted(known, key=class_order)
+    kinds = [
+        [split_repeat(source) for source in given]
+        for given in (config.data, config.unlabelled, config.outliers)
+    ]
+    known, free, empty = (
+        [open_pack(folder, config.size, config.workers) for folder, _ in kind] for kind in kinds
+    )
     chosen = select_classes(config.classes)
+    present = classes_of(known)
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
     classes = classes or present
-    source = other = GlyphSet(packs, classes, chosen is not None, unlabelled=free)
-    source.labels[source.sources >= len(packs) - len(config.outliers)] = NO_CHARACTER
+    skip = chosen is not None
+    source = other = CharacterDataset(
+        known,
+        unlabelled=free,
+        no_character=empty,
+        size=config.size,
+        classes=classes,
+        skip_unknown=skip,
+    )
+    packs = source.packs
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers)
-        other = GlyphSet([pack], classes, skip_unknown=chosen is not None)
         packs = [*packs, pack]
-        train, validation = (np.flatnonzero(glyphs.labels >= 0) for glyphs in (source, other))
-        said = f"{len(validation):,} validation glyphs of {config.val_data}"
+        check_distinct(packs)
+        other = CharacterDataset(pack, size=config.size, classes=classes, skip_unknown=skip)
+        train, validation = np.flatnonzero(source.targets >= 0), np.arange(len(other))
+        how = f"{config.val_data}"
     else:
-        train, validation, said = hold_out(source, config.val_fraction, config.seed)
-    train = np.concatenate([train, np.flatnonzero(source.sources >= labelled)])
-    train = np.repeat(train, np.array(repeats)[source.sources[train]])
+        train, validation, how = hold_out(source, config.val_fraction, config.seed)
+    said = (
+        f"training on {source.describe(train)}; validating on {other.describe(validation)}: {how}"
+    )
+    train = np.concatenate([train, np.flatnonzero(source.unlabelled | source.no_character)])
+    repeats = np.array([times for kind in kinds for _, times in kind])
+    train = np.repeat(train, repeats[source.sources[train]])
     digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
     soft = live = None
     if config.teacher:

@@ -35,12 +35,12 @@ import torch
 from torch import Tensor, nn
 
 import checkpoint
-from dataset import CHUNK, Pack, scan, stream_glyphs
 from hwdb.characters import LEVEL1, select_classes
 from jobs.command import needs, progress
 from jobs.devices import has_bfloat16
 from jobs.files import only_one, read_mark, replacing, write_mark
 from model import to_input
+from packing import CHUNK, Pack, scan, stream_glyphs
 
 RANK = 256  # of the teacher of the shipped weights: 99.8 % of the energy of its logits
 WORTH_COMPILING = 20_000  # glyphs; compiling takes a minute
@@ -180,7 +180,8 @@ def write_labels(
     ):
         for chunk in chunks:
             for begin in range(0, len(chunk.glyphs), batch_size):
-                stream.write(predict(chunk.glyphs[begin : begin + batch_size]).tobytes())
+                some = np.stack([each[0] for each in chunk.glyphs[begin : begin + batch_size]])
+                stream.write(predict(some).tobytes())
             bar.update(len(chunk.glyphs))
     if file.stat().st_size != len(pack) * bytes_each:
         file.unlink()
@@ -312,7 +313,7 @@ class LiveTeacher:
 
 
 class SoftLabels:
-    """The labels of several packs behind the index of a `dataset.GlyphSet`.
+    """The labels of several packs behind the index of a `dataset.CharacterDataset`.
 
     `folders` are of `label_pack` by the same teacher, in the order of the packs. `columns` (K',)
     int64 tells which of the student's `classes` the teacher knows.

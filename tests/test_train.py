@@ -21,7 +21,6 @@ import checkpoint
 import train as script
 import training.samples
 from config import Config
-from dataset import NO_CHARACTER
 from evaluation.score import Result
 from jobs.devices import Processes
 from model import mobilenet_v3
@@ -40,6 +39,7 @@ from train import (
 )
 from training.augment import Augmentation
 from training.log import Log
+from training.samples import NO_CHARACTER
 
 PLAIN = [part for name in Augmentation._fields for part in (f"--{name}", "0")]
 

@@ -18,19 +18,8 @@ CARD = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
 EXPERIMENTS = (ROOT / "docs" / "EXPERIMENTS.md").read_text(encoding="utf-8")
 
 # Arguments added to the commands of README.md so that they run on tiny data in seconds.
-QUICK = {
-    "synthesize_gnt.py": [
-        "--classes",
-        "4",
-        "--writers",
-        "3",
-        "--test-writers",
-        "1",
-        "--workers",
-        "1",
-    ],
-    "train.py": [*SMALL, "--epochs", "1"],
-}
+FEW = "--classes 4 --writers 3 --test-writers 1 --workers 1"
+QUICK = {"synthesize_gnt.py": FEW.split(), "train.py": [*SMALL, "--epochs", "1"]}
 
 
 def blocks(text: str, language: str = r"\w*") -> list[str]:

@@ -1,8 +1,8 @@
-"""A checkpoint: weights, classes, config and metrics in one file; the one place that reads one.
+"""A checkpoint: weights, classes, config and metrics in one file.
 
-    python checkpoint.py checkpoints/small80.pt               # say what is in it
-    python checkpoint.py runs/train/best.pt small.pt          # half the size, to share
-    python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # test.py says it
+    python checkpoint.py runs/train/best.pt                   # summary; --json prints everything
+    python checkpoint.py runs/train/best.pt small.pt          # float16, half the size, to share
+    python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # see calibration.py
 
     from checkpoint import load, build_model
     loaded = load("checkpoints/small80.pt")                   # plain dict, weights_only
@@ -13,15 +13,14 @@
     model      state dict of the bare module (EMA weights), float32 or float16
     config     dict of config.Config
     classes    str (index = label), or a list of str where a label is not one character
-    metrics    dict of numbers: top1, top5, val_loss, and what else was measured
-    epoch      epochs that were finished
-    made_with  versions
+    metrics    dict of numbers: top1, top5, val_loss of the validation, temperature, reject
+    epoch      finished epochs
+    made_with  versions, and the time of writing
     resume     last.pt only: raw weights, optimizer, scaler, position in the schedule
 
-What is loaded was checked first: the file's checksums, each entry by name, type and range, then
-that the weights are those of the network that config and classes describe. Files are written to a
-temporary name and renamed, so a killed run leaves the file of before.
-Left out: ONNX files (see recognizer.py and export.py), old formats.
+Before a file is loaded, its checksums are checked; after that each entry by name, type and range,
+and the weights against the network that config and classes describe.
+Left out: ONNX files (recognizer.py, export.py), older formats.
 """
 
 import argparse
@@ -38,24 +37,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import calibration
 from config import from_dict
-from jobs.command import command, sentence
+from jobs.command import command, printable, sentence, shorten
 from jobs.files import write_file
 from model import mobilenet_v3
 
 FORMAT = 1
-# What a model is built from; the rest of the config does not change its shape.
+# The fields of config that determine the network; the others do not change its shape.
 ARCHITECTURE = ("variant", "width", "stem_stride", "last_stride", "head", "dropout")
 CLASSES = 100_000  # at most
 FLOATS = torch.float16, torch.bfloat16, torch.float32
 SCHEMA = {"format": int, "model": dict, "config": dict, "classes": (str, list), "metrics": dict,
           "epoch": int}  # fmt: skip
-REJECT = ("scale", "offset", "threshold")  # of metrics["reject"]
-LARGEST = 1e30  # number of the metrics
+LARGEST = 1e30  # absolute value of a metric
 
 
 def join_classes(classes: Sequence[str]) -> str | list[str]:
-    """Return one str where every label is one character, else the list; index = label in both."""
+    """Return one str if every label is one character, else a list; index = label in both."""
     return "".join(classes) if all(len(label) == 1 for label in classes) else list(classes)
 
 
@@ -68,7 +67,7 @@ def save(
     epoch: int,
     resume: Mapping | None = None,
 ) -> None:
-    """Write a checkpoint; see the module's table."""
+    """Write a checkpoint (atomically); see the module's table."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -86,25 +85,25 @@ def save(
     }
     if resume is not None:
         content["resume"] = dict(resume)
-    data = io.BytesIO()  # torch.save raises a RuntimeError of its own where the disk is full
+    data = io.BytesIO()  # torch.save to a file on a full disk raises a RuntimeError of its own
     torch.save(content, data)
     write_file(path, data.getbuffer())
 
 
 def load(path: str | Path) -> dict:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, all floats as float32, classes as a list.
 
-    Raises FileNotFoundError, or ValueError for what is none of this repository, or newer.
+    Raises FileNotFoundError, or ValueError if it is no checkpoint, a damaged or a newer one.
     """
     path = Path(path)
     if not path.is_file():
-        mend = "train one (python train.py) or name another (--checkpoint FILE)"
+        mend = "python train.py writes runs/train/best.pt; checkpoints/small80.pt is shipped"
         raise FileNotFoundError(f"{path}: no such checkpoint; {mend}")
     data = path.read_bytes()
     check_file(path, data)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle make it raise almost anything
+    except Exception as error:  # torch.load raises almost anything on bytes that are no pickle
         raise ValueError(f"{path}: not a readable checkpoint ({sentence(error)[:120]})") from None
     try:
         check(loaded)
@@ -113,7 +112,7 @@ def load(path: str | Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
     loaded = {key: loaded[key] for key in (*SCHEMA, "made_with", "resume") if key in loaded}
-    loaded["model"] = cast(loaded["model"], torch.float32)  # shipped files hold float16
+    loaded["model"] = cast(loaded["model"], torch.float32)
     loaded["classes"] = list(loaded["classes"])
     return loaded
 
@@ -123,10 +122,28 @@ def cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
     return {n: t.to(dtype) if t.is_floating_point() else t for n, t in weights.items()}
 
 
-def check_file(path: Path, data: bytes) -> None:
-    """Raise ValueError for a file that torch.save has not written, or that has changed since.
+def skeleton(loaded: Mapping) -> nn.Module:
+    """Return the network of a checkpoint without memory for its weights."""
+    architecture = {key: loaded["config"][key] for key in ARCHITECTURE}
+    with torch.device("meta"):
+        return mobilenet_v3(num_classes=len(loaded["classes"]), **architecture)
 
-    PyTorch itself compares no checksums: a flipped bit of a weight would be loaded as it is.
+
+def build_model(loaded: Mapping) -> nn.Module:
+    """Build the network of a loaded checkpoint, with a copy of its weights."""
+    model = skeleton(loaded)
+    own = {name: tensor.clone() for name, tensor in loaded["model"].items()}
+    model.load_state_dict(own, assign=True)
+    return model
+
+
+# --- checks
+
+
+def check_file(path: Path, data: bytes) -> None:
+    """Raise ValueError for a file that torch.save did not write, or that is damaged.
+
+    torch.load does not compare checksums: a flipped bit of a weight would go unnoticed.
     """
     reason = "not a file of torch.save, or cut off"
     try:
@@ -134,7 +151,7 @@ def check_file(path: Path, data: bytes) -> None:
             infos = archive.infolist()
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
                 reason = "a compressed archive"
-            elif any(info.external_attr & 0x10 for info in infos):  # PyTorch reads nothing of them
+            elif any(info.external_attr & 0x10 for info in infos):  # torch.load does not read these
                 reason = "damaged: parts of it are marked as folders"
             elif sum(info.file_size for info in infos) > len(data):
                 reason = "its parts are larger than the file"
@@ -142,7 +159,7 @@ def check_file(path: Path, data: bytes) -> None:
                 return
             else:
                 reason = f"damaged: the checksum of {name} is wrong; copy or download it again"
-    except Exception:  # a damaged directory makes zipfile raise almost anything
+    except Exception:  # zipfile raises almost anything on a damaged directory
         pass
     expected = "expected a .pt file of train.py"
     raise ValueError(f"{path}: not a readable checkpoint ({reason}); {expected}")
@@ -177,24 +194,24 @@ def check(loaded: object) -> None:
 
 
 def check_metrics(metrics: dict) -> None:
-    """Check that metrics are numbers, and `reject` (see recognizer.character_score) three."""
-    reject = metrics.get("reject", dict.fromkeys(REJECT, 0.0))
-    if not isinstance(reject, dict) or set(reject) != set(REJECT):
-        raise ValueError(f"metrics: reject is {reject!r}, expected {', '.join(REJECT)}")
-    numbers = {key: value for key, value in metrics.items() if key != "reject"}
-    for key, value in [*numbers.items(), *reject.items()]:
+    """Check that metrics are numbers, and `reject`, if there is one, those of calibration.py."""
+    if "reject" in metrics:
+        calibration.check_rejection(metrics["reject"])
+    for key, value in metrics.items():
+        if key == "reject":
+            continue
         if not isinstance(key, str) or type(value) not in (int, float):
             raise ValueError(f"metrics: {key!r} is a {type(value).__name__}, expected a number")
-        if abs(value) > LARGEST or (key in reject and value != value):
+        if abs(value) > LARGEST:
             raise ValueError(f"metrics: {key} is out of range")
 
 
 def check_classes(classes: str | list) -> None:
-    """Check that labels are different texts, one or more."""
+    """Check that labels are one or more different non-empty strings."""
     if not 1 <= len(classes) <= CLASSES:
         raise ValueError(f"classes are {len(classes)}, expected 1 to {CLASSES:,}")
     if not all(isinstance(label, str) and label for label in classes):
-        raise ValueError("classes are not all texts")
+        raise ValueError("classes are not all strings")
     if len(set(classes)) < len(classes):
         raise ValueError(f"of its {len(classes)} classes only {len(set(classes))} are different")
 
@@ -209,10 +226,9 @@ def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_quantized or not tensor.is_contiguous():
             raise ValueError(f"{name} is not a plain tensor")
-        if tensor.shape != expected[name].shape:
-            wanted = tuple(expected[name].shape)
-            said = f"{name} is {tuple(tensor.shape)}, its config and classes want {wanted}"
-            raise ValueError(said)
+        found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
+        if found != wanted:
+            raise ValueError(f"{name} is {found}, its config and classes want {wanted}")
         if tensor.dtype not in (FLOATS if expected[name].is_floating_point() else [torch.int64]):
             raise ValueError(f"{name} is of type {tensor.dtype}")
         if not torch.isfinite(tensor).all():
@@ -221,102 +237,11 @@ def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} holds variances below 0")
 
 
-def skeleton(loaded: Mapping) -> nn.Module:
-    """Return the network of a checkpoint without memory for its weights."""
-    architecture = {key: loaded["config"][key] for key in ARCHITECTURE}
-    with torch.device("meta"):
-        return mobilenet_v3(num_classes=len(loaded["classes"]), **architecture)
-
-
-def build_model(loaded: Mapping) -> nn.Module:
-    """Rebuild the network of a loaded checkpoint, with its weights."""
-    model = skeleton(loaded)
-    own = {name: tensor.clone() for name, tensor in loaded["model"].items()}
-    model.load_state_dict(own, assign=True)
-    return model
-
-
-def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
-    """Copy a checkpoint's weights into a model with other classes, or with a narrower head.
-
-    Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
-    Returns the number of shared labels; ValueError if the networks differ in more than that.
-    """
-    target = model.state_dict()
-    source = narrow_head(loaded["model"], len(target["classifier.0.weight"]))
-    row = {label: i for i, label in enumerate(loaded["classes"])}
-    shared = [(i, row[label]) for i, label in enumerate(classes) if label in row]
-    for name in ("classifier.3.weight", "classifier.3.bias"):
-        old = source.pop(name)
-        if shared and old.shape[1:] == target[name].shape[1:]:
-            here, there = map(list, zip(*shared, strict=True))
-            target[name][here] = old[there]
-    for name, tensor in source.items():
-        if name not in target or target[name].shape != tensor.shape:
-            here = tuple(target[name].shape) if name in target else "absent"
-            said = f"{name} is {tuple(tensor.shape)} in the checkpoint and {here} in this model"
-            mend = "give the same --variant and --width as the checkpoint, and no larger --head"
-            raise ValueError(f"--init-from: {said}; {mend}")
-        target[name] = tensor
-    model.load_state_dict(target)
-    return len(shared)
-
-
-def narrow_head(weights: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
-    """Return a state dict with at most `width` units before the classifier, those that weigh most.
-
-    A unit weighs as much as the norms of its rows in and out, multiplied (magnitude pruning).
-    """
-    narrow = dict(weights)
-    inward, outward = narrow["classifier.0.weight"], narrow["classifier.3.weight"]
-    kept = (inward.norm(dim=1) * outward.norm(dim=0)).topk(min(width, len(inward))).indices
-    kept = kept.sort().values  # all of them: the same tensors
-    for name in ("classifier.0.weight", "classifier.0.bias"):
-        narrow[name] = narrow[name][kept]
-    narrow["classifier.3.weight"] = outward[:, kept]
-    return narrow
-
-
-def soften(loaded: dict, temperature: float) -> None:
-    """Divide a loaded checkpoint's logits by a temperature, in its last layer, in place.
-
-    Readings and their order stay; probabilities become higher below 1 and lower above.
-    """
-    for name in ("classifier.3.weight", "classifier.3.bias"):
-        loaded["model"][name] = loaded["model"][name] / temperature
-    loaded["metrics"] = {**loaded["metrics"], "temperature": temperature}
-    loaded["metrics"].pop("reject", None)  # was of the logits before
-
-
-def favour(loaded: dict, spec: str, amount: float) -> None:
-    """Add an amount to the logits of some classes of a loaded checkpoint, in place: a prior."""
-    from hwdb.characters import select_classes
-
-    chosen = set(select_classes(spec, "--favour") or loaded["classes"])
-    rows = torch.tensor([label in chosen for label in loaded["classes"]])
-    loaded["model"]["classifier.3.bias"] = loaded["model"]["classifier.3.bias"] + amount * rows
-
-
-def average(loaded: dict, other: Mapping, share: float) -> None:
-    """Move a loaded checkpoint's weights by a share towards those of another, in place.
-
-    Both should come from the same weights, or the mean reads nothing (Wortsman et al. 2022, "Model
-    soups"). Rows of classes that the other does not know stay. ValueError for another network.
-    """
-    for key in ARCHITECTURE:
-        if (mine := loaded["config"][key]) != (theirs := other["config"][key]):
-            raise ValueError(f"--average: {key} is {theirs} there, and {mine} here")
-    model = build_model(loaded)
-    transfer(model, loaded["classes"], other)
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            loaded["model"][name] = loaded["model"][name].float().lerp(tensor.float(), share)
-    kept = loaded["metrics"].items()
-    loaded["metrics"] = {key: value for key, value in kept if key not in ("temperature", "reject")}
+# --- the command
 
 
 def without_folders(config: Mapping) -> dict:
-    """Return a config to share: of each path only the last part, which says what it was."""
+    """Return a config to share: paths are cut to their last part."""
     short = dict(config)
     for key in ("val_data", "teacher", "init_from", "fonts", "out"):
         short[key] = Path(config.get(key, "")).name
@@ -325,64 +250,68 @@ def without_folders(config: Mapping) -> dict:
     return short
 
 
+def parameters(loaded: Mapping) -> int:
+    return sum(p.numel() for p in skeleton(loaded).parameters())
+
+
 def describe(loaded: Mapping) -> str:
-    """Return what a checkpoint holds, but for the weights, as JSON."""
+    """Return everything but the weights and the training state as JSON."""
     content = {key: value for key, value in loaded.items() if key not in ("model", "resume")}
     content["classes"] = join_classes(loaded["classes"])
     content["number_of_classes"] = len(loaded["classes"])
-    content["parameters"] = sum(p.numel() for p in skeleton(loaded).parameters())
+    content["parameters"] = parameters(loaded)
     return json.dumps(content, ensure_ascii=False, indent=1, default=str, skipkeys=True)
+
+
+def summarize(path: str, loaded: Mapping) -> str:
+    """Return ten lines for people."""
+    config, metrics, made = (loaded.get(key, {}) for key in ("config", "metrics", "made_with"))
+    settings, classes = from_dict(config), loaded["classes"]
+    held_out = f"{settings.val_fraction:.0%} of the training writers, held out"
+    validation = "unknown"
+    if "top1" in metrics:
+        validation = f"top-1 {metrics['top1']:.2%} on {settings.val_data or held_out}"
+    reject = metrics.get("reject")
+    numbers = "none" if reject is None else ", ".join(f"{k} {v:g}" for k, v in reject.items())
+    kind = f"MobileNetV3-{settings.variant.capitalize()}, width {settings.width:g}"
+    lines = {
+        "file": f"{path}, {os.path.getsize(path) / 1e6:.2f} MB",
+        "network": f"{kind}, head {settings.head}, {parameters(loaded):,} parameters",
+        "input": f"glyphs of {settings.size} x {settings.size} px",
+        "classes": f"{len(classes):,}: {shorten(classes, 12)}",
+        "trained on": "synthetic" if settings.synthetic else shorten(settings.data, 8),
+        "epochs": f"{loaded['epoch']} of {settings.epochs}",
+        "validation": validation,
+        "calibration": f"temperature {metrics.get('temperature', 1):g}; rejection: {numbers}",
+        "written": f"{made.get('time', 'unknown')} with PyTorch {made.get('torch', '?')}",
+        "resumable": "yes, by train.py --resume" if "resume" in loaded else "no, weights only",
+    }
+    return "\n".join(f"{key:<12}{printable(value)}" for key, value in lines.items())
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Say what is in a checkpoint, or write it with float16 weights."""
+    """Summarize a checkpoint, or write it with float16 weights."""
     parser = argparse.ArgumentParser(
-        description="Say what is in a checkpoint; with a second file, write it there to share: "
-        "weights in float16, no training state, no folders of this machine."
+        description="Summarize a checkpoint; with a second file name, write it there to share: "
+        "float16 weights, no training state, no folder names of this machine."
     )
-    add = parser.add_argument
-    add("checkpoint", metavar="FILE")
-    add("shared", nargs="?", metavar="NEW", help="file to write")
-    add("--average", nargs=2, metavar=("OTHER", "SHARE"),
-        help="move the weights by a share in 0...1 towards those of another checkpoint, of a run "
-        "from the same weights")  # fmt: skip
-    add("--temperature", type=float, metavar="T",
-        help="divide the logits by T, which test.py --temperature finds: readings stay, "
-        "probabilities can be taken at their word")  # fmt: skip
-    add("--favour", nargs=2, metavar=("CLASSES", "V"),
-        help="add V to the logits of some classes (level1, symbols, N or a file), after the "
-        "temperature: a prior, V < 0 for classes that are rare")  # fmt: skip
-    add("--reject", type=float, nargs=len(REJECT), metavar=tuple(key.upper() for key in REJECT),
-        help="tell characters from what is none by these, which test.py --no-characters finds for "
-        "a file whose temperature is set")  # fmt: skip
+    parser.add_argument("checkpoint", metavar="FILE")
+    parser.add_argument("new", nargs="?", metavar="NEW", help="file to write")
+    parser.add_argument("--json", action="store_true", help="print everything but the weights")
+    calibration.add_options(parser)
     given = parser.parse_args(argv)
-    for option in ("average", "temperature", "favour", "reject"):
-        if getattr(given, option) is not None and not given.shared:
-            parser.error(f"--{option} goes with the name of a file to write")
-    if given.reject is not None and not 0 < given.reject[-1] < 1:
-        parser.error("--reject has a threshold in 0...1")
-    if given.temperature is not None and not 0 < given.temperature < 100:
-        parser.error("--temperature is above 0")
-    if given.average is not None and not 0 < float(given.average[1]) < 1:
-        parser.error("--average has a share in 0...1")
+    calibration.check_options(given)
     loaded = load(given.checkpoint)
-    if given.shared is None:
-        print(describe(loaded))
+    if given.new is None:
+        print(describe(loaded) if given.json else summarize(given.checkpoint, loaded))
         return 0
-    if given.average is not None:
-        average(loaded, load(given.average[0]), float(given.average[1]))
-    if given.temperature is not None:
-        soften(loaded, given.temperature)
-    if given.favour is not None:
-        favour(loaded, given.favour[0], float(given.favour[1]))
-    if given.reject is not None:
-        loaded["metrics"]["reject"] = dict(zip(REJECT, given.reject, strict=True))
+    calibration.apply(loaded, given, load(given.average[0]) if given.average else None)
     loaded["config"] = without_folders(loaded["config"])
     loaded["model"] = cast(loaded["model"], torch.float16)
-    check(loaded)  # half precision ends at 65504
-    save(given.shared, **{key: loaded[key] for key in SCHEMA if key != "format"})
-    print(f"{given.shared}: {os.path.getsize(given.shared) / 1e6:.2f} MB")
+    check(loaded)  # values above 65504 are infinite in float16
+    save(given.new, **{key: loaded[key] for key in SCHEMA if key != "format"})
+    print(f"{given.new}: {os.path.getsize(given.new) / 1e6:.2f} MB")
     return 0
 
 

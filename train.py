@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import calibration
 import checkpoint
 from config import Config, add_arguments, flag, from_arguments, from_dict
 from evaluation.mistakes import Mistakes
@@ -245,7 +246,7 @@ def start_from(run: Run, model: nn.Module) -> None:
     """Take the weights of --init-from and say where that differs."""
     path, classes = run.config.init_from, run.samples.classes
     loaded = checkpoint.load(path)
-    shared = checkpoint.transfer(model, classes, loaded)
+    shared = calibration.transfer(model, classes, loaded)
     run.notice(f"{path}: {shared} of {len(classes)} classes known")
     for key in ("size", "stem_stride", "last_stride", "head"):
         if (before := loaded["config"][key]) != (now := getattr(run.config, key)):

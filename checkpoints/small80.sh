@@ -46,7 +46,7 @@ python -m synthesis.papers --count 300 --seed 95 --out "$work/none95"
 
 # The weights shipped before, without their temperature and their prior of the symbols.
 git cat-file blob 5c46384c4d018f91fdd4a659511397750660978b > "$work/before.pt"
-python checkpoint.py "$work/before.pt" "$work/raw.pt" --temperature 1.869 --favour symbols 1.0165
+python checkpoint.py "$work/before.pt" "$work/raw.pt" --temperature 1.869 --class-prior symbols 1.0165
 
 # train NAME OPTION...: what the runs share; a run that was interrupted goes on.
 train() {

@@ -8,15 +8,18 @@ import zipfile
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, call_script, file_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import calibration
 import checkpoint
 from config import DEFAULT_CHECKPOINT, Config, default_checkpoint
 from model import mobilenet_v3
+from recognizer import character_score
 
 CLASSES = "一十口"
 
@@ -46,13 +49,13 @@ def good(tmp_path_factory) -> Path:
 
 
 def refused(path: Path, content: object) -> str:
-    """Write a file and return what is said of it."""
+    """Write a file and return the error of loading it."""
     torch.save(content, path)
     with pytest.raises(ValueError) as caught:
         checkpoint.load(path)
-    said = checkpoint.sentence(caught.value)
-    assert said.startswith(f"{path}: not a ") and len(said) < 400
-    return said
+    error = str(caught.value)
+    assert error.startswith(f"{path}: not a ") and len(error) < 400 and "\n" not in error
+    return error
 
 
 def test_ones_own_training_comes_before_the_shipped_weights(tmp_path, monkeypatch):
@@ -115,7 +118,9 @@ WRONG = {
            "metrics": [[], None, {"top1": "high"}, {1: 2.0}, {"top1": None}, {"top1": True},
                        {"reject": 0.1}, {"reject": {"scale": 1.0}},
                        {"reject": REJECT | {"scale": "1"}}, {"top1": 10**400},
-                       {"reject": REJECT | {"threshold": float("nan")}}],
+                       {"reject": REJECT | {"threshold": float("nan")}},
+                       {"reject": REJECT | {"more": 1.0}}, {"reject": REJECT | {"scale": -1.0}},
+                       {"top1": 1.001e30}],
            "made_with": [[], {"torch": [1]}],
            "epoch": ["two", None, -1, 1.5, True],
            "resume": [[], 3],
@@ -158,7 +163,7 @@ def test_wrong_contents_are_one_sentence(tmp_path, what):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "expected"),
     [
         ("format is 'one'", "format is a str"),
         ("format is 2", "reads up to 1; update"),
@@ -170,13 +175,13 @@ def test_wrong_contents_are_one_sentence(tmp_path, what):
         ("weight sparse", f"{WEIGHT} is not a plain tensor"),
     ],
 )
-def test_sentences_name_what_is_wrong(tmp_path, what, said):
-    assert said in refused(tmp_path / "wrong.pt", WRONG[what])
+def test_sentences_name_what_is_wrong(tmp_path, what, expected):
+    assert expected in refused(tmp_path / "wrong.pt", WRONG[what])
 
 
 def test_files_that_are_no_checkpoint(tmp_path, good):
     path = tmp_path / "a.pt"
-    with pytest.raises(FileNotFoundError, match="python train.py"):
+    with pytest.raises(FileNotFoundError, match="python train.py writes"):
         checkpoint.load(path)
     whole = good.read_bytes()
     for data in (b"", b"text", whole[: len(whole) // 2], b"PK\x05\x06" + bytes(18)):
@@ -239,7 +244,7 @@ PLACES = [(key,) for key in GOOD] + [
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(PLACES), JUNK), min_size=1, max_size=2))
-def test_any_entry_may_be_junk(changes):
+def test_random_entries_are_loaded_or_refused(changes):
     loaded = {key: dict(value) if isinstance(value, dict) else value for key, value in GOOD.items()}
     for place, junk in changes:
         target = loaded
@@ -254,6 +259,36 @@ def test_any_entry_may_be_junk(changes):
     loaded["classes"] = list(loaded["classes"])
     checkpoint.build_model(loaded)
     assert json.loads(checkpoint.describe(loaded))["number_of_classes"] == 3
+
+
+# --- the command
+
+
+def test_summary_is_ten_lines_and_json_is_everything(tmp_path, good):
+    done = call_script("checkpoint.py", good)
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert len(lines) == 10 and done.returncode == 0
+    assert lines["classes"] == "3: 一, 十, 口" and "width 0.25" in lines["network"]
+    assert lines["validation"] == "top-1 50.00% on 10% of the training writers, held out"
+    assert "temperature 1; rejection: scale 1.5, offset -3" in lines["calibration"]
+    everything = json.loads(call_script("checkpoint.py", good, "--json").stdout)
+    assert everything["number_of_classes"] == 3 and everything["classes"] == CLASSES
+    assert everything["metrics"] == GOOD["metrics"] and everything["config"]["width"] == 0.25
+    assert everything["parameters"] == sum(
+        p.numel() for p in checkpoint.build_model(GOOD | {"classes": list(CLASSES)}).parameters()
+    )
+    done = call_script("checkpoint.py", tmp_path / "missing.pt")
+    assert done.returncode == 2 and "no such checkpoint" in done.stderr and "--" not in done.stderr
+
+
+def test_a_shared_file_is_half_as_large_and_names_no_folders(tmp_path, trained):
+    new = tmp_path / "new.pt"
+    done = call_script("checkpoint.py", trained / "last.pt", new)
+    assert done.returncode == 0 and done.stdout.startswith(f"{new}: ")
+    assert new.stat().st_size < 0.6 * (trained / "best.pt").stat().st_size
+    config = checkpoint.load(new)["config"]
+    assert list(config["data"]) == ["train"] and config["out"] == "trained"
+    assert "resume" not in checkpoint.load(new)
 
 
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, good):
@@ -277,51 +312,75 @@ def test_nothing_is_written_from_what_cannot_be_built(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["wrong.pt"]
 
 
-def test_says_what_a_file_holds_and_shares_it(tmp_path, good):
-    done = call_script("checkpoint.py", good)
-    said = json.loads(done.stdout)
-    assert said["number_of_classes"] == 3 and said["classes"] == CLASSES
-    assert said["parameters"] == sum(
-        t.numel()
-        for name, t in GOOD["model"].items()
-        if "running" not in name and "num_" not in name
-    )
-    assert said["metrics"] == GOOD["metrics"] and said["epoch"] == 2
-    done = call_script("checkpoint.py", good, tmp_path / "new.pt", "--temperature", "0.5")
-    assert done.returncode == 0 and "new.pt: " in done.stdout
-    new = checkpoint.load(tmp_path / "new.pt")
-    assert new["metrics"] == {"top1": 0.5, "temperature": 0.5}  # REJECT was of other logits
-    torch.testing.assert_close(
-        new["model"][WEIGHT], GOOD["model"][WEIGHT] * 2, rtol=1e-3, atol=1e-6
-    )
-    assert call_script("checkpoint.py", good, "--temperature", "0.5").returncode == 2
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_single(tmp_path, dtype):
+    weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in GOOD["model"].items()}
+    torch.save(GOOD | {"model": weights}, tmp_path / "a.pt")
+    for name, tensor in checkpoint.load(tmp_path / "a.pt")["model"].items():
+        assert tensor.dtype == (torch.float32 if weights[name].is_floating_point() else torch.int64)
+        assert torch.equal(tensor, weights[name].to(tensor.dtype))
 
 
-def test_favour_adds_to_the_logits_of_some_classes(trained, tmp_path):
-    chosen, new = tmp_path / "some.txt", tmp_path / "new.pt"
-    chosen.write_text("口大", encoding="utf-8")
-    done = call_script("checkpoint.py", trained / "best.pt", new, "--favour", chosen, "-1.5")
-    assert done.returncode == 0, done.stderr
-    before, after = checkpoint.load(trained / "best.pt"), checkpoint.load(new)
-    x = torch.rand(2, 1, 32, 32)
+# --- calibration.py
+
+
+def logits_of(path: Path, x: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        a, b = (checkpoint.build_model(loaded).eval()(x) for loaded in (before, after))
-    expected = torch.tensor([-1.5 * (label in "口大") for label in before["classes"]])
-    torch.testing.assert_close(b - a, expected.expand(2, -1), atol=0.02, rtol=0)
-    assert call_script("checkpoint.py", trained / "best.pt", "--favour", "all", "1").returncode == 2
+        return checkpoint.build_model(checkpoint.load(path)).eval()(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "metrics"),
+    [
+        (["--temperature", 0.5], lambda logits: 2 * logits, {"top1": 0.5, "temperature": 0.5}),
+        (["--class-prior", "symbols", 1.5], lambda logits: logits, GOOD["metrics"]),
+        (["--class-prior", 1, -1.5], lambda logits: logits + torch.tensor([0, -1.5, 0]), None),
+        (["--temperature", 2, "--class-prior", "all", 1], lambda logits: logits / 2 + 1, None),
+        (["--reject", 1, -2, 0.3], lambda logits: logits,
+         {"top1": 0.5, "reject": {"scale": 1, "offset": -2, "threshold": 0.3}}),
+    ],
+)  # fmt: skip
+def test_options_change_the_logits(tmp_path, options, change, metrics):
+    one, new = tmp_path / "one.pt", tmp_path / "new.pt"
+    torch.save(GOOD | {"classes": "口啊十"}, one)  # 啊 is the first of level 1
+    done = call_script("checkpoint.py", one, new, *options)
+    assert done.returncode == 0, done.stderr
+    x = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(logits_of(new, x), change(logits_of(one, x)), atol=0.01, rtol=0.01)
+    if metrics is not None:
+        assert checkpoint.load(new)["metrics"] == metrics
+    assert call_script("checkpoint.py", one, *options).returncode == 2  # needs a file to write
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--average", "{good}", 0], ["--average", "{good}", 1], ["--average", "{good}", "nan"],
+        ["--average", "{good}", "half"], ["--average", "missing.pt", 0.5],
+        ["--temperature", 0], ["--temperature", 100], ["--class-prior", "all", "much"],
+        ["--class-prior", "nowhere.txt", 1], ["--reject", 1, 2, 0], ["--reject", 1, 2, 1],
+        ["--reject", -1, 2, 0.5], ["--reject", "nan", 2, 0.5],
+    ],
+)  # fmt: skip
+def test_options_out_of_range_write_nothing(tmp_path, good, options):
+    options = [str(option).format(good=good) for option in options]
+    done = call_script("checkpoint.py", good, tmp_path / "new.pt", *options)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert options[0] in done.stderr or "missing.pt" in done.stderr or "scale" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_average_lies_between_two_checkpoints(tmp_path):
+    """Rows of the classifier go by class; the counters and the first file's other rows stay."""
     one, other = deepcopy(GOOD), deepcopy(GOOD)
     other["model"] = {k: v + 1 for k, v in other["model"].items()}
     other["classes"] = "口一永"  # 十 is not among them
     paths = [tmp_path / name for name in ("one.pt", "other.pt", "new.pt")]
     for path, part in zip(paths, (one, other), strict=False):
         torch.save(part, path)
-    assert (
-        call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25).returncode
-        == 0
-    )
+    options = ["--average", paths[1], 0.25, "--temperature", 2]
+    done = call_script("checkpoint.py", paths[0], paths[2], *options)
+    assert done.returncode == 0, done.stderr
     new = checkpoint.load(paths[2])
     for name, mine in one["model"].items():
         theirs = other["model"][name]
@@ -329,75 +388,43 @@ def test_average_lies_between_two_checkpoints(tmp_path):
             theirs = torch.stack([theirs[1], mine[1], theirs[0]])
         if mine.is_floating_point():
             expected = 0.75 * mine + 0.25 * theirs
+            expected = expected / 2 if name.startswith("classifier.3") else expected
             torch.testing.assert_close(new["model"][name], expected, atol=2e-3, rtol=2e-3)
-    assert "reject" not in new["metrics"] and new["classes"] == list(CLASSES)
-    other["config"] = {**other["config"], "dropout": 0.3}
+        else:
+            assert torch.equal(new["model"][name], mine)
+    assert new["metrics"] == {"temperature": 2}  # top-1 was of other weights
+    assert new["classes"] == list(CLASSES)
+    other["config"] = other["config"] | {"variant": "large"}
+    other["model"] = small_model(3, variant="large").state_dict()
     torch.save(other, paths[1])
-    done = call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25)
-    assert done.returncode == 2 and "--average" in done.stderr
+    done = call_script("checkpoint.py", paths[0], paths[2], *options)
+    assert done.returncode == 2 and "--average: " in done.stderr
 
 
-def test_average_keeps_counters_and_comes_before_the_other_options(tmp_path, good):
-    other = deepcopy(GOOD)
-    other["model"] = {k: v + 2 for k, v in other["model"].items()}
-    other["metrics"] = {"top1": 0.9}
-    mine = GOOD | {"metrics": {"top1": 0.5, "temperature": 0.5, "reject": REJECT}}
-    for path, part in (("mine.pt", mine), ("other.pt", other)):
-        torch.save(part, tmp_path / path)
-    paths = [tmp_path / "mine.pt", tmp_path / "new.pt", "--average", tmp_path / "other.pt"]
-    assert call_script("checkpoint.py", *paths, 0.5).returncode == 0
-    new = checkpoint.load(tmp_path / "new.pt")
-    assert new["metrics"] == {"top1": 0.5}  # the others were of the logits before
-    count = "features.0.1.num_batches_tracked"
-    assert new["model"][count] == GOOD["model"][count]
-    done = call_script("checkpoint.py", *paths, 0.5, "--temperature", 2, "--reject", 1, 2, 0.5)
-    assert done.returncode == 0, done.stderr
-    new = checkpoint.load(tmp_path / "new.pt")
-    expected = (GOOD["model"][WEIGHT] + 1) / 2
-    torch.testing.assert_close(new["model"][WEIGHT], expected, atol=2e-3, rtol=2e-3)
-    reject = {"scale": 1.0, "offset": 2.0, "threshold": 0.5}
-    assert new["metrics"] == {"top1": 0.5, "temperature": 2.0, "reject": reject}
-    for wrong in (["--average", good, "nan"], ["--average", good, "half"]):
-        done = call_script("checkpoint.py", good, tmp_path / "none.pt", *wrong)
-        assert done.returncode == 2 and done.stderr and not (tmp_path / "none.pt").exists()
-    assert call_script("checkpoint.py", good, "--average", good, 0.5).returncode == 2  # no new name
+def test_temperature_is_fitted():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 6, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    for factor in (0.4, 1, 3):
+        fitted = calibration.fit_temperature(logits * factor, labels)
+        assert fitted == pytest.approx(factor, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("change", "allowed"),
-    [
-        ({"epoch": 0}, True), ({"metrics": {"top1": 1e30, "b": -1e30}}, True),
-        ({"metrics": {"top1": 1.001e30}}, False), ({"metrics": {"top1": -1.001e30}}, False),
-        ({"metrics": {"top1": float("nan")}}, True), ({"metrics": {}}, True),
-        ({"metrics": {"reject": REJECT | {"scale": float("inf")}}}, False),
-        ({"metrics": {"reject": REJECT | {"more": 1.0}}}, False),
-        ({"metrics": {"top1": 1}}, True), ({"made_with": {"torch": "2"}}, True),
-        ({"resume": {}}, True), ({"format": 1}, True), ({"format": -1}, False),
-    ],
-)  # fmt: skip
-def test_entries_at_their_bounds(change, allowed):
-    if allowed:
-        checkpoint.check(GOOD | change)
-    else:
-        with pytest.raises(ValueError):
-            checkpoint.check(GOOD | change)
+def test_rejection_is_fitted():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(12, 1, 20_000), rng.normal(8, 1, 4_000)
+    found = calibration.fit_rejection(inside, np.append(outside, -np.inf))
+    # Two normals of one width: the logit of the odds is linear, (12 - 8) * (x - 10).
+    assert found["scale"] == pytest.approx(4, rel=0.15)
+    assert found["offset"] / found["scale"] == pytest.approx(-10, rel=0.02)
+    kept = (character_score(inside, found) >= found["threshold"]).mean()
+    assert kept == pytest.approx(calibration.KEPT, abs=0.001)
+    assert calibration.fit_rejection(outside, inside) is None  # no numbers with a negative scale
 
 
-def test_as_many_classes_as_anybody_has():
-    checkpoint.check_classes([str(i) for i in range(checkpoint.CLASSES)])
-    checkpoint.check_classes("一")
-    with pytest.raises(ValueError, match="classes are 100001, expected 1 to 100,000"):
-        checkpoint.check_classes([str(i) for i in range(checkpoint.CLASSES + 1)])
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_as_single(tmp_path, dtype):
-    weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in GOOD["model"].items()}
-    torch.save(GOOD | {"model": weights}, tmp_path / "a.pt")
-    loaded = checkpoint.load(str(tmp_path / "a.pt"))["model"]
-    for name, tensor in loaded.items():
-        assert tensor.dtype == (torch.float32 if weights[name].is_floating_point() else torch.int64)
-        assert torch.equal(tensor, weights[name].to(tensor.dtype))
+def test_auroc_by_hand():
+    inside, outside = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -np.inf])
+    assert calibration.auroc(inside, outside) == pytest.approx((3 + 2.5 + 2) / 9)
 
 
 def small_model(classes: int, head: int = 8, **options) -> torch.nn.Module:
@@ -409,7 +436,7 @@ def test_weights_move_to_other_classes_and_a_narrower_head():
     loaded = {"model": dict(GOOD["model"]), "classes": list(CLASSES)}
     model = small_model(4)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert checkpoint.transfer(model, "口日一月", loaded) == 2
+    assert calibration.transfer(model, "口日一月", loaded) == 2
     state = model.state_dict()
     for part in ("classifier.3.weight", "classifier.3.bias"):
         assert torch.equal(state[part][0], GOOD["model"][part][2])
@@ -417,63 +444,26 @@ def test_weights_move_to_other_classes_and_a_narrower_head():
         assert torch.equal(state[part][[1, 3]], fresh[part][[1, 3]])
     others = [name for name in state if "classifier.3" not in name]
     assert all(torch.equal(state[name], GOOD["model"][name]) for name in others)
-    assert loaded["model"].keys() == GOOD["model"].keys()  # what is given stays whole
-    assert checkpoint.transfer(small_model(2), "日月", loaded) == 0
-    for options, said in (
+    assert loaded["model"].keys() == GOOD["model"].keys()  # the argument is left as it was
+    assert calibration.transfer(small_model(2), "日月", loaded) == 0
+    for options, expected in (
         ({"head": 9}, r"classifier.0.weight is \(8, "),
         ({"variant": "large"}, ""),
     ):
-        with pytest.raises(ValueError, match=f"--init-from: .*{said}.*no larger --head"):
-            checkpoint.transfer(small_model(3, **options), CLASSES, loaded)
+        with pytest.raises(ValueError, match=f"--init-from: .*{expected}.*no larger --head"):
+            calibration.transfer(small_model(3, **options), CLASSES, loaded)
 
 
-def test_the_units_that_weigh_most_stay_in_their_order():
+def test_a_narrower_head_keeps_the_heaviest_units_in_their_order():
     inward, outward = torch.zeros(4, 5), torch.zeros(2, 4)
     inward[:, 0] = torch.tensor([3.0, 1.0, 2.0, 5.0])
     outward[1] = torch.tensor([2.0, 9.0, 1.0, 1.0])  # products: 6, 9, 2, 5
     weights = {"classifier.0.weight": inward, "classifier.0.bias": torch.arange(4.0),
                "classifier.3.weight": outward, "other": torch.ones(1)}  # fmt: skip
-    narrow = checkpoint.narrow_head(weights, 3)
+    narrow = calibration.narrow_head(weights, 3)
     assert narrow["classifier.0.weight"][:, 0].tolist() == [3, 1, 5]
     assert narrow["classifier.0.bias"].tolist() == [0, 1, 3]
     assert narrow["classifier.3.weight"][1].tolist() == [2, 9, 1]
     assert narrow["other"] is weights["other"] and len(weights["classifier.0.bias"]) == 4
-    whole = checkpoint.narrow_head(weights, 9)
+    whole = calibration.narrow_head(weights, 9)
     assert all(torch.equal(whole[name], weights[name]) for name in weights)
-
-
-def test_folders_are_left_out_of_what_is_shared():
-    config = Config(
-        data=("/a/b", "c@2"), val_data="/d/e", teacher="x/t.onnx", init_from="y/last.pt",
-        fonts="z/fonts", out="runs/o", unlabelled=("u/v",), outliers=("/w",), lr=0.5,
-    ).to_dict()  # fmt: skip
-    short = checkpoint.without_folders(config)
-    assert short == config | {
-        "data": ("b", "c@2"), "val_data": "e", "teacher": "t.onnx", "init_from": "last.pt",
-        "fonts": "fonts", "out": "o", "unlabelled": ("v",), "outliers": ("w",),
-    }  # fmt: skip
-    assert set(checkpoint.without_folders({}).values()) == {(), ""}  # of an older version
-
-
-@pytest.mark.parametrize(
-    ("options", "status"),
-    [
-        (["--average", "x.pt", "0"], 2), (["--average", "x.pt", "1"], 2),
-        (["--temperature", "0"], 2), (["--temperature", "100"], 2), (["--temperature", "99.9"], 0),
-        (["--reject", "1", "2", "0"], 2), (["--reject", "1", "2", "1"], 2),
-        (["--reject", "1", "-2", "0.5"], 0), (["--favour", "all", "0.5"], 0), ([], 0),
-    ],
-)  # fmt: skip
-def test_options_of_a_shared_file(tmp_path, good, options, status):
-    done = call_script("checkpoint.py", good, tmp_path / "new.pt", *options)
-    assert done.returncode == status, done.stderr
-    assert (tmp_path / "new.pt").exists() == (status == 0)
-    if options and status == 0:
-        assert call_script("checkpoint.py", good, *options).returncode == 2  # wants a file to write
-        new = checkpoint.load(tmp_path / "new.pt")
-        bias = new["model"]["classifier.3.bias"] - GOOD["model"]["classifier.3.bias"]
-        assert (bias > 0.49).all() == (options[0] == "--favour")
-        reject = {"scale": 1.0, "offset": -2.0, "threshold": 0.5}
-        wanted = {"--reject": reject, "--favour": REJECT, "--temperature": None}[options[0]]
-        assert new["metrics"].get("reject") == wanted
-        assert list(new["config"]["data"]) == ["train"] and new["config"]["out"] == "train"

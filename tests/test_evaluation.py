@@ -18,7 +18,6 @@ from evaluation import analysis, rejection
 from evaluation.mistakes import Mistakes, safe_cell
 from evaluation.score import Result, evaluate
 from hwdb.characters import LEVEL1, SYMBOLS, TWINS, folder_name
-from recognizer import character_score, load_network
 
 
 def result_of(rows: list[tuple[int, list[int], float]]) -> Result:
@@ -252,30 +251,6 @@ def test_missing_data(trained, path):
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere")
 
 
-def test_sharing_halves_the_file_and_keeps_the_readings(trained, data, tmp_path):
-    done = call_script("checkpoint.py", trained / "best.pt")
-    said = json.loads(done.stdout)
-    assert sorted(said["classes"]) == sorted(CHARACTERS) and said["config"]["size"] == 32
-    small = tmp_path / "small.pt"
-    assert call_script("checkpoint.py", trained / "last.pt", small).returncode == 0
-    assert small.stat().st_size < 0.6 * (trained / "best.pt").stat().st_size
-    assert checkpoint.load(small)["config"]["data"] == ("train",)
-    glyphs = CharacterDataset(data / "test", size=32)
-    results = [
-        evaluate(load_network(path).logits, glyphs, np.arange(48), torch.device("cpu"))
-        for path in (trained / "last.pt", small)
-    ]
-    np.testing.assert_allclose(results[0].losses, results[1].losses, atol=0.02)
-
-
-def test_temperature_is_found():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(20_000, 6, generator=generator) * 2
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    for factor in (0.4, 1, 3):
-        assert analysis.fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
-
-
 def test_temperature_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_path):
     best, new = trained / "best.pt", tmp_path / "new.pt"
     # Some wrong labels: a network that is always right cannot be too sure.
@@ -300,26 +275,6 @@ def test_temperature_lowers_the_loss_and_keeps_the_readings(trained, data, tmp_p
     assert checkpoint.load(new)["metrics"]["temperature"] == before["temperature"]
     assert call_script("checkpoint.py", best, "--temperature", "2").returncode == 2
     assert call_script("checkpoint.py", best, new, "--temperature", "0").returncode == 2
-
-
-def test_separation_by_hand():
-    inside, outside = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -np.inf])
-    assert rejection.auroc(inside, outside) == pytest.approx((3 + 2.5 + 2) / 9)
-    curve = rejection.curve(inside, outside, 3)
-    assert [tuple(np.round(point, 2)) for point in curve] == [(0.33, 1), (0.67, 0.67), (1, 0.67)]
-
-
-def test_logistic_is_found():
-    rng = np.random.default_rng(0)
-    inside, outside = rng.normal(12, 1, 20_000), rng.normal(8, 1, 4_000)
-    found = rejection.fit(inside, np.append(outside, -np.inf))
-    # Two normals of one width: the logit of the odds is linear, (12 - 8) * (x - 10).
-    assert found["scale"] == pytest.approx(4, rel=0.15)
-    assert found["offset"] / found["scale"] == pytest.approx(-10, rel=0.02)
-    for fitted, characters in ((found, inside), (rejection.fit(outside, inside), outside)):
-        scores = character_score(characters, fitted)
-        kept = (scores >= fitted["threshold"]).mean()  # also where the others have more energy
-        assert kept == pytest.approx(rejection.KEPT, abs=0.001)
 
 
 def test_what_is_no_character_is_told(trained, data, tmp_path):

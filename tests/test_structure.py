@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # within its room.
 LAYERS = [
     ["config", "model", "picture", "hwdb", "jobs"],
-    ["synthesis", "checkpoint", "onnx_graph", "page"],
-    ["packing"],
+    ["synthesis", "calibration", "onnx_graph", "page"],
+    ["checkpoint", "packing"],
     ["dataset"],
     ["training"],
     ["recognizer"],

@@ -17,6 +17,7 @@ import torch
 from conftest import CHARACTERS, ROOT, SMALL, call_script, fork, write_tree
 from test_teacher import write_checkpoint, write_onnx
 
+import calibration
 import checkpoint
 import train as script
 import training.samples
@@ -347,7 +348,7 @@ def test_a_narrower_head_keeps_the_units_that_weigh_most():
     wide, narrow = (mobilenet_v3(num_classes=3, head=head).eval() for head in (8, 5))
     loaded = {"model": wide.state_dict(), "classes": classes}
     loaded["model"]["classifier.3.weight"][:, [0, 3, 6]] *= 1e-6
-    assert checkpoint.transfer(narrow, classes, loaded) == 3
+    assert calibration.transfer(narrow, classes, loaded) == 3
     x = torch.rand(4, 1, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(narrow(x), wide(x))

@@ -1,0 +1,250 @@
+"""Changes to the weights of a checkpoint that need no training, and the fits behind them.
+
+    average(loaded, other, 0.3)              # 0.7 of one and 0.3 of another (model soup)
+    scale_logits(loaded, 0.6)                # temperature scaling; test.py --temperature finds T
+    add_prior(loaded, "symbols", -4.8)       # class prior
+    set_rejection(loaded, 0.8, -11.8, 0.6)   # test.py --no-characters finds the numbers
+    transfer(model, classes, loaded)         # start a model with other classes or a narrower head
+
+`loaded` is the dict of checkpoint.load and is changed in place. `python checkpoint.py FILE NEW`
+with --average, --temperature, --class-prior and --reject applies them in this order.
+Left out: reading and writing files (checkpoint.py), computing the score (recognizer.py).
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+REJECT = ("scale", "offset", "threshold")  # metrics["reject"], see recognizer.character_score
+KEPT = 0.985  # share of the characters above the fitted threshold
+
+
+# --- average, temperature, class prior
+
+
+def average(loaded: dict, other: Mapping, share: float) -> None:
+    """Move the weights by a share in 0...1 towards those of another checkpoint, in place.
+
+    Both should have been trained from the same weights (Wortsman et al. 2022, "Model soups"). Rows
+    of classes that the other does not have stay. All metrics go: they are of other weights.
+    Raises ValueError if the networks differ.
+    """
+    weights, _ = convert(other, loaded["model"], loaded["classes"], "--average")
+    for name, tensor in loaded["model"].items():
+        if tensor.is_floating_point():
+            loaded["model"][name] = tensor.lerp(weights[name], share)
+    loaded["metrics"] = {}
+
+
+def scale_logits(loaded: dict, temperature: float) -> None:
+    """Divide the logits by a temperature, in the last layer; predictions do not change."""
+    for name in ("classifier.3.weight", "classifier.3.bias"):
+        loaded["model"][name] = loaded["model"][name] / temperature
+    kept = {key: value for key, value in loaded["metrics"].items() if key != "reject"}
+    loaded["metrics"] = kept | {"temperature": temperature * kept.get("temperature", 1.0)}
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature, 0.05 to 20, with the lowest cross-entropy (Guo et al. 2017).
+
+    The loss of logits (n,K) and labels (n,) is convex in 1 / T: golden-section search.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return float(nn.functional.cross_entropy(logits * math.exp(-log_temperature), labels))
+
+    low, high, golden = -math.log(20), math.log(20), (math.sqrt(5) - 1) / 2
+    while high - low > 0.002:
+        one, two = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, two) if loss(one) < loss(two) else (one, high)
+    return math.exp((low + high) / 2)
+
+
+def add_prior(loaded: dict, spec: str, amount: float) -> None:
+    """Add an amount to the logits of some classes: their prior becomes exp(amount) times as high.
+
+    `spec` is as of --classes: level1, symbols, a number, a file.
+    """
+    from hwdb.characters import select_classes
+
+    chosen = set(select_classes(spec, "--class-prior") or loaded["classes"])
+    rows = torch.tensor([label in chosen for label in loaded["classes"]])
+    loaded["model"]["classifier.3.bias"] = loaded["model"]["classifier.3.bias"] + amount * rows
+
+
+# --- rejection: images without a character
+
+
+def set_rejection(loaded: dict, *numbers: float) -> None:
+    """Store scale, offset and threshold of the score that tells characters from other images."""
+    loaded["metrics"] = loaded["metrics"] | {"reject": dict(zip(REJECT, numbers, strict=True))}
+
+
+def check_rejection(reject: object) -> None:
+    """Raise ValueError if `reject` is not three finite numbers, or its scale is negative."""
+    if not isinstance(reject, dict) or set(reject) != set(REJECT):
+        raise ValueError(f"metrics: reject is {reject!r}, expected {', '.join(REJECT)}")
+    for key, value in reject.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"metrics: reject: {key} is {value!r}, expected a number")
+    if reject["scale"] < 0:
+        raise ValueError(
+            f"metrics: reject: scale is {reject['scale']}, expected 0 or more: below 0, images "
+            "without a character have the higher score"
+        )
+
+
+def fit_rejection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float] | None:
+    """Fit a logistic regression of the energy: characters (n,) against other images (m,).
+
+    Both sides have the same total weight. The threshold keeps `KEPT` of the characters. Blank
+    images, of energy -inf, are left out. Returns None if characters do not have more energy.
+    """
+    outside = outside[np.isfinite(outside)]
+    x = torch.from_numpy(np.concatenate([inside, outside])).double()
+    middle, spread = x.mean(), x.std() + 1e-9
+    x = (x - middle) / spread
+    truth = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).double()
+    weight = torch.where(truth > 0, 1 / max(1, len(inside)), 1 / max(1, len(outside)))
+    line = torch.zeros(2, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        errors = nn.functional.binary_cross_entropy_with_logits(
+            x * line[0] + line[1], truth, weight, reduction="sum"
+        )
+        value = errors + 1e-5 * line.square().sum()  # finite where the two do not overlap
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    slope, height = line.tolist()
+    scale = slope / float(spread)
+    offset = height - scale * float(middle)
+    if scale <= 0 or auroc(inside, outside) < 0.5:
+        return None
+    lowest = scale * float(np.quantile(inside, 1 - KEPT)) + offset
+    return dict(zip(REJECT, (scale, offset, 1 / (1 + math.exp(-lowest))), strict=True))
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Return the probability that a character has more energy than another image; ties are 1/2."""
+    ordered = np.sort(outside)
+    below = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
+    return float(below.mean() / 2 / max(1, len(outside)))
+
+
+# --- other classes, narrower head
+
+
+def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
+    """Copy a checkpoint's weights into a model with other classes, or with a narrower head.
+
+    Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
+    Returns the number of shared labels. Raises ValueError if the networks differ in more than that.
+    """
+    weights, shared = convert(loaded, model.state_dict(), classes, "--init-from")
+    model.load_state_dict(weights)
+    return shared
+
+
+def convert(
+    loaded: Mapping, target: dict[str, Tensor], classes: Sequence[str], option: str
+) -> tuple[dict[str, Tensor], int]:
+    """Return a checkpoint's weights as a state dict of `target`'s shapes, and the shared labels."""
+    source = narrow_head(loaded["model"], len(target["classifier.0.weight"]))
+    row = {label: i for i, label in enumerate(loaded["classes"])}
+    shared = [(i, row[label]) for i, label in enumerate(classes) if label in row]
+    here, there = torch.tensor(shared, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    for name in ("classifier.3.weight", "classifier.3.bias"):
+        if source[name].shape[1:] == target[name].shape[1:]:
+            device = target[name].device
+            rows = source[name][there].to(target[name])
+            source[name] = target[name].index_copy(0, here.to(device), rows)
+    for name in source | target:
+        found, wanted = (
+            tuple(part[name].shape) if name in part else "absent" for part in (source, target)
+        )
+        if wanted != found:
+            what = f"{name} is {found} in the checkpoint and {wanted} in this model"
+            mend = "give the same --variant and --width as the checkpoint, and no larger --head"
+            raise ValueError(f"{option}: {what}; {mend}")
+    return source, len(shared)
+
+
+def narrow_head(weights: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Return a state dict with at most `width` units before the classifier (magnitude pruning).
+
+    The units with the largest product of the norms of their incoming and outgoing weights stay.
+    """
+    narrow = dict(weights)
+    inward, outward = narrow["classifier.0.weight"], narrow["classifier.3.weight"]
+    kept = (inward.norm(dim=1) * outward.norm(dim=0)).topk(min(width, len(inward))).indices
+    kept = kept.sort().values  # all of them: the same tensors
+    for name in ("classifier.0.weight", "classifier.0.bias"):
+        narrow[name] = narrow[name][kept]
+    narrow["classifier.3.weight"] = outward[:, kept]
+    return narrow
+
+
+# --- command line of checkpoint.py
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change the weights."""
+    add = parser.add_argument
+    add("--average", nargs=2, metavar=("OTHER", "SHARE"),
+        help="move the weights by a share in 0...1 towards those of another checkpoint that was "
+        "trained from the same weights")  # fmt: skip
+    add("--temperature", type=float, metavar="T",
+        help="divide the logits by T, as found by test.py --temperature: calibrates the "
+        "probabilities, predictions do not change")  # fmt: skip
+    add("--class-prior", nargs=2, metavar=("CLASSES", "V"),
+        help="add V to the logits of CLASSES (level1, symbols, N or a file), after the "
+        "temperature; V < 0 for classes that are rare")  # fmt: skip
+    add("--reject", type=float, nargs=len(REJECT), metavar=tuple(key.upper() for key in REJECT),
+        help="numbers of the score that tells characters from other images, as found by "
+        "test.py --no-characters after the temperature was set")  # fmt: skip
+
+
+def check_options(given: argparse.Namespace) -> None:
+    """Raise ValueError for an option without a file to write, or out of range."""
+    for option in ("average", "temperature", "class_prior", "reject"):
+        if getattr(given, option) is not None and not given.new:
+            flag = "--" + option.replace("_", "-")
+            raise ValueError(f"{flag} needs a second file name, NEW, to write to")
+    if given.average and not 0 < number(given.average[1], "--average") < 1:
+        raise ValueError(f"--average: the share is {given.average[1]}, expected above 0, below 1")
+    if given.temperature is not None and not 0 < given.temperature < 100:
+        raise ValueError(f"--temperature is {given.temperature}, expected above 0, below 100")
+    if given.class_prior:
+        number(given.class_prior[1], "--class-prior")
+    if given.reject is not None:
+        check_rejection(dict(zip(REJECT, given.reject, strict=True)))
+        if not 0 < given.reject[-1] < 1:
+            raise ValueError(f"--reject: the threshold is {given.reject[-1]}, expected 0 to 1")
+
+
+def number(text: str, option: str) -> float:
+    """Return the number that follows an option; ValueError if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option}: {text!r} is not a number") from None
+
+
+def apply(loaded: dict, given: argparse.Namespace, other: Mapping | None) -> None:
+    """Change a loaded checkpoint as the options say; `other` is the one of --average."""
+    if other is not None:
+        average(loaded, other, float(given.average[1]))
+    if given.temperature is not None:
+        scale_logits(loaded, given.temperature)
+    if given.class_prior:
+        add_prior(loaded, given.class_prior[0], float(given.class_prior[1]))
+    if given.reject is not None:
+        set_rejection(loaded, *given.reject)

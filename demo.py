@@ -48,7 +48,7 @@ import page
 from config import add_arguments, add_checkpoint, default_checkpoint, from_arguments
 from jobs.bounded import Bounded, TooMuch
 from jobs.command import command
-from picture import decode_picture, find_glyph
+from picture import Proposals, decode_picture, find_proposals
 from recognizer import Recognizer
 
 MAX_BODY = 8 << 20  # bytes of a picture
@@ -64,11 +64,10 @@ LOOK, SEND = "GET, HEAD", "POST"
 METHODS = {"/": LOOK, "/network.json": LOOK, "/read": SEND} | {f"/{n}": LOOK for n in page.FILES}
 
 
-def open_picture(data: bytes, size: int) -> tuple[np.ndarray, list[str]]:
-    """Return the glyph of a picture file, and the notices; ValueError if there is none."""
+def open_picture(data: bytes, size: int) -> Proposals:
+    """Return the proposals of a picture file; ValueError if there is none."""
     try:
-        found = find_glyph(decode_picture(data), size)
-        return found.glyph, found.notices
+        return find_proposals(decode_picture(data), size)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError from None
@@ -141,15 +140,16 @@ class Server(ThreadingHTTPServer):
         with self.reading:
             began = time.perf_counter()
             try:
-                glyph, notices = self.opener.call(body, self.network.size)
+                found = self.opener.call(body, self.network.size)
             except TooMuch as error:
                 raise ValueError(f"the picture {error}; crop it to the character") from None
-            readings = self.recognizers[which].read(glyph[None], READINGS)[0]
+            readings = self.recognizers[which].read_proposals([found.glyphs], READINGS)[0]
+        glyph = found.glyphs[readings.proposal]
         png = base64.b64encode(cv2.imencode(".png", glyph)[1]).decode()
         return {
             "readings": [reading._asdict() for reading in readings],
             "glyph": f"data:image/png;base64,{png}",
-            "notices": notices,
+            "notices": found.notices(readings.proposal),
             "milliseconds": round(1000 * (time.perf_counter() - began), 1),
         } | readings.score
 

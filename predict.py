@@ -27,8 +27,7 @@ import numpy as np
 
 from config import add_arguments, add_reading, default_checkpoint, from_arguments
 from jobs.command import check_range, command, printable, shorten
-from picture import PICTURE_SUFFIXES, decode_picture
-from picture.glyph import Found
+from picture import PICTURE_SUFFIXES, Proposals, decode_picture
 from recognizer import Recognizer
 
 BATCH = 64
@@ -71,16 +70,17 @@ def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) ->
                 continue
             if debug:
                 stem = os.path.splitext(os.path.basename(name))[0]
-                write_debug(os.path.join(debug, f"{number:04}_{stem}"), recognizer.find(picture))
+                stem = os.path.join(debug, f"{number:04}_{stem}")
+                write_debug(stem, recognizer.find(picture), read.proposal)
             said = [{"character": c, "probability": round(p, 6)} for c, p in read]
             yield {"path": name, "predictions": said, "notices": read.notices} | read.score
 
 
-def write_debug(stem: str, found: Found) -> None:
-    """Write what the network gets, four times as large, and the picture with what was left out."""
+def write_debug(stem: str, found: Proposals, index: int) -> None:
+    """Write the glyph that was read, four times as large, and what of the picture it is."""
     os.makedirs(os.path.dirname(stem), exist_ok=True)
-    large = cv2.resize(found.glyph, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
-    for kind, picture in (("glyph", large), ("view", found.view())):
+    large = cv2.resize(found.glyphs[index], None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    for kind, picture in (("glyph", large), ("view", found.view(index))):
         cv2.imencode(".png", picture)[1].tofile(f"{stem}_{kind}.png")
 
 

@@ -6,8 +6,9 @@
     for readings in recognizer.recognize(["a.png", "b.jpg"], top_k=3):
         print(readings.error or f"{readings[0].character} {readings[0].probability:.1%}")
 
-Pictures go through picture.to_glyph, as in training. With an ONNX file numpy, opencv-python and
-onnxruntime are all that is needed; PyTorch is loaded for checkpoints alone.
+picture.proposals makes proposals of what the character of a picture is; the network reads all of
+them and `choose` takes one. With an ONNX file numpy, opencv-python, Pillow and onnxruntime are all
+that is needed; PyTorch is loaded for checkpoints alone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jobs.command import needs, sentence
-from picture import find_glyph, read_picture
-from picture.glyph import Found
+from picture import Proposals, find_proposals, read_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 
 TRY_SECONDS = 30  # that an ONNX network may take for a glyph when it is loaded
+BATCH = 256  # glyphs
+# A proposal that leaves ink out is taken if its energy is higher than that of all ink by this much.
+PRIOR = 2.0
 
 
 class Reading(NamedTuple):
@@ -46,7 +49,8 @@ class Readings(list[Reading]):
     """The readings of one picture, best first."""
 
     error = ""  # why the picture could not be read, a sentence; then there are no readings
-    notices: Sequence[str] = ()  # what else is to be known of the picture, sentences
+    notices: Sequence[str] = ()  # sentences about the picture
+    proposal = 0  # index of the proposal that was read; 0: all ink
     # See the function of that name, and whether it reaches the threshold; None: it is not known.
     character_score: float | None = None
     is_character: bool | None = None
@@ -245,6 +249,17 @@ def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.nda
     return 1 / (1 + np.exp(-(reject["scale"] * energies + reject["offset"])))
 
 
+def choose(logits: np.ndarray) -> int:
+    """Return which proposal of a picture looks most like a character, from logits (P,K).
+
+    That is the one of the highest energy over all classes; each but the first, which keeps all
+    ink, pays `PRIOR`.
+    """
+    scores = energy(logits)
+    scores[1:] -= PRIOR
+    return int(scores.argmax())
+
+
 class Recognizer:
     """Read pictures of single characters.
 
@@ -280,26 +295,47 @@ class Recognizer:
         """Load a checkpoint or an exported ONNX file; see `load_network` and the class."""
         return cls(load_network(path, device), classes)
 
-    def find(self, picture: str | Path | np.ndarray) -> Found:
-        """Return what the network gets of a picture, and what was left out of it.
+    def find(self, picture: str | Path | np.ndarray) -> Proposals:
+        """Return the proposals of what the character of a picture is.
 
         Raises FileNotFoundError, or ValueError if it is no picture, blank or too large.
         """
         if isinstance(picture, np.ndarray):
-            return find_glyph(picture, self.network.size)
+            return find_proposals(picture, self.network.size)
         pixels = read_picture(picture)
         try:
-            return find_glyph(pixels, self.network.size)
+            return find_proposals(pixels, self.network.size)
         except ValueError as error:
             raise ValueError(f"{picture}: {error}") from None
 
     def glyph(self, picture: str | Path | np.ndarray) -> np.ndarray:
-        """Return what the network gets of a picture: (S,S) uint8, 0 = paper; raise as `find`."""
-        return self.find(picture).glyph
+        """Return the glyph (S,S) uint8 of a picture that is read, 0 = paper; raise as `find`."""
+        glyphs = self.find(picture).glyphs
+        return glyphs[self.read_proposals([glyphs], 1)[0].proposal]
 
     def read(self, glyphs: np.ndarray, top_k: int = 10) -> list[Readings]:
-        """Read prepared glyphs (B,S,S) uint8; top_k readings each."""
-        logits = self.network.logits(glyphs[:, None].astype(np.float32) / 255)
+        """Read prepared glyphs (B,S,S) uint8, each alone; top_k readings each."""
+        return self.read_proposals(glyphs[:, None], top_k)
+
+    def read_proposals(self, groups: Sequence[np.ndarray], top_k: int = 10) -> list[Readings]:
+        """Read the proposals (P,S,S) uint8 of pictures and choose one for each; top_k readings."""
+        if not len(groups):
+            return []
+        ends = np.cumsum([len(glyphs) for glyphs in groups])[:-1]
+        glyphs = np.concatenate(list(groups))
+        parts = (glyphs[at : at + BATCH, None] for at in range(0, len(glyphs), BATCH))
+        logits = [self.network.logits(part.astype(np.float32) / 255) for part in parts]
+        logits = np.split(np.concatenate(logits), ends)
+        chosen = [choose(rows) if len(rows) > 1 else 0 for rows in logits]
+        answer = self._readings(
+            np.stack([rows[i] for rows, i in zip(logits, chosen, strict=True)]), top_k
+        )
+        for readings, index in zip(answer, chosen, strict=True):
+            readings.proposal = index
+        return answer
+
+    def _readings(self, logits: np.ndarray, top_k: int) -> list[Readings]:
+        """Return the readings of logits (B,K)."""
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.network.source}: its answers are no numbers")
         probabilities = softmax(logits[:, self.labels])
@@ -320,16 +356,15 @@ class Recognizer:
     ) -> list[Readings]:
         """Read pictures; what cannot be read has an error instead of readings, in its place."""
         answer: list[Readings] = []
-        glyphs: dict[int, np.ndarray] = {}  # by place in the answer
+        found: dict[int, Proposals] = {}  # by place in the answer
         for place, picture in enumerate(pictures):
             answer.append(Readings())
             try:
-                found = self.find(picture)
-                glyphs[place], answer[place].notices = found.glyph, found.notices
+                found[place] = self.find(picture)
             except (ValueError, OSError) as error:
                 answer[place].error = sentence(error)
-        read = self.read(np.stack(list(glyphs.values())), top_k) if glyphs else ()
-        for place, readings in zip(glyphs, read, strict=True):
-            readings.notices = answer[place].notices
+        read = self.read_proposals([each.glyphs for each in found.values()], top_k)
+        for (place, each), readings in zip(found.items(), read, strict=True):
+            readings.notices = each.notices(readings.proposal)
             answer[place] = readings
         return answer

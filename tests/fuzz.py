@@ -40,7 +40,7 @@ from hwdb.record import HEADER, Damage, Record, decode_tag, encode_tag, read_gnt
 from jobs.command import command
 from model import mobilenet_v3
 from packing import open_pack
-from picture import decode_picture, find_glyph
+from picture import decode_picture, to_glyph
 from recognizer import Recognizer
 from tests.alz_writer import DEFLATE, STORE, alz
 
@@ -335,7 +335,7 @@ def fuzz_picture(rng: random.Random, folder: Path) -> str:
     early = rng.random() < 0.5  # the header
     data = change(data, random_changes(rng, min(len(data), 80) if early else len(data)))
     try:
-        glyph = find_glyph(decode_picture(data), 32).glyph
+        glyph = to_glyph(decode_picture(data), 32)
     except ValueError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
         return "refused"

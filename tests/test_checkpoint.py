@@ -68,7 +68,7 @@ def test_ones_own_training_comes_before_the_shipped_weights(tmp_path, monkeypatc
 
 def test_the_model_card_names_the_bytes_that_are_shipped():
     card = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
-    shipped = [Path(DEFAULT_CHECKPOINT), ROOT / "picture" / "finder.npz"]
+    shipped = [Path(DEFAULT_CHECKPOINT)]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped]
     assert re.findall(r"SHA-256 \| `([0-9a-f]{64})`", card) == digests
 

@@ -25,7 +25,7 @@ from conftest import CHARACTERS, ROOT, bitmap, several
 import demo
 from config import DEFAULT_CHECKPOINT
 from jobs.bounded import Bounded, TooMuch
-from picture import find_glyph, to_glyph
+from picture import to_glyph
 from recognizer import Recognizer
 
 needs_browser = pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing())
@@ -608,10 +608,10 @@ def test_narrows_the_classes_doubts_and_tells_what_was_left_out(running, doubtin
         page.locator("#file").set_input_files(path)
         chromium.wait(page, "state.picture !== null")
         chromium.settle(page)
-        found = find_glyph(several(), 32)
-        (notice,) = found.notices
-        assert f"{notice[0].upper()}{notice[1:]}. Read in " in status.text_content()
-        assert np.array_equal(glyph_of(page), found.glyph)
+        recognizer = Recognizer.from_checkpoint(doubting)
+        notices = recognizer.recognize([several()])[0].notices
+        assert all(f"{text[0].upper()}{text[1:]}. " in status.text_content() for text in notices)
+        assert np.array_equal(glyph_of(page), recognizer.glyph(several()))
         page.close()
 
 

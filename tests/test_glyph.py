@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from conftest import bitmap
 
-from picture import find_glyph, glyph, is_clean, to_glyph, to_grey
-from picture.scene import Mark, Scene
+from picture import glyph, is_clean, to_glyph, to_grey
 
 RNG = np.random.default_rng(0)
 
@@ -110,15 +109,20 @@ def test_ink_ends_where_it_is_a_seventh_as_dark_as_the_darkest():
         paper = np.full((30, 30), 255, np.uint8)
         paper[10:20, 10:20] = 50
         paper[12:18, 20] = edge
-        assert glyph._ink_box(paper) == (10, 20, 10, 10 + wide)
-    assert glyph._ink_box(paper, 0.3) == (7, 23, 7, 24)  # by a share of the longer side, rounded
-    assert glyph._ink_box(paper, 2) == (0, 30, 0, 30)
+        assert glyph.ink_box(255 - paper) == (10, 20, 10, 10 + wide)
+    assert glyph.ink_box(255 - paper, 0.3) == (
+        7,
+        23,
+        7,
+        24,
+    )  # of the longer side
+    assert glyph.ink_box(255 - paper, 2) == (0, 30, 0, 30)
     faint = np.full((9, 9), 255, np.uint8)
     faint[4, 3] = 246
     with pytest.raises(ValueError, match="blank"):
-        glyph._ink_box(faint)
+        glyph.ink_box(255 - faint)
     faint[4, 3] = 245
-    assert glyph._ink_box(faint) == (4, 5, 3, 4)
+    assert glyph.ink_box(255 - faint) == (4, 5, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,6 @@ def test_a_glyph_fills_its_square_but_for_the_margin(high, wide, size, margin, r
 def test_without_a_size_it_is_64_with_a_margin_of_2():
     found = to_glyph(scan(60, 90))
     assert found.shape == (64, 64) and np.flatnonzero(found.any(0))[[0, -1]].tolist() == [2, 61]
-    assert np.array_equal(find_glyph(scan(60, 90)).glyph, found)
 
 
 def test_smaller_is_a_mean_and_larger_is_in_between():
@@ -192,28 +195,6 @@ def test_a_shadow_is_taken_away_alike_along_rows_and_columns():
     photo[100:156, 100:156] //= 3
     difference = glyph.lift(photo.T).T.astype(int) - glyph.lift(photo)
     assert np.abs(difference).max() <= 4
-
-
-def lines(*where: tuple, side: int = 100, shade: int = 0) -> np.ndarray:
-    """Return clean paper with a stroke in the middle and lines: (axis, place)."""
-    paper = np.full((side, side), 255, np.uint8)
-    paper[40:60, 48:52] = 0
-    for axis, place in where:
-        np.moveaxis(paper, axis, 0)[place] = shade
-    return paper
-
-
-@pytest.mark.parametrize(
-    ("where", "shade", "framed"),
-    [
-        ([(0, 10), (0, 90)], 0, True), ([(1, 10), (1, 90)], 0, True), ([(0, 0), (0, 99)], 0, True),
-        ([(0, 10)], 0, False), ([(0, 10), (1, 10)], 0, False), ([(0, 10), (0, 11)], 0, False),
-        ([(0, 10), (0, 90)], 199, True), ([(0, 10), (0, 90)], 200, False),
-    ],
-)  # fmt: skip
-def test_two_lines_across_are_a_frame(where, shade, framed):
-    paper = lines(*where, shade=shade)
-    assert glyph._is_framed(paper, glyph._ink_box(paper)) == framed
 
 
 def test_paper_and_ink_are_told_by_their_shades():
@@ -338,73 +319,7 @@ def test_polarity_is_told_in_slanting_light(ramp):
     assert glyph._is_inverted(dot)
 
 
-def test_large_pictures_are_looked_at_ever_closer(monkeypatch):
-    looked = []
-    lift = glyph.lift
-    monkeypatch.setattr(glyph, "lift", lambda grey: looked.append(grey.shape) or lift(grey))
-    page = np.full((1600, 3200), 230, np.uint8)
-    ink = bitmap("永", 3)
-    page[700 : 700 + ink.shape[0], 1500 : 1500 + ink.shape[1]] = np.minimum(ink, 230)
-    found = find_glyph(page)
-    assert looked[0] == (160, 320) and 1 < len(looked) <= 3
-    assert max(looked[-1]) <= 320
-    assert max(found.picture.shape) == max(looked[-1])
-    correlation = np.corrcoef(found.glyph.ravel(), to_glyph(ink).ravel())[0, 1]
-    assert correlation > 0.85
-
-
 def test_a_strip_keeps_a_pixel():
     assert glyph._reduce(np.zeros((3, 900), np.uint8), 0.1).shape == (1, 90)
     assert glyph._reduce(np.zeros((905, 9), np.uint8), 0.1).shape == (90, 1)
     assert glyph._reduce(np.uint8([[0, 100], [200, 100]]), 0.5).tolist() == [[100]]
-
-
-def test_what_was_found_is_shown_in_boxes():
-    picture = np.full((40, 50), 255, np.uint8)
-    picture[10:20, 15:30] = 0
-    marks = [Mark("line", (0, 3, 0, 50)), Mark("speck", (30, 33, 5, 9))]
-    scene = Scene(255 - picture, marks, True)
-    found = glyph.Found(np.zeros((9, 9), np.uint8), picture, scene)
-    view = found.view()
-    assert view.shape == (40, 50, 3)
-    red, orange, green = ([0, 0, 255], [0, 140, 255], [0, 160, 0])
-    assert view[0, 0].tolist() == view[2, 49].tolist() == red
-    assert view[1, 25].tolist() == [255] * 3  # a box, not filled
-    assert view[30, 5].tolist() == view[32, 8].tolist() == orange
-    assert view[10, 15].tolist() == view[19, 29].tolist() == green
-    assert view[9, 15].tolist() == view[20, 29].tolist() == [255] * 3
-    assert len(found.notices) == 1 and "more characters" in found.notices[0]
-    assert not found._replace(scene=scene._replace(more=False)).notices
-    plain = found._replace(scene=None)
-    assert not plain.notices and plain.view()[0, 0].tolist() == [255] * 3
-    assert plain.view()[10, 15].tolist() == green
-
-
-def test_a_light_drawing_is_taken_whole():
-    drawing = np.zeros((60, 90), np.uint8)
-    drawing[10:14, 5:85] = drawing[46:50, 25:65] = 255  # as straight as lines
-    drawing[20:40, 43:47] = 255
-    found = find_glyph(drawing, 64)
-    assert not found.notices and not found.scene.marks
-    expected = cv2.resize(drawing[10:50, 5:85], (60, 30), interpolation=cv2.INTER_AREA)
-    assert np.abs(found.glyph[17:47, 2:62].astype(int) - expected).mean() < 8
-
-
-def test_what_one_look_found_is_kept_if_the_next_finds_nothing(monkeypatch):
-    page = np.full((900, 900), 220, np.uint8)
-    page[300:304, 300:420] = page[260:340, 358:362] = 60
-    seen = []
-
-    def lift(grey):
-        seen.append(grey.shape)
-        if len(seen) == found + 1:
-            raise ValueError(glyph.BLANK)
-        return plain(grey)
-
-    plain = glyph.lift
-    monkeypatch.setattr(glyph, "lift", lift)
-    found = 1
-    assert to_glyph(page).max() == 255 and len(seen) == 2
-    found = len(seen)
-    with pytest.raises(ValueError, match="blank"):
-        to_glyph(page)

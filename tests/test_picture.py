@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from config import Config
 from model import to_input
-from picture import decode_picture, find_glyph, read_picture, to_glyph, to_grey
+from picture import decode_picture, find_proposals, read_picture, to_glyph, to_grey
 from training.augment import Augmentation, augment
 
 INK = bitmap("永", 7)
@@ -36,13 +36,14 @@ def on_page(side: int, ink: np.ndarray = INK, paper: int = 255) -> np.ndarray:
 
 
 def test_clean_scan_passes_unchanged():
-    assert find_glyph(INK).picture is INK and find_glyph(INK).scene is None
+    found = find_proposals(INK)
+    assert len(found.glyphs) == 1 and np.array_equal(found.inks[0], 255 - INK)
 
 
 def test_dense_writing_in_a_tight_box_is_clean_too():
     dense = cv2.erode(bitmap("圆", 1), np.ones((4, 4)))
     assert 0.15 < (dense == 255).mean() < 0.2  # once taken for dark paper, or for a blank picture
-    assert find_glyph(dense).picture is dense and find_glyph(dense).scene is None
+    assert np.array_equal(find_proposals(dense).inks[0], 255 - dense)
 
 
 def test_glyph_is_centred_levelled_and_keeps_its_shape():

@@ -273,22 +273,22 @@ def test_debug_writes_what_was_read_and_what_was_left_out(weights, pictures, tmp
     assert done.returncode == 0, done.stderr
     recognizer = Recognizer.from_checkpoint(weights)
     for name in ("0001_1", "0006_9"):
-        found = recognizer.find(pictures / f"{name[5:]}.png")
+        path = pictures / f"{name[5:]}.png"
+        found, index = recognizer.find(path), recognizer.recognize([path])[0].proposal
         glyph, view = (
             cv2.imdecode(np.fromfile(look / f"{name}_{kind}.png", np.uint8), -1)
             for kind in ("glyph", "view")
         )
-        assert np.array_equal(glyph[::4, ::4], found.glyph) and glyph.shape == (128, 128)
-        assert np.array_equal(view, found.view()) and (view[..., 1] != view[..., 0]).any()
+        assert np.array_equal(glyph[::4, ::4], found.glyphs[index]) and glyph.shape == (128, 128)
+        assert np.array_equal(view, found.view(index)) and (view[..., 1] != view[..., 0]).any()
 
 
-def test_says_that_there_are_more_characters(weights, pictures):
+def test_says_that_there_are_more_characters(pictures):
     path = pictures / "9.png"
     cv2.imencode(".png", several())[1].tofile(path)
-    readings = Recognizer.from_checkpoint(weights).recognize([path, pictures / "1.png"])
-    (notice,) = readings[0].notices
-    assert "more characters" in notice and list(readings[1].notices) == []
-    done = call_script("predict.py", pictures, "--checkpoint", weights, "--json")
+    (notice,) = Recognizer.from_checkpoint(DEFAULT_CHECKPOINT).recognize([path])[0].notices
+    assert "more characters" in notice
+    done = call_script("predict.py", pictures, "--checkpoint", DEFAULT_CHECKPOINT, "--json")
     notices = [element["notices"] for element in json.loads(done.stdout)]
     assert notices == [[]] * 6 + [[notice]]
     assert done.returncode == 0 and done.stderr.splitlines()[1:] == [f"{path}: {notice}"]

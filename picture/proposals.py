@@ -1,0 +1,214 @@
+"""What of a picture's ink may be the character: a few simple proposals, one of which is read.
+
+    from picture import proposals, read_picture
+    glyphs = proposals(read_picture("photo.jpg"), size=80)    # (P,S,S) uint8, 0 = paper
+    index = choose(network(glyphs))                           # recognizer.py
+
+The first proposal keeps all ink. Each other one leaves something out: a frame at the border, ink of
+another colour, pale or thin ink, long lines, components that reach the border, specks, what lies
+off the middle. Nothing here decides: the network reads all of them, and the recognizer takes the
+one that looks most like a character. A clean scan has one proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from picture.glyph import at_border, components, find_ink, fit, ink_box
+
+INK = 48  # of 255: ink from here on
+LEAST_AREA, LEAST_SHARE = 20, 0.06  # px and share of the ink that a proposal keeps
+LINED = 0.9  # share of a row that is ink in a line from side to side
+FRAME = 0.15  # a frame lies within this share of the side
+LINE, TILT = 0.35, 2  # a line's least length, of the side; px that it leaves its row by
+DARK, THICK = 0.55, 0.6  # of the ink's strength and the strokes' width: less is left out
+MIDDLE = 0.34  # of the shorter side: components whose centre is farther from the middle are off it
+MORE = "the picture holds more characters; the one in the middle is read"
+SPECK = 0.8  # of the squared width of a stroke
+
+
+class Proposals(NamedTuple):
+    """Proposals of what the character of a picture is; the first keeps all ink."""
+
+    glyphs: np.ndarray  # (P,S,S) uint8, 0 = paper
+    inks: list[np.ndarray]  # P times (h,w) uint8, 0 = paper: the ink that each keeps
+
+    def view(self, index: int) -> np.ndarray:
+        """Return the picture (h,w,3) BGR: black is what a proposal keeps, red what it leaves out.
+
+        A green box is what it crops.
+        """
+        ink, kept = self.inks[0], self.inks[index]
+        view = np.dstack([255 - ink, 255 - ink, 255 - kept])
+        top, bottom, left, right = ink_box(kept)
+        cv2.rectangle(view, (left, top), (right - 1, bottom - 1), (0, 160, 0), 1)
+        return view
+
+    def notices(self, index: int) -> list[str]:
+        """Return sentences for the user about what a proposal leaves out."""
+        return [MORE] if self.holds_more(index) else []
+
+    def holds_more(self, index: int) -> bool:
+        """Return whether the ink that a proposal leaves out holds another character.
+
+        That is what does not reach the border, stands beside what is kept, and is about as large.
+        """
+        top, bottom, left, right = ink_box(self.inks[index])
+        side = max(bottom - top, right - left)
+        rest = _without_lines(_without(self.inks[0], self.inks[index] > 0)) > INK
+        near = np.ones((side // 8 | 1,) * 2, np.uint8)
+        _, stats = components(cv2.dilate(rest.view(np.uint8), near))
+        x, y, wide, high, _ = stats.T
+        beside = (x > right) | (x + wide < left) | (y > bottom) | (y + high < top)
+        large = (np.maximum(wide, high) > 0.3 * side) & (np.minimum(wide, high) > 0.2 * side)
+        return bool((beside & large & ~at_border(stats, rest.shape))[1:].any())
+
+
+def proposals(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
+    """Return glyphs (P,S,S) uint8 of a picture, 0 = paper: proposals of what its character is.
+
+    The first is `picture.to_glyph(picture, size, margin)`, with all ink; P = 1 for a clean scan.
+    Raises ValueError for what is blank or no picture.
+    """
+    return find_proposals(picture, size, margin).glyphs
+
+
+def find_proposals(picture: np.ndarray, size: int = 64, margin: int | None = None) -> Proposals:
+    """Return the proposals of a picture, and the ink that each of them keeps."""
+    ink, colour, clean = find_ink(picture)
+    if clean and not _is_lined(ink):
+        return Proposals(fit(ink, size, margin)[None], [ink])
+    inks, glyphs = [], {}
+    for version in _versions(ink, colour):
+        glyph = fit(version, size, margin)
+        if glyphs.setdefault(glyph.tobytes(), glyph) is glyph:
+            inks.append(version)
+    return Proposals(np.stack(list(glyphs.values())), inks)
+
+
+def _is_lined(ink: np.ndarray) -> bool:
+    """Return whether lines run along the sides of a clean scan (h,w): two, level or upright.
+
+    In tight crops of HWDB so do strokes of one sample in a thousand.
+    """
+    mask = (ink > INK).view(np.uint8)
+    count = 0
+    for axis in (0, 1):
+        lined = cv2.reduce(mask, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel() > LINED
+        third = int(0.3 * len(lined))
+        lined[third : len(lined) - third] = False
+        count += int(lined[0]) + np.count_nonzero(lined[1:] & ~lined[:-1])
+    return count > 1
+
+
+def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Yield ink (h,w) uint8 with less and less of it; all of it first, none twice."""
+    yield ink
+    seen, total = {ink.tobytes()}, np.count_nonzero(ink > INK)
+    for base in (ink, _without_frame(ink), *_by_colour(ink, colour), _dark(ink), _thick(ink)):
+        for version in (base, _without_lines(base)):
+            inner = _without_border(version)
+            clear = _without_specks(inner)
+            for kept in (version, inner, clear, _middle(clear), _middle(_without_specks(version))):
+                left = np.count_nonzero(kept > INK)
+                if left > max(LEAST_AREA, LEAST_SHARE * total) and kept.tobytes() not in seen:
+                    seen.add(kept.tobytes())
+                    yield kept
+
+
+def _without(ink: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return ink (h,w) without that of a mask (h,w) bool."""
+    return np.where(where, np.uint8(0), ink)
+
+
+def _without_frame(ink: np.ndarray) -> np.ndarray:
+    """Wipe each side up to the last row or column in its outer part that is mostly ink."""
+    ink = ink.copy()
+    for side in (ink, ink[::-1], ink.T, ink.T[::-1]):
+        outer = side[: int(FRAME * len(side))] > INK
+        if len(lined := np.flatnonzero(outer.mean(1) > 0.5)):
+            side[: lined[-1] + 2] = 0
+    return ink
+
+
+def _without_lines(ink: np.ndarray) -> np.ndarray:
+    """Leave out long level and upright lines, also slightly tilted; strokes across them stay."""
+    mask = (ink > INK).view(np.uint8)
+    lines = np.zeros_like(mask)
+    for turned in (False, True):
+        m = np.ascontiguousarray(mask.T) if turned else mask
+        long = np.ones((1, max(8, int(LINE * m.shape[1]))), np.uint8)
+        thick = cv2.dilate(m, np.ones((2 * TILT + 1, 1), np.uint8))
+        line = cv2.morphologyEx(thick, cv2.MORPH_OPEN, long)
+        line = cv2.erode(line, np.ones((2 * TILT - 1, 1), np.uint8)) & m
+        if not line.any():
+            continue
+        depth = cv2.distanceTransform(line, cv2.DIST_L2, 3)
+        width = max(2, int(2 * np.median(depth[depth > 0]) + 1))
+        line &= 1 - cv2.morphologyEx(m, cv2.MORPH_OPEN, np.ones((3 * width + 2, 1), np.uint8))
+        lines |= line.T if turned else line
+    return _without(ink, lines > 0)
+
+
+def _without_border(ink: np.ndarray) -> np.ndarray:
+    """Leave out components that reach the border."""
+    labels, stats = components((ink > INK).view(np.uint8))
+    cut = at_border(stats, ink.shape)
+    cut[0] = False
+    return _without(ink, cut[labels])
+
+
+def _without_specks(ink: np.ndarray) -> np.ndarray:
+    """Leave out components that are smaller than a dot of the pen."""
+    mask = (ink > INK).view(np.uint8)
+    pen = 4 * cv2.mean(cv2.distanceTransform(mask, cv2.DIST_L2, 3), mask)[0]
+    labels, stats = components(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
+    small = stats[:, cv2.CC_STAT_AREA] < SPECK * (pen + 2) ** 2
+    small[0] = False
+    return _without(ink, small[labels])
+
+
+def _middle(ink: np.ndarray) -> np.ndarray:
+    """Leave out components whose centre is off the middle of the picture."""
+    mask = cv2.dilate((ink > INK).view(np.uint8), np.ones((3, 3), np.uint8))
+    _, labels, _, centres = cv2.connectedComponentsWithStats(mask)
+    away = abs(centres - np.array(ink.shape[::-1]) / 2)
+    off = (away > MIDDLE * min(ink.shape)).any(1)
+    off[0] = False
+    return _without(ink, off[labels])
+
+
+def _dark(ink: np.ndarray) -> np.ndarray:
+    """Leave out ink that is pale beside the rest."""
+    inked = ink[ink > INK]
+    return _without(ink, ink < DARK * np.percentile(inked, 95)) if len(inked) else ink
+
+
+def _thick(ink: np.ndarray) -> np.ndarray:
+    """Leave out ink that is thin beside the rest."""
+    mask = (ink > 64).view(np.uint8)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+    ridge = depth[(depth == cv2.dilate(depth, np.ones((3, 3)))) & (depth > 0)]
+    if not len(ridge):
+        return ink
+    radius = max(1, int(THICK * np.percentile(ridge, 85)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc)
+    return _without(ink, cv2.dilate(opened, np.ones((3, 3), np.uint8)) == 0)
+
+
+def _by_colour(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Yield ink without its more, and without its less colourful part, where there are two."""
+    inked = ink > INK
+    if colour is None or np.count_nonzero(inked) < 30:
+        return
+    strength = colour.max(2) - colour.min(2)
+    if strength[inked].std() < 12:
+        return
+    limit, _ = cv2.threshold(strength[inked][None], 0, 255, cv2.THRESH_OTSU)
+    yield _without(ink, strength > limit)
+    yield _without(ink, strength <= limit)

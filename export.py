@@ -1,37 +1,36 @@
-"""Write a checkpoint as an ONNX file, for use without PyTorch and fast on one CPU thread.
+"""Export a checkpoint to ONNX: no PyTorch needed, and fast on one CPU thread.
 
-    python export.py                                         # checkpoints/small80.onnx
-    python export.py --precision int8 --out small80-int8.onnx
-    python export.py --checkpoint runs/train/best.pt --precision int8 --calibration data/train
-    python export.py --precision int8 --input picture        # takes a drawing or scan as it is
-    python export.py --page site                             # a page that reads in the browser
-    python test.py --checkpoint small80-int8.onnx            # measured by the same code
+    python export.py --checkpoint checkpoints/small80.pt                  # checkpoints/small80.onnx
+    python export.py --checkpoint runs/train/best.pt --precision int8     # runs/train/best-int8.onnx
+    python export.py --checkpoint checkpoints/small80.pt --input picture --out reader.onnx
+    python export.py --checkpoint checkpoints/small80.pt --page site      # a page that runs offline
+    python test.py --checkpoint checkpoints/small80.onnx                  # accuracy of the file
 
-    --input   takes                                  returns
+    --input   input                                  outputs
     glyph     `glyphs` (N,1,S,S) float32 in 0...1,   `logits` (N,K) float32
               prepared by picture/
-    picture   `picture` (N,1,H,W) uint8, grey, of    `logits`; `glyph` (N,S,S) uint8, all 0 for a
-              any size, dark on light or not         blank picture; `labels` (N,10) int64 and
+    picture   `picture` (N,1,H,W) uint8, grey        `logits`; `glyph` (N,S,S) uint8, all 0 for a
+                                                     blank picture; `labels` (N,10) int64 and
                                                      `probabilities` (N,10) float32, best first;
-                                                     `character_score` (N,) if the weights have one
+                                                     `character_score` (N,), where the checkpoint
+                                                     has rejection parameters
 
-N is free. The metadata hold `classes` (JSON: a str, or a list where a label is not one character),
-`config` (JSON: settings of the training), `precision`, `input`, and `reject` (JSON, see
-recognizer.character_score). A file that takes pictures prepares them as picture/ does drawings,
-scans and even photos (onnx_graph/preparation.py); rough paper, lines and neighbours need picture/.
+N, H and W are dynamic. With --input picture, the file does the preprocessing of drawings and clean
+scans (picture/module.py); photos need picture/.
 
-    precision   weights in the file
-    fp32        float32
-    fp16        float16
-    int8        int8, a scale for every output channel; small kernels float16
+    --precision   weights in the file
+    fp32          float32
+    fp16          float16
+    int8          large kernels int8 with a scale per output channel, small ones float16
 
-Computed is in float32, but for the head of int8: it is reading its weights that costs time. int8
-throughout is slower on maps this small, and cost 0.7 points on 6,191 real look-alikes; this way one
-reading in a thousand differs. Many hidden units of squeeze-and-excitation die in training; int8
-leaves those out that no calibration glyph fires. The file is checked against PyTorch before it
-takes its name.
+Weights are expanded to float32 when the file is loaded. Only the head of int8 is computed in
+integers, because it is bound by memory bandwidth: its activations are quantized per sample, so no
+calibration data is needed and a reading does not depend on the rest of the batch.
 
-Left out: other runtimes than onnxruntime.
+The metadata holds `classes` (JSON: a str, or a list if a label is longer than one character),
+`config`, `metrics` and `reject` (JSON, see recognizer.character_score), `made`, `precision` and
+`input`. The file is compared with PyTorch before it replaces an older one.
+Left out: runtimes other than ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -40,88 +39,99 @@ import argparse
 import json
 import math
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import checkpoint
 import page
 from config import add_checkpoint, default_checkpoint
-from jobs.command import check_range, command, needs, printable
+from jobs.command import command, needs, printable
 from jobs.files import replacing
-from model import MobileNetV3, to_input
-from packing import scan, stream_glyphs
-from picture import is_clean, to_glyph
-from recognizer import open_session
+from model import to_input
+from picture.module import ToGlyph
+from recognizer import Network, load_network, open_session
+from synthesis.stream import Handwriting
+from synthesis.templates import stroke_data
 
 try:
     import onnx
     import onnxruntime  # noqa: F401  (runs the check)
-    from onnx import TensorProto, helper
-
-    from onnx_graph.graph import Value
-    from onnx_graph.network import Calibration, NetworkGraph, calibrate
-    from onnx_graph.preparation import prepare
+    from onnx import TensorProto, helper, numpy_helper
 except ImportError as error:
     missing: ImportError | None = error
 else:
     missing = None
 
-# HardSwish came with opset 14; a file of opset 17 and IR version 8 loads in onnxruntime >= 1.12.
-OPSET, IR_VERSION = 17, 8
+OPSET = 17  # ONNX Runtime 1.12 and later
 READINGS = 10
-LARGEST_DIFFERENCE = 1e-3  # of an fp32 export's logits
-LEAST_AGREEMENT = 0.98  # of the readings, without a warning
-TRAINING_DATA = Path("data/train")
-SOME_FILES = 8  # .gnt files that calibration glyphs come from, thousands in each
+LARGE = 10_000  # weights; smaller kernels stay in float16: few bytes, half the error
+HSWISH_LEAST = 0.375  # the smallest value of h-swish is the negative of this, at -1.5
+CHECKED = 256  # glyphs
+TOLERANCE = 1e-4  # of the logits of fp32, relative to their range
+LEAST_AGREEMENT = 0.98  # of top-1, without a warning
+
+
+class PictureReader(nn.Module):
+    """Preprocessing, network and ranking in one: (N,1,H,W) uint8 -> the outputs of `names`."""
+
+    def __init__(self, model: nn.Module, loaded: Mapping) -> None:
+        super().__init__()
+        self.to_glyph, self.model = ToGlyph(loaded["config"]["size"]), model
+        self.count = min(READINGS, len(loaded["classes"]))
+        self.reject = loaded["metrics"].get("reject")
+        self.names = ["logits", "glyph", "labels", "probabilities"]
+        self.names += ["character_score"] if self.reject else []
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        glyph = self.to_glyph(pictures)
+        logits = self.model(glyph.unsqueeze(1).float() / 255)
+        probabilities, labels = logits.softmax(1).topk(self.count)
+        outputs = (logits, glyph, labels, probabilities)
+        if not self.reject:
+            return outputs
+        energy = logits.logsumexp(1) - logits.mean(1)  # recognizer.energy
+        score = (self.reject["scale"] * energy + self.reject["offset"]).sigmoid()
+        return (*outputs, score)
 
 
 @torch.no_grad()
 def to_onnx(
-    model: MobileNetV3,
-    loaded: Mapping,
-    precision: str,
-    calibration: Calibration | None = None,
-    takes: str = "glyph",
+    model: nn.Module, loaded: Mapping, precision: str, takes: str, path: Path
 ) -> onnx.ModelProto:
     """Return the ONNX model of a network in eval mode, with the metadata of its checkpoint.
 
-    `calibration` is for int8 alone, which needs it; `takes` is glyph or picture.
+    `takes` is glyph or picture; `path` is a temporary file.
     """
-    size, classes = loaded["config"]["size"], loaded["classes"]
-    reject = loaded.get("metrics", {}).get("reject")
-    graph = NetworkGraph(model, precision, calibration, size)
-    outputs = {"logits": (TensorProto.FLOAT, ["N", len(classes)])}
-    tensor, glyphs = helper.make_tensor_value_info, (TensorProto.FLOAT, ["N", 1, size, size])
+    size = loaded["config"]["size"]
     if takes == "glyph":
-        entry = tensor("glyphs", *glyphs)
-        graph.rename(graph.add("glyphs", model), "logits")
+        names, outputs, example = ["glyphs"], ["logits"], torch.zeros(2, 1, size, size)
+        axes = {"glyphs": {0: "N"}}
     else:
-        entry = tensor("picture", TensorProto.UINT8, ["N", 1, "H", "W"])
-        glyph = prepare(Value(graph, "picture"), size)
-        graph.rename(glyph.name, "glyph")
-        x = (glyph.float() / 255).node("Unsqueeze", np.array([1]))
-        graph.shapes.append(tensor(x.name, *glyphs))
-        graph.rename(graph.add(x.name, model), "logits")
-        outputs["glyph"] = (TensorProto.UINT8, ["N", size, size])
-        outputs |= add_readings(graph, min(READINGS, len(classes)), reject)
-    results = [tensor(name, *kind) for name, kind in outputs.items()]
-    parts = graph.nodes, "mobilenet_v3", [entry], results, graph.constants
-    proto = helper.make_model(
-        helper.make_graph(*parts, value_info=graph.shapes),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="export.py",
-    )
+        model = PictureReader(model, loaded).eval()
+        example = torch.full((2, 1, 90, 70), 255, dtype=torch.uint8)
+        example[:, :, 20:60, 30:40] = 0
+        names, outputs, axes = ["picture"], model.names, {"picture": {0: "N", 2: "H", 3: "W"}}
+    axes |= {name: {0: "N"} for name in outputs}
+    with warnings.catch_warnings():  # of the tracer, and that there is another exporter
+        warnings.simplefilter("ignore")
+        # The exporter of dynamo=True needs onnxscript, and this one is in PyTorch 2.10 to 2.14.
+        torch.onnx.export(
+            model, (example,), str(path), input_names=names, output_names=outputs,
+            dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    proto = onnx.load(path)
+    pack(proto, precision)
     metadata = {
-        "classes": json.dumps(checkpoint.join_classes(classes), ensure_ascii=False),
+        "classes": json.dumps(checkpoint.join_classes(loaded["classes"]), ensure_ascii=False),
         "config": json.dumps(loaded["config"]),
         "precision": precision,
         "input": takes,
-        "reject": json.dumps(reject),
+        "reject": json.dumps(loaded["metrics"].get("reject")),
         "metrics": json.dumps(loaded["metrics"]),
         "made": loaded.get("made_with", {}).get("time", ""),
     }
@@ -130,161 +140,177 @@ def to_onnx(
     return proto
 
 
-def add_readings(graph: NetworkGraph, count: int, reject: Mapping | None) -> dict[str, tuple]:
-    """Add what programs would compute from the logits; return the outputs, as in `to_onnx`."""
-    logits = Value(graph, "logits")
-    shares, most = logits.node("Softmax", axis=1), logits.lift(np.array([count]))
-    best = graph.node("TopK", shares.name, most.name, outputs=2)
-    graph.rename(best, "labels")
-    graph.rename(best.removesuffix("_"), "probabilities")
-    outputs = {
-        "labels": (TensorProto.INT64, ["N", count]),
-        "probabilities": (TensorProto.FLOAT, ["N", count]),
-    }
-    if reject is not None:
-        highest, share = (v.node("ReduceMax", axes=[1], keepdims=0) for v in (logits, shares))
-        # highest - log(share) is ReduceLogSumExp, which takes ten times as long.
-        energy = highest - share.node("Log") - logits.node("ReduceMean", axes=[1], keepdims=0)
-        score = (energy * reject["scale"] + reject["offset"]).node("Sigmoid")
-        graph.rename(score.name, "character_score")
-        outputs["character_score"] = (TensorProto.FLOAT, ["N"])
-    return outputs
+def pack(proto: onnx.ModelProto, precision: str) -> None:
+    """Store the kernels of a model in another precision, in place."""
+    if precision == "fp32":
+        return
+    graph = proto.graph
+    if precision == "int8":
+        quantize_head(graph)
+    kernels = {node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")}
+    nodes = []
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in kernels]:
+        name, weight = tensor.name, numpy_helper.to_array(tensor)
+        graph.initializer.remove(tensor)
+        if precision == "fp16" or weight.size < LARGE:
+            add_constant(graph, f"{name}.half", weight.astype(np.float16))
+            nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+            continue
+        # Not DequantizeLinear: ONNX Runtime would not fold it, and compute it for every sample.
+        values, scale = quantize_rows(weight)
+        values = add_constant(graph, f"{name}.int8", values)
+        scale = add_constant(graph, f"{name}.scale", scale)
+        wide = f"{name}.wide"
+        nodes.append(helper.make_node("Cast", [values], [wide], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [wide, scale], [name]))
+    insert(graph, 0, nodes)
 
 
-def some_glyphs(source: str, size: int, classes: list[str], count: int) -> tuple[np.ndarray, str]:
-    """Return up to `count` glyphs (n,S,S) uint8 of a source, or else drawn ones, and their origin.
+def quantize_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 values in -127...127 of weights (O,...), and a float32 scale (O,1,...) a row."""
+    largest = np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12)
+    scale = (largest / 127).reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float32)
+    return np.round(weight / scale).astype(np.int8), scale
 
-    Raises as `packing.scan`, and ValueError where no class can be drawn.
+
+def quantize_head(graph: onnx.GraphProto) -> None:
+    """Replace the last linear layer by an integer product.
+
+    The input is h-swish, x >= -0.375, so x + 0.375 = step * q with q in 0...255 and one step a
+    sample, and x W' = step * (q W') - 0.375 * (sum of W'). Weights are uint8 around 128: int8 would
+    saturate on processors without VNNI.
     """
-    if not source and TRAINING_DATA.is_dir():
-        source = str(TRAINING_DATA)
-    rng = np.random.default_rng(0)
-    if source:
-        entries = scan(source)[0]
-        entries = [entries[i] for i in rng.permutation(len(entries))]
-        some = [e for e in entries if e.folder][:count]
-        some += [e for e in entries if not e.folder][:SOME_FILES]
-        chunks = list(stream_glyphs(source, some, size, workers=1))
-        for problem in sum((chunk.problems for chunk in chunks), []):
-            print(f"unreadable: {printable(problem)}", file=sys.stderr)
-        glyphs = np.stack([each[0] for chunk in chunks for each in chunk.glyphs])
-        if len(glyphs) < 2:
-            raise ValueError(f"{source}: {len(glyphs)} readable pictures, expected 2 or more")
-        chosen = rng.permutation(len(glyphs))[:count]
-        return glyphs[chosen], f"{len(chosen)} glyphs of {source}"
-    from synthesis.stream import Handwriting
-    from synthesis.templates import stroke_data, symbols
+    place, layer = max((i, n) for i, n in enumerate(graph.node) if n.op_type == "Gemm")
+    x, *names = layer.input
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weight, bias = (numpy_helper.to_array(tensors[name]) for name in names)  # (K,H), (K,)
+    for part in (layer, *(tensors[name] for name in names)):
+        (graph.node if part is layer else graph.initializer).remove(part)
+    values, scale = quantize_rows(weight)
+    constants = {
+        "offset": np.float32(HSWISH_LEAST),
+        "share": np.float32(1 / 255),
+        "weight": np.ascontiguousarray((values.astype(np.int16) + 128).astype(np.uint8).T),
+        "zero": np.uint8(0),
+        "middle": np.uint8(128),
+        "scale": scale.ravel(),
+        "bias": bias - np.float32(HSWISH_LEAST) * weight.sum(1),
+    }
+    c = {name: add_constant(graph, f"head.{name}", value) for name, value in constants.items()}
+    steps = [  # scale and step are multiplied one by one: ONNX Runtime would fuse their product
+        ("Add", [x, c["offset"]], "positive", {}),  # (N,H)
+        ("ReduceMax", ["head.positive"], "largest", {"axes": [1]}),  # (N,1)
+        ("Mul", ["head.largest", c["share"]], "step", {}),
+        ("Div", ["head.positive", "head.step"], "ratio", {}),
+        ("Round", ["head.ratio"], "whole", {}),
+        ("Cast", ["head.whole"], "quantized", {"to": TensorProto.UINT8}),
+        ("MatMulInteger", ["head.quantized", c["weight"], c["zero"], c["middle"]], "sums", {}),
+        ("Cast", ["head.sums"], "product", {"to": TensorProto.FLOAT}),  # (N,K)
+        ("Mul", ["head.product", c["scale"]], "scaled", {}),
+        ("Mul", ["head.scaled", "head.step"], "linear", {}),
+    ]
+    nodes = [helper.make_node(kind, used, [f"head.{name}"], **o) for kind, used, name, o in steps]
+    nodes.append(helper.make_node("Add", ["head.linear", c["bias"]], list(layer.output)))
+    insert(graph, place, nodes)
 
-    known = [label for label in classes if label in stroke_data() or label in symbols()]
-    if not known:
-        raise ValueError("none of the classes can be drawn: give glyphs with --calibration PATH")
-    glyph = Handwriting(known, seed=0).glyph
-    return np.stack([glyph(i, size)[0] for i in range(count)]), f"{count} synthetic glyphs"
+
+def add_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
+    """Add a constant to a graph and return its name."""
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def insert(graph: onnx.GraphProto, place: int, nodes: list[onnx.NodeProto]) -> None:
+    """Insert nodes before the one at `place`: nodes are in order of computation."""
+    after = list(graph.node)[place:]
+    del graph.node[place:]
+    graph.node.extend(nodes + after)
 
 
 @torch.inference_mode()
-def compare(path: Path, model: nn.Module, glyphs: np.ndarray) -> tuple[float, float, int]:
-    """Return the largest difference of logits, the share of equal top-1, and of how many glyphs.
-
-    A file that takes pictures gets the glyphs as dark ink on light paper, clean scans alone.
-    """
+def compare(path: Path, network: Network) -> tuple[float, float]:
+    """Return how far logits of a file differ from a network's, relative to their range, and the
+    share of samples with equal top-1, on synthetic handwriting of the classes that can be drawn."""
     session = open_session(path)
-    entry = session.get_inputs()[0].name
-    if entry == "picture":
-        pictures = np.stack([255 - glyph for glyph in glyphs if is_clean(255 - glyph)])
-        glyphs = np.stack([to_glyph(picture, picture.shape[0]) for picture in pictures])
-    largest, equal = torch.zeros(()), 0
-    for start in range(0, len(glyphs), 64):
-        x = to_input(glyphs[start : start + 64])
-        given = pictures[start : start + 64, None] if entry == "picture" else x.numpy()
-        ours, theirs = torch.from_numpy(session.run(["logits"], {entry: given})[0]), model(x)
-        largest = torch.maximum(largest, (ours - theirs).abs().max())  # NaN stays NaN
-        equal += int((ours.argmax(1) == theirs.argmax(1)).sum())
-    return float(largest), equal / len(glyphs), len(glyphs)
+    drawn = [label for label in network.classes if label in stroke_data()] or list("永国字")
+    handwriting = Handwriting(drawn, seed=0)
+    glyphs = np.stack([handwriting.glyph(i, network.size)[0] for i in range(CHECKED)])
+    if session.get_inputs()[0].name == "picture":
+        glyphs, logits = session.run(["glyph", "logits"], {"picture": 255 - glyphs[:, None]})
+    else:
+        logits = session.run(["logits"], {"glyphs": to_input(glyphs).numpy()})[0]
+    expected = network.logits(to_input(glyphs)).numpy()
+    difference = np.abs(logits - expected).max() / max(1, np.ptp(expected))
+    return float(difference), float((logits.argmax(1) == expected.argmax(1)).mean())
 
 
-def export(given: argparse.Namespace, source: Path, out: Path) -> dict:
-    """Write the file, check it and say the figures; return the checkpoint's contents."""
+def export(source: Path, out: Path, precision: str, takes: str) -> dict:
+    """Write and check a file and print its figures; return the contents of the checkpoint."""
     loaded = checkpoint.load(source)
     model = checkpoint.build_model(loaded).eval()
-    classes, size = loaded["classes"], loaded["config"]["size"]
-    glyphs, origin = some_glyphs(given.calibration, size, classes, given.samples)
-    # int8 is calibrated on one half, the check is on the other.
-    half = len(glyphs) // 2
-    calibration = calibrate(model, glyphs[:half]) if given.precision == "int8" else None
+    network = load_network(source)
+    print(printable(network.summary), file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
-        onnx.save(to_onnx(model, loaded, given.precision, calibration, given.input), temporary)
-        difference, agreement, count = compare(temporary, model, glyphs[half:])
-        exact = given.precision == "fp32" and given.input == "glyph"
-        if not math.isfinite(difference) or (exact and difference > LARGEST_DIFFERENCE):
-            said = f"logits of {out} differ from PyTorch's by {difference:.2g}"
-            raise ValueError(f"{said}, more than rounding explains; nothing was written")
+        onnx.save(to_onnx(model, loaded, precision, takes, temporary), temporary)
+        difference, agreement = compare(temporary, network)
+        if not math.isfinite(difference) or (precision == "fp32" and difference > TOLERANCE):
+            problem = f"its logits differ from PyTorch's by {difference:.2g} of their range"
+            raise ValueError(f"{out}: {problem}; nothing was written")
     megabytes = f"{out.stat().st_size / 1e6:.2f} MB"
-    print(f"{out}: {given.precision}, {len(classes)} classes, takes a {given.input}, {megabytes}")
-    said = f"largest difference of a logit {difference:.2g}, top-1 equal {agreement:.2%}"
-    print(f"against PyTorch on {count} of {origin}: {said}")
+    print(f"{out}: {precision}, {len(network.classes)} classes, input {takes}, {megabytes}")
+    figures = f"largest difference {difference:.1e} of their range, top-1 equal {agreement:.2%}"
+    print(f"logits against PyTorch on {CHECKED} synthetic samples: {figures}")
     if agreement < LEAST_AGREEMENT:
-        said = f"{out} reads {1 - agreement:.0%} of them otherwise than the checkpoint"
-        mend = "calibrate it with glyphs like yours (--calibration) or take another --precision"
-        print(f"warning: {said}; {mend}", file=sys.stderr)
+        problem = f"top-1 of {out} differs from the checkpoint's for {1 - agreement:.0%}"
+        print(f"warning: {problem}; use another --precision", file=sys.stderr)
     return loaded
 
 
-def publish(given: argparse.Namespace, source: Path) -> None:
+def publish(source: Path, folder: Path, precision: str) -> None:
     """Make a folder with the network and a page that reads with it."""
     page.check_runtime()
-    folder = Path(given.page)
-    loaded = export(given, source, folder / "network.onnx")
+    loaded = export(source, folder / "network.onnx", precision, "picture")
     if any(len(label) != 1 for label in loaded["classes"]):
-        raise ValueError(f"{source}: some labels are not one character; the page reads characters")
+        raise ValueError(f"{source}: some labels are longer than one character; the page needs one")
     threshold = loaded["metrics"].get("reject", {}).get("threshold")
     page.publish(folder, source.name, loaded["classes"], loaded["config"]["size"], threshold)
-    print(f"{folder}: a page for any static host; try it: python -m http.server -d {folder}")
+    print(f"{folder}: for any static host; to try it: python -m http.server -d {folder}")
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Export as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(
-        description="Write a checkpoint as an ONNX file and check it against PyTorch.",
-        epilog="Needs the packages of requirements-optional.txt: onnx, onnxruntime.",
+        description="Export a checkpoint to ONNX and compare it with PyTorch.",
+        epilog="Needs onnx and onnxruntime: pip install -r requirements-optional.txt",
     )
-    group = parser.add_argument_group("what to write")
-    add_checkpoint(group, "checkpoint to export")
-    add = group.add_argument
+    add_checkpoint(parser, "checkpoint to export")
+    add = parser.add_argument
     add("--precision", choices=("fp32", "fp16", "int8"),
         help="of the weights in the file (default: fp32; int8 with --page)")  # fmt: skip
     add("--input", choices=("glyph", "picture"),
-        help="what the file takes (default: glyph; picture with --page)")  # fmt: skip
+        help="what the network takes (default: glyph; picture with --page)")  # fmt: skip
     add("--out", metavar="FILE.onnx",
-        help="file (default: the checkpoint's name with -picture, -fp16 or -int8)")  # fmt: skip
+        help="file to write (default: beside the checkpoint, with -picture, -fp16 or -int8)")  # fmt: skip
     add("--page", metavar="DIR",
-        help="make a folder for a static host instead: a page that reads in the browser (once "
-        "before: npm ci --prefix page)")  # fmt: skip
-    add = parser.add_argument_group("calibration and check").add_argument
-    add("--calibration", default="", metavar="PATH",
-        help="training glyphs for int8 and for the check: tree of class folders or .gnt (default: "
-        f"{TRAINING_DATA} if it is there, else synthetic handwriting)")  # fmt: skip
-    add("--samples", type=int, default=2048, metavar="N",
-        help="glyphs, half to calibrate and half to check (default: %(default)s)")  # fmt: skip
+        help="make a folder for a static host: a page that reads in the browser (needs: npm ci "
+        "--prefix page)")  # fmt: skip
     given = parser.parse_args(argv)
     if missing:
         raise needs("exporting", missing)
-    check_range(given, 64, math.inf, "samples")
     source = Path(given.checkpoint or default_checkpoint())
-    given.precision = given.precision or ("int8" if given.page else "fp32")
-    given.input = given.input or ("picture" if given.page else "glyph")
     if given.page:
-        if given.out or given.input != "picture":
-            raise ValueError("--page writes network.onnx for pictures; leave --out and --input out")
-        publish(given, source)
+        if given.out or given.input == "glyph":
+            raise ValueError("--page writes network.onnx with --input picture; omit --out, --input")
+        publish(source, Path(given.page), given.precision or "int8")
         return 0
-    parts = [part for part in (given.input, given.precision) if part not in ("glyph", "fp32")]
+    precision, takes = given.precision or "fp32", given.input or "glyph"
+    parts = [part for part in (takes, precision) if part not in ("glyph", "fp32")]
     out = Path(given.out or source.with_name("-".join([source.stem, *parts]) + ".onnx"))
     if out.suffix != ".onnx":
         raise ValueError(f"--out is {out}, expected a name that ends in .onnx")
-    export(given, source, out)
+    export(source, out, precision, takes)
     return 0
 
 

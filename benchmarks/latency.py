@@ -39,7 +39,7 @@ def files(given: Path | None, folder: Path) -> dict[str, Path]:
     made = {"checkpoint": source}
     for precision in ("fp32", "fp16", "int8"):
         made[precision] = folder / f"{precision}.onnx"
-        arguments = ["--checkpoint", str(source), "--precision", precision, "--samples", "512"]
+        arguments = ["--checkpoint", str(source), "--precision", precision]
         with contextlib.redirect_stdout(sys.stderr):
             if export.main([*arguments, "--out", str(made[precision])]):
                 raise ValueError(f"export.py --precision {precision} failed")
@@ -97,7 +97,7 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
         whole = Path(folder) / "picture.onnx"
         arguments = ["--checkpoint", str(given or DEFAULT_CHECKPOINT), "--input", "picture"]
         with contextlib.redirect_stdout(sys.stderr):
-            export.main([*arguments, "--samples", "64", "--out", str(whole)])
+            export.main([*arguments, "--out", str(whole)])
         scans = [
             cv2.resize(bitmap, (128, 128), interpolation=cv2.INTER_NEAREST)
             for _, bitmap in samples(REPEAT)

@@ -26,7 +26,7 @@ def measure(rounds: int) -> list[timing.Row]:
         picture, network = Path(folder) / "picture.png", Path(folder) / "network.onnx"
         picture.write_bytes(cv2.imencode(".png", timing.samples(1)[0][1])[1].tobytes())
         export = ["export.py", "--checkpoint", DEFAULT_CHECKPOINT, "--out", network]
-        export += ["--precision", "int8", "--samples", "512"]
+        export += ["--precision", "int8"]
         subprocess.run([sys.executable, *export], check=True, cwd=timing.ROOT, stdout=sys.stderr)
         bare = {"torch, cv2": DEFAULT_CHECKPOINT, "numpy, cv2, onnxruntime": network}
         commands = {}

@@ -32,7 +32,7 @@ def export(folder: Path) -> Path:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     out = folder / "network.onnx"
-    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--out", out, "--samples", 64]
+    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--out", out]
     done = call_script("export.py", *given)
     assert done.returncode == 0, done.stderr
     return out

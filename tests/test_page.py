@@ -174,8 +174,7 @@ def test_a_blank_picture_is_said(visit, tmp_path):
 
 @needs_page
 def test_narrows_the_classes_and_doubts(doubting, tmp_path):
-    done = call_script("export.py", "--checkpoint", doubting, "--page", tmp_path / "site",
-                       "--samples", 64)  # fmt: skip
+    done = call_script("export.py", "--checkpoint", doubting, "--page", tmp_path / "site")
     assert done.returncode == 0, done.stderr
     with serve(tmp_path / "site") as server, chromium.launch() as browser:
         page = browser.new_page()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # within its room.
 LAYERS = [
     ["config", "model", "picture", "hwdb", "jobs"],
-    ["synthesis", "calibration", "onnx_graph", "page"],
+    ["synthesis", "calibration", "page"],
     ["checkpoint", "packing"],
     ["dataset"],
     ["training"],

@@ -72,7 +72,7 @@ class ToGlyph(nn.Module):
         return torch.where(clean, 255 - self.levels, strength)
 
     def is_clean(self, shares: Tensor, strip: Tensor) -> Tensor:
-        """Return whether pictures with histograms (N,256) are clean scans, (N,1): glyph.is_clean."""
+        """Return whether pictures are clean scans, (N,1), as glyph.is_clean does."""
         tight = torch.where(strip, STRIP_PAPER, DENSE_PAPER)
         black = shares[:, :24].sum(1, keepdim=True) >= 0.5
         near = shares[:, 236:255].sum(1, keepdim=True)
@@ -80,7 +80,7 @@ class ToGlyph(nn.Module):
         return (near <= CLEAN_NEAR_PAPER) & (shares[:, 255:] >= least)
 
     def is_light(self, shares: Tensor) -> Tensor:
-        """Return whether ink is lighter than paper, (N,1): levels are skewed upwards from the median."""
+        """Return whether ink is lighter than paper, (N,1): the histogram is skewed upwards."""
         return (shares * (self.levels - quantile(shares, 0.5)) ** 3).sum(1, keepdim=True) > 0
 
     def resampling(self, begin: Tensor, end: Tensor, scale: Tensor, pixels: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class ToGlyph(nn.Module):
         return ((step + 1) / 2 - apart).clamp(0, 1) / step * inside.unsqueeze(2)
 
     def level(self, glyph: Tensor) -> Tensor:
-        """Scale glyphs (N,S,S) so that the 95th percentile of the inked pixels is 255: glyph.level."""
+        """Scale glyphs (N,S,S) so that the 95th percentile of the ink is 255: glyph.level."""
         edge = glyph.amax((1, 2)).view(-1, 1) / 4  # below: edges, and noise
         shares = histogram(glyph.flatten(1).long()) * (self.levels >= edge.floor() + 1)
         strength = quantile(shares, 0.95).clamp(min=1).unsqueeze(2)
@@ -115,7 +115,7 @@ def histogram(levels: Tensor) -> Tensor:
 
 
 def quantile(shares: Tensor, share: float) -> Tensor:
-    """Return the first level (N,1) up to which lies that share of (N,256), which need not add to 1."""
+    """Return the first level (N,1) up to which lies a share of the sum of each row in (N,256)."""
     total = shares.cumsum(1)
     return (total < share * total[:, -1:]).sum(1, keepdim=True).float()
 

@@ -155,7 +155,7 @@ def stream_glyphs(
         else:
             tasks.append([entry])
     decode = partial(_decode, str(source), size, margin)
-    with Workers(max(1, min(workers or cores(), len(tasks))), __name__) as pool:
+    with Workers(max(1, min(workers or cores(), len(tasks)))) as pool:
         for chunks in pool.map(decode, tasks):
             yield from chunks
 

@@ -1,21 +1,20 @@
-"""Convert the CASIA-HWDB archives, as downloaded, to a tree of PNG files: one folder a character.
+"""Convert the CASIA-HWDB archives, as downloaded, to a tree of PNG files, one folder per class.
 
     python process_gnt.py HWDB1.1trn_gnt.zip HWDB1.1tst_gnt.zip   # official files: train and test
     python process_gnt.py my_files/ --split train                 # .gnt files of any other name
     python process_gnt.py --download                              # fetch HWDB1.1 first
-    python process_gnt.py                                         # whatever lies in data/
+    python process_gnt.py                                         # everything in data/
 
     data/train/U+554A/1001_00017.png    1 channel, native size, 255 = paper, lossless
                |      |    number of the record in its file, from 0
-               |      writer (the number in the file name)
+               |      writer; 1001+2 in the names from a second file of the same writer
                class, by code point (啊)
 
-Run again after an interruption it goes on, and the result is byte for byte that of an unbroken
-run: each split keeps a record of its sources (.process_gnt.json; .process_gnt.jsonl holds a line
-for each change since), one that is not "complete" is written anew, and a finished one is left alone
-as long as its content and its number of PNG files agree with the record. One tree has one choice of
---classes; another choice is refused rather than mixed in. Left out: any change of the pictures
-(picture/ does that).
+An interrupted conversion continues when run again, and the result is byte for byte that of an
+unbroken run. Each split has a state file, .process_gnt.jsonl, with one mark per source: from which
+file, how many pictures, done or not. A source that is done is skipped while its content and its
+number of PNG files agree with the mark. A tree has one choice of --classes; another is refused.
+Left out: any change of the pictures (picture/ does that).
 """
 
 import argparse
@@ -24,171 +23,181 @@ import json
 import math
 import os
 import re
-import struct
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from hwdb.archives import GntFile, find_files, open_files, other_archives
+from hwdb.archives import GntFile, find_files, open_files
 from hwdb.characters import LEVEL1, folder_name, select_classes
 from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published, writer_of
 from jobs.command import check_range, command, printable, progress
-from jobs.files import only_one, read_mark, write_mark
+from jobs.files import is_hidden, only_one, write_file
 from jobs.pool import Workers, cores
 
-STATE, CHANGES, VERSION = ".process_gnt.json", ".process_gnt.jsonl", 2
-COUNTS = ("records", "images", "skipped", "undecodable", "extra", "png_bytes")
+STATE, VERSION = ".process_gnt.jsonl", 3
+COUNTS = ("records", "images", "skipped", "undecodable", "symbols", "png_bytes")
 BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
 
 # -- pictures --------------------------------------------------------------------------------------
 
-FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-
-
-def encode_png(pixels: bytes, width: int, height: int) -> bytes:
-    """Return a bitmap as a PNG file, 8-bit greyscale.
-
-    Handwriting is long runs of paper: run-length matching without row filters is the fastest
-    setting of zlib, and about as small as the default filters at level 6 (benchmarks/convert.py).
-    """
-    rows = np.zeros((height, width + 1), np.uint8)  # column 0: no filter
-    rows[:, 1:] = np.frombuffer(pixels, np.uint8).reshape(height, width)
-    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 0, 0, 0, 0)
-    parts = (header, b"IDAT" + packer.compress(rows) + packer.flush(), b"IEND")
-    chunks = (struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
 
 class Batch(NamedTuple):
-    """Pictures to write: number, character, width, height, pixels; none: the end of a source."""
+    """Pictures to write, each with its number; an empty batch ends a source."""
 
     folder: str
     prefix: str
-    pictures: list[tuple[int, str, int, int, bytes]]
+    records: list[tuple[int, Record]]
 
 
 def write_batch(batch: Batch) -> tuple[str, str, int, int]:
-    """Write the pictures of a batch; return folder, prefix, how many, and how many bytes."""
+    """Write the pictures of a batch; return folder, prefix, number of pictures, and of bytes.
+
+    Handwriting is long runs of paper: run-length encoding without row filters is the fastest
+    setting, and about as small as the default filters at level 6 (benchmarks/convert.py).
+    """
+    import cv2  # in the workers only
+
+    png = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
+           cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]  # fmt: skip
     total = 0
-    for number, character, width, height, pixels in batch.pictures:
-        data = encode_png(pixels, width, height)
-        _write(f"{batch.folder}/{folder_name(character)}/{batch.prefix}_{number:05d}.png", data)
+    for number, record in batch.records:
+        data = cv2.imencode(".png", record.bitmap, png)[1]
+        folder = f"{batch.folder}/{folder_name(record.character)}"
+        _write(folder, f"{folder}/{batch.prefix}_{number:05d}.png", data.data)
         total += len(data)
-    return batch.folder, batch.prefix, len(batch.pictures), total
+    return batch.folder, batch.prefix, len(batch.records), total
 
 
-def _write(path: str, data: bytes) -> None:
-    """Write a file, in its place; the record of its source tells whether it is whole."""
+def _write(folder: str, path: str, data: memoryview) -> None:
+    """Write a file in place; the mark of its source tells whether it is whole."""
     try:
         try:
-            handle = os.open(path, FLAGS, 0o666)
+            stream = open(path, "wb")  # noqa: SIM115
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            handle = os.open(path, FLAGS, 0o666)
-        try:
-            while len(data):  # once, but for the last bytes of a disk
-                data = data[os.write(handle, data) :]
-        finally:
-            os.close(handle)
+            os.makedirs(folder, exist_ok=True)
+            stream = open(path, "wb")  # noqa: SIM115
+        with stream:
+            stream.write(data)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise OSError(error.errno, error.strerror, path) from None
 
 
-# -- the tree and its record -----------------------------------------------------------------------
+# -- the tree and its state file -------------------------------------------------------------------
 
 
 class Tree:
-    """One split on disk: class folders, and the record of the sources they come from."""
+    """One split on disk: class folders, and a mark for each source, by the prefix of its files."""
 
     def __init__(self, folder: Path, classes: str | None) -> None:
         self.folder = folder
         self.chosen = "all" if classes is None else "".join(sorted(classes))
-        mark = read_mark(folder / STATE, VERSION) or {}
-        self.sources: dict[str, dict] = mark.get("sources", {}) | dict(self._changes())
-        if not self.sources and any(entry.is_dir() for entry in os.scandir(folder)):
-            said = (
-                f"process_gnt.py did not make what is in {folder}, or {STATE} is damaged or older"
-            )
-            raise ValueError(f"{said}; give another --out or move it away")
-        both = [mark.get("classes", self.chosen), self.chosen]
-        if both[0] != both[1]:
-            was, now = (chosen if chosen == "all" else f"{len(chosen)} classes" for chosen in both)
-            said = f"{folder} was made with another --classes ({was}, now {now})"
-            raise ValueError(f"{said}; delete it or give another --out")
-        # Every picture's prefix, to be compared with the record.
+        self.marks: dict[str, dict] = {}
+        self._read_state()
+        # How many pictures of each prefix there are, to be compared with the marks.
         self.present = Counter(name.rpartition("_")[0] for _, name in self._files())
-        self.keys = {key.casefold(): key for key in self.sources}  # there are case-blind disks
+        # Prefixes by what a source may be recognised by, and the last number of each writer.
+        self.known: dict[tuple, str] = {}
+        self.last: dict[str, int] = {}
+        for prefix, mark in self.marks.items():
+            self._remember(prefix, mark)
+        self.claimed: set[str] = set()  # by sources of this run
         self.save()
+
+    def _read_state(self) -> None:
+        chosen = None
+        for line in _lines(self.folder / STATE):
+            if "prefix" in line:
+                self.marks[line["prefix"]] = line
+            elif line.get("version") == VERSION:
+                chosen = line["classes"]
+        if chosen is None and any(entry.is_dir() for entry in os.scandir(self.folder)):
+            what = f"{self.folder} was not made by process_gnt.py, or by an older version of it"
+            raise ValueError(f"{what}; give another --out or move it away")
+        if chosen not in (None, self.chosen):
+            both = (c if c == "all" else f"{len(c)} classes" for c in (chosen, self.chosen))
+            what = "{} was made with another --classes ({}, now {})".format(self.folder, *both)
+            raise ValueError(f"{what}; delete it or give another --out")
 
     def _files(self) -> Iterator[tuple[str, str]]:
         """Yield (folder, name) of every file in the class folders."""
         for entry in os.scandir(self.folder):
-            if entry.is_dir():
+            if entry.is_dir() and not is_hidden(entry.name):
                 yield from ((entry.path, name) for name in os.listdir(entry.path))
 
     def save(self) -> None:
-        """Write the record; a reader sees the old one or the new one."""
-        sources = dict(sorted(self.sources.items()))
-        state = {"version": VERSION, "classes": self.chosen, "sources": sources}
-        write_mark(self.folder / STATE, state)
-        (self.folder / CHANGES).unlink(missing_ok=True)
+        """Write the state file with one line per source, in an order that depends on them alone."""
+        lines = [{"version": VERSION, "classes": self.chosen}]
+        lines += [self.marks[prefix] for prefix in sorted(self.marks)]
+        write_file(self.folder / STATE, "".join(map(_line, lines)).encode("ascii"))
 
-    def note(self, key: str) -> None:
-        """Add an entry as it is now to the record, in a time that does not grow with that."""
-        with open(self.folder / CHANGES, "a", encoding="ascii") as stream:
-            stream.write(json.dumps([key, self.sources[key]]) + "\n")
+    def mark(self, prefix: str) -> None:
+        """Append the mark of a source to the state file; the last one counts."""
+        with open(self.folder / STATE, "a", encoding="ascii") as stream:
+            stream.write(_line(self.marks[prefix]))
 
-    def _changes(self) -> Iterator[tuple[str, dict]]:
-        """Yield what was added to the record; a kill may have cut the last line."""
-        path = self.folder / CHANGES
-        with contextlib.suppress(ValueError):
-            for line in path.read_text("ascii").splitlines() if path.is_file() else ():
-                yield tuple(json.loads(line))
+    def _remember(self, prefix: str, mark: dict) -> None:
+        writer, _, number = prefix.partition("+")
+        self.last[writer.casefold()] = max(self.last.get(writer.casefold(), 0), int(number or 1))
+        for key in _keys(writer, mark["source"], mark["size"], mark["crc"]):
+            if key[0] != "name" or not mark["done"]:
+                self.known[key] = prefix
 
-    def claim(self, source: GntFile, prefix: str, claimed: set[str]) -> tuple[str, dict]:
-        """Return the prefix of a source in this tree and its entry, to be filled if not complete.
+    def claim(self, source: GntFile, writer: str) -> tuple[str, bool]:
+        """Return the prefix of a source, and whether its pictures are there already.
 
-        A prefix belongs to the file that took it first. Another file of the same number gets
-        `prefix+2` and so on, unless its content is the same: then it is that file. Prefixes
-        `claimed` are of files of this run.
+        The same content is the same source, wherever it is. A changed file, and the rest of an
+        interrupted conversion, replace what was written before. Another file of the same writer
+        gets the prefix `writer+2` and so on.
         """
-        number, key = 1, prefix
-        while key.casefold() in self.keys:
-            key = self.keys[key.casefold()]
-            entry = self.sources[key]
-            same = entry["size"] == source.size and entry["crc"] == _checksum(source)
-            whole = entry["complete"] and self.present[key] == entry["images"]
-            if same and (key in claimed or whole):
-                return key, entry
-            if key not in claimed and (same or _is_rest_of(entry, source)):
-                break  # changed or unfinished
-            number += 1
-            key = f"{prefix}+{number}"
-        if self.present[key]:
-            pattern = re.compile(re.escape(key) + r"_\d+\.png")
-            for folder, name in self._files():
-                if pattern.fullmatch(name):
-                    os.unlink(os.path.join(folder, name))
-        entry = {"source": _absolute(source), "size": source.size, "crc": None, "complete": False}
-        self.sources[key] = entry | dict.fromkeys(COUNTS, 0) | {"damage": []}
-        self.keys[key.casefold()] = key
-        self.note(key)
-        return key, self.sources[key]
+        where, crc = _absolute(source), _checksum(source)
+        for key in _keys(writer, where, source.size, crc):
+            prefix = self.known.get(key)
+            if prefix is None:
+                continue
+            mark = self.marks[prefix]
+            whole = mark["done"] and self.present[prefix] == mark["images"]
+            if key[0] == "content" and (prefix in self.claimed or whole):
+                return prefix, True
+            if prefix not in self.claimed:
+                self._remove(prefix)
+                break
+        else:
+            number = self.last.get(writer.casefold(), 0) + 1
+            prefix = writer if number == 1 else f"{writer}+{number}"
+        mark = {"prefix": prefix, "source": where, "size": source.size, "crc": crc, "done": False}
+        self.marks[prefix] = mark | dict.fromkeys(COUNTS, 0) | {"damage": []}
+        self._remember(prefix, mark)
+        self.mark(prefix)
+        return prefix, False
+
+    def _remove(self, prefix: str) -> None:
+        """Delete the pictures of a source."""
+        pattern = re.compile(re.escape(prefix) + r"_\d+\.png")
+        for folder, name in self._files() if self.present[prefix] else ():
+            if pattern.fullmatch(name):
+                os.unlink(os.path.join(folder, name))
 
 
-def _is_rest_of(entry: dict, source: GntFile) -> bool:
-    """Tell whether an entry is of this file as it was, or of an interrupted run that read it."""
-    moved = entry["size"] == source.size and Path(entry["source"]).name == Path(source.name).name
-    return entry["source"] == _absolute(source) or (entry["crc"] is None and moved)
+def _line(content: dict) -> str:
+    return json.dumps(content) + "\n"
+
+
+def _lines(path: Path) -> Iterator[dict]:
+    """Yield the lines of a state file up to one that a kill has cut off."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        for line in path.read_text("ascii").splitlines():
+            yield json.loads(line)
+
+
+def _keys(writer: str, where: str, size: int, crc: int) -> list[tuple]:
+    """Return by what a source is recognised: its content, its place, its name."""
+    return [("content", writer, size, crc), ("place", where), ("name", writer, Path(where).name)]
 
 
 def _absolute(source: GntFile) -> str:
@@ -196,27 +205,16 @@ def _absolute(source: GntFile) -> str:
 
 
 def _checksum(source: GntFile) -> int:
-    if source.crc is None:
-        source.crc = 0
+    crc = source.crc
+    if crc is None:
+        crc = 0
         with source.path.open("rb") as stream:
             while chunk := stream.read(1 << 20):
-                source.crc = zlib.crc32(chunk, source.crc)
-    return source.crc
+                crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 # -- conversion ------------------------------------------------------------------------------------
-
-
-class _Checksummed:
-    """A stream with the checksum of what was read from it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.crc = stream, 0
-
-    def read(self, count: int) -> bytes:
-        data = self.stream.read(count)
-        self.crc = zlib.crc32(data, self.crc)
-        return data
 
 
 class Conversion:
@@ -227,113 +225,97 @@ class Conversion:
         self.limit = options.limit
         self.classes = None if classes is None else frozenset(classes)
         self.trees: dict[str, Tree] = {}  # by split
-        self.locks = contextlib.ExitStack()  # one a tree
-        self.entries: dict[tuple[str, str], dict] = {}  # (split, prefix) of every source of the run
+        self.locks = contextlib.ExitStack()  # one per tree
+        self.sources: list[tuple[str, str]] = []  # (split, prefix) of every source of the run
         self.notes: list[str] = []
         self.overruled = 0
-        self.damaged: list[Damage] = []  # archives and files; that of records is in the entries
-        self.images = 0  # pictures, with those of finished sources
+        self.damaged: list[Damage] = []  # archives and files; that of records is in the marks
+        self.images = 0  # including those of sources that were done before
 
     def run(self, files: list[Path]) -> None:
         """Convert all files; raises ValueError and OSError for what the user has to settle."""
-        sizes = {file: file.stat().st_size for file in files if file.is_file()}
-        bar = progress(total=sum(sizes.values()), unit="B", unit_scale=True)
-        with self.locks, bar, Workers(self.workers, "process_gnt") as workers:
-            written = workers.map(write_batch, self._batches(files, sizes, bar))
-            for folder, prefix, count, size in written:
+        with self.locks, progress(unit=" images") as bar, Workers(self.workers) as workers:
+            for folder, prefix, count, size in workers.map(write_batch, self._batches(files)):
                 tree = self.trees[os.path.basename(folder)]
-                entry = tree.sources[prefix]
-                entry["png_bytes"] += size
+                mark = tree.marks[prefix]
+                mark["png_bytes"] += size
+                bar.update(count)
                 if not count:
-                    # A source whose archive is damaged is read again: a better one may come.
-                    entry["complete"] = "archive" not in {kind for _, kind, _ in entry["damage"]}
-                    tree.note(prefix)
-            bar.update(bar.total - bar.n)
+                    # A source with a damaged archive is read again: a better copy may come.
+                    mark["done"] = "archive" not in {kind for _, kind, _ in mark["damage"]}
+                    tree.mark(prefix)
 
-    def _batches(self, files: list[Path], sizes: dict[Path, int], bar) -> Iterator[Batch]:
+    def _batches(self, files: list[Path]) -> Iterator[Batch]:
         """Yield the batches of all sources."""
-        behind, current = 0, None  # bytes of the files before the current one
         for source in open_files(files):
-            if isinstance(source, Damage):
-                if source.kind == "other":
-                    self.notes.append(f"{source.source}: {source.reason}")
-                else:
-                    self.damaged.append(source)
-                continue
-            if source.path != current:
-                behind, current = behind + sizes.get(current, 0), source.path
-            for batch in self._convert(source):
-                bar.update(behind + source.position() - bar.n)
-                yield batch
+            if isinstance(source, GntFile):
+                yield from self._convert(source)
+            elif source.kind == "other":
+                self.notes.append(f"{source.source} {source.reason}")
+            else:
+                self.damaged.append(source)
             if self.images >= self.limit:
                 break
 
-    def _place(self, source: GntFile) -> tuple[str, str]:
-        """Return (split, prefix) for a source: official numbers decide, else the option."""
+    def _tree(self, source: GntFile) -> tuple[str, Tree]:
+        """Return split and tree of a source: official numbers decide, else the option."""
         split = origin(_absolute(source))[2]
         if split is None:
             split = self.split
         elif self.split not in (None, split):
             self.overruled += 1
         if split is None:
-            said = f"{source.name} is not an official train or test file"
-            raise ValueError(f"{said}; say --split train or --split test")
-        return split, writer_of(f"{Path(source.name).stem}.gnt")
-
-    def _tree(self, split: str) -> Tree:
+            what = f"{source.name} is not an official train or test file"
+            raise ValueError(f"{what}; add --split train or --split test")
         if split not in self.trees:
             self.locks.enter_context(only_one(self.out / split, "process_gnt.py"))
             self.trees[split] = Tree(self.out / split, self.classes)
             self.locks.callback(self.trees[split].save)
-        return self.trees[split]
+        return split, self.trees[split]
 
     def _convert(self, source: GntFile) -> Iterator[Batch]:
         """Yield the batches of a source, the last one empty."""
-        split, prefix = self._place(source)
-        tree = self._tree(split)
-        claimed = {prefix for part, prefix in self.entries if part == split}
-        prefix, entry = tree.claim(source, prefix, claimed)
-        if prefix in claimed:
+        split, tree = self._tree(source)
+        prefix, there = tree.claim(source, writer_of(f"{Path(source.name).stem}.gnt"))
+        if prefix in tree.claimed:
             self.notes.append(f"{source.name} has the same content as another source; left out")
             return
-        self.entries[split, prefix] = entry
-        if entry["complete"]:
-            self.images += entry["images"]
+        tree.claimed.add(prefix)
+        self.sources.append((split, prefix))
+        mark = tree.marks[prefix]
+        if there:
+            self.images += mark["images"]
             return
         batch, size = Batch(str(tree.folder), prefix, []), 0
-        stream = source.open()
-        if source.crc is None:
-            stream = _Checksummed(stream)
-        for number, record in self._records(stream, source.name, entry):
-            batch.pictures.append((number, *record[:4]))
+        for number, record in self._records(source, mark):
+            batch.records.append((number, record))
             size += len(record.pixels)
             if size >= BATCH_BYTES:
                 yield batch
-                batch, size = batch._replace(pictures=[]), 0
-        if batch.pictures:
+                batch, size = batch._replace(records=[]), 0
+        if batch.records:
             yield batch
         if self.images < self.limit:  # else it is unfinished
-            entry["crc"] = stream.crc if source.crc is None else source.crc
-            yield batch._replace(pictures=[])
+            yield batch._replace(records=[])
 
-    def _records(self, stream: BinaryIO, name: str, entry: dict) -> Iterator[tuple[int, Record]]:
+    def _records(self, source: GntFile, mark: dict) -> Iterator[tuple[int, Record]]:
         """Yield the selected records of a source with their numbers, and count them all."""
-        for item in read_gnt(stream, name):
+        for item in read_gnt(source.open(), source.name):
             if self.images >= self.limit:
                 return
-            number = entry["records"]
+            number = mark["records"]
             if isinstance(item, Damage):
-                entry["damage"].append([item.offset, item.kind, item.reason])
-                entry["records"] += item.kind not in ("archive", "empty")
-                entry["undecodable"] += item.kind == "tag"
+                mark["damage"].append([item.offset, item.kind, item.reason])
+                mark["records"] += item.kind not in ("archive", "empty", "other format")
+                mark["undecodable"] += item.kind == "tag"
                 continue
-            entry["records"] += 1
+            mark["records"] += 1
             if self.classes is not None and item.character not in self.classes:
-                entry["skipped"] += 1
+                mark["skipped"] += 1
                 continue
             self.images += 1
-            entry["images"] += 1
-            entry["extra"] += item.character not in _LEVEL1
+            mark["images"] += 1
+            mark["symbols"] += item.character not in _LEVEL1
             yield number, item
 
 
@@ -346,23 +328,25 @@ HEADINGS = ("split", "set", "files", "writers", "records", "images", "official",
 
 def report(run: Conversion) -> str:
     """Return the final table: every record of every source is in one of its columns."""
-    groups: dict[tuple[str, str], list[tuple[str, dict]]] = {}
-    for (split, prefix), entry in run.entries.items():
-        groups.setdefault((split, origin(entry["source"])[0]), []).append((prefix, entry))
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for split, prefix in run.sources:
+        mark = run.trees[split].marks[prefix]
+        groups.setdefault((split, origin(mark["source"])[0]), []).append(mark)
     rows = [HEADINGS]
-    for (split, name), members in sorted(groups.items(), key=lambda g: (g[0][0] != "train", g[0])):
-        symbols = any(entry["extra"] for _, entry in members)
+    for (split, name), marks in sorted(groups.items(), key=lambda g: (g[0][0] != "train", g[0])):
         all_of_level1 = run.classes is None or run.classes >= _LEVEL1
-        official = published(name, split, symbols) if all_of_level1 else "-"
-        rows.append(_row(split, name, members, official))
+        symbols = any(mark["symbols"] for mark in marks)
+        rows.append(
+            _row(split, name, marks, published(name, split, symbols) if all_of_level1 else "-")
+        )
     if len(groups) > 1:
-        rows.append(_row("total", "", [m for members in groups.values() for m in members], ""))
+        rows.append(_row("total", "", sum(groups.values(), []), ""))
     lines = [_table(rows)]
-    for split, tree in sorted(run.trees.items(), reverse=True):
+    for _, tree in sorted(run.trees.items(), reverse=True):
         classes = sum(entry.is_dir() for entry in os.scandir(tree.folder))
         lines.append(f"{tree.folder}: {classes:,} classes")
-        unfinished = [key for key, entry in tree.sources.items() if not entry["complete"]]
-        if earlier := [key for key in sorted(unfinished) if (split, key) not in run.entries]:
+        unfinished = sorted(key for key, mark in tree.marks.items() if not mark["done"])
+        if earlier := [key for key in unfinished if key not in tree.claimed]:
             lines.append(f"{tree.folder}: unfinished since an earlier run: {', '.join(earlier)}")
     for name in sorted({name for _, name in groups} & set(TOTALS)):
         writers, images = TOTALS[name]
@@ -370,11 +354,11 @@ def report(run: Conversion) -> str:
     return "\n".join(lines)
 
 
-def _row(split: str, name: str, members: list[tuple[str, dict]], official: str) -> list[str]:
-    total = {key: sum(entry[key] for _, entry in members) for key in COUNTS}
+def _row(split: str, name: str, marks: list[dict], official: str) -> list[str]:
+    total = {key: sum(mark[key] for mark in marks) for key in COUNTS}
     damaged = total["records"] - total["images"] - total["skipped"] - total["undecodable"]
-    writers = len({prefix.partition("+")[0] for prefix, _ in members})
-    numbers = (len(members), writers, total["records"], total["images"])
+    writers = len({mark["prefix"].partition("+")[0] for mark in marks})
+    numbers = (len(marks), writers, total["records"], total["images"])
     lost = (total["skipped"], total["undecodable"], damaged)
     size = f"{total['png_bytes'] / 1e6:,.1f}"
     return [split, name, *(f"{n:,}" for n in numbers), official, size, *(f"{n:,}" for n in lost)]
@@ -389,13 +373,18 @@ def _table(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
-def damages(run: Conversion) -> list[Damage]:
-    """Return all damage of the sources of this run, with that of sources finished earlier."""
-    return run.damaged + [
-        Damage(entry["source"], offset, reason, kind)
-        for entry in run.entries.values()
-        for offset, kind, reason in entry["damage"]
-    ]
+def damages(run: Conversion) -> Iterator[str]:
+    """Yield a sentence for each damage in the sources of this run, done now or earlier."""
+    found = list(run.damaged)
+    for split, prefix in run.sources:
+        mark = run.trees[split].marks[prefix]
+        found += (Damage(mark["source"], at, why, kind) for at, kind, why in mark["damage"])
+    for source, offset, reason, kind in found:
+        yield (
+            f"{source} {reason}"
+            if kind == "other format"
+            else f"{source} at byte {offset}: {reason}"
+        )
 
 
 # -- command line ----------------------------------------------------------------------------------
@@ -417,7 +406,7 @@ Without the data: python synthesize_gnt.py makes a stand-in in the same format.
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Convert CASIA-HWDB archives or .gnt files to PNG files, a folder a character.",
-        epilog="Exit status: 0 all well; 1 something was damaged (all that is good was kept); "
+        epilog="Exit status: 0 all well; 1 something was damaged (all that is intact was kept); "
         "2 an error stopped the run; 130 interrupted (run again to go on).",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", type=Path,
@@ -425,7 +414,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("conversion").add_argument
     add("--out", default="data", metavar="DIR", help="where train/ and test/ go (default: data)")
     add("--split", choices=("train", "test"),
-        help="part for files whose name tells none (official names tell it)")  # fmt: skip
+        help="split of files without an official name")  # fmt: skip
     add("--classes", default="all", metavar="SPEC",
         help="level1 (3755), symbols (171), all, a number N (the first N of level 1 in GB order), "
         "or a text file of characters (default: all)")  # fmt: skip
@@ -435,7 +424,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("download").add_argument
     add("--download", action="store_true",
         help="fetch the official archives to --out first, then convert them")  # fmt: skip
-    add("--set", choices=tuple(EDITIONS), default="1.1", help="which HWDB (default: 1.1)")
+    add(
+        "--set",
+        choices=tuple(EDITIONS),
+        default="1.1",
+        help="which HWDB with --download (default: 1.1)",
+    )
     add("--mirror", metavar="URL",
         help="fetch URL/<archive name> instead of from the official addresses")  # fmt: skip
     options = parser.parse_args(argv)
@@ -450,34 +444,33 @@ def main(argv: list[str] | None = None) -> int:
     classes = select_classes(options.classes)
     paths = list(options.paths)
     if options.download:
-        from hwdb.download import download_set  # takes as long to load as all else
+        from hwdb.download import download_set  # slow to import
 
         with only_one(Path(options.out), "process_gnt.py --download"):
             paths += download_set(options.set, Path(options.out), options.mirror)
     if not paths:
-        if not Path("data").is_dir() or not find_files([Path("data")]):
+        if not Path("data").is_dir() or not find_files([Path("data")])[0]:
             print(HELP_NO_DATA, end="", file=sys.stderr)
             return 2
         paths = [Path("data")]
-    files = find_files(paths)
+    files, notes = find_files(paths)
     if not files:
-        raise FileNotFoundError(f"no .gnt, .zip or .alz file in {', '.join(map(str, paths))}")
+        others = f" ({notes[0]})" if notes else ""
+        where = ", ".join(map(str, paths))
+        raise FileNotFoundError(f"no .gnt, .zip or .alz file in {where}{others}")
     run = Conversion(options, classes)
-    mend = "is not read; unpack it and give its .gnt files"
-    run.notes += [f"{file} {mend}" for file in other_archives(paths)]
     run.run(files)
     if run.overruled:
-        said = f"--split {options.split} was not applied to {run.overruled} files"
-        run.notes.append(f"{said} whose official names tell the part")
-    for note in run.notes:
+        what = f"--split {options.split} was not applied to {run.overruled} files"
+        run.notes.append(f"{what} whose official names determine the split")
+    for note in notes + run.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    found = damages(run)
+    found = list(damages(run))
     for damage in found:
-        what = printable(f"{damage.source} at byte {damage.offset}: {damage.reason}")
-        print(f"damage: {what}", file=sys.stderr)
+        print(f"damage: {printable(damage)}", file=sys.stderr)
     print(report(run))
     if found:
-        print(f"{len(found)} places were damaged; everything else was kept", file=sys.stderr)
+        print(f"{len(found)} damaged places; everything else was converted", file=sys.stderr)
     return 1 if found else 0
 
 

@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.sheet}: {len(numbers)} writers")
         return 0
     numbers += [FIRST_TEST + k for k in range(args.test_writers)]
-    workers = Workers(min(args.workers, len(numbers)), "synthesis.papers")
+    workers = Workers(min(args.workers, len(numbers)))
     with only_one(args.out, "synthesize_gnt.py"), workers:
         keep_settings(args, args.out)
         written = workers.map(partial(write_writer, args, args.out), numbers)

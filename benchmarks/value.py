@@ -134,7 +134,7 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, 
 def contestants(given, classes: str, fonts: str, names: list[str]) -> Iterator[tuple]:
     """Yield seed, name, features (N,512) and labels (N,) of every set to train on."""
     labels = torch.arange(len(classes)).repeat(given.samples)
-    with Workers(given.workers, __name__) as pool:
+    with Workers(given.workers) as pool:
         for seed in range(1, given.seeds + 1):
             for name in names:
                 make = partial(draw, classes, VARIANTS[name], fonts, seed)

@@ -1,144 +1,110 @@
-"""Open .gnt files wherever they lie: loose, in folders, in .zip, in .alz, in an .alz in a .zip.
+"""Find and open .gnt files: loose, in folders, in .zip, in .alz, and in a .zip or .alz in a .zip.
 
     for item in open_files(find_files([Path("HWDB1.1tst_gnt.zip"), Path("more/")])):
         if isinstance(item, GntFile):
-            stream = item.open()  # closed when the next one is asked for
+            records = read_gnt(item.open(), item.name)
 
-Everything is read forwards as a stream; nothing is unpacked to disk and no name in an archive is
-used as a path. Checksums are verified: a stream first delivers all it has and then raises OSError.
-A size is believed only if the packed data can have it. Whatever else is there is named as `Damage`,
-of kind "other" if it is merely a file of another kind.
+Members are read as streams, and no member name is used as a path. Sizes and checksums are verified:
+a stream yields all its data first and raises OSError at the end. Whatever cannot be read is yielded
+as `Damage`, of kind "other" if it is merely a file of another type.
 
-    .zip  store and deflate, ZIP64
-    .alz  store and deflate; volumes .alz .a00 .a01 ... (also inside a .zip)
+    .zip  Python's zipfile; stored and deflated members
+    .alz  stored and deflated members; volumes .alz .a00 .a01 ... (also inside a .zip)
 
-Left out: encrypted archives, ALZip's own bzip2, archives of any other format.
+Left out: encrypted archives, ALZip's own bzip2, other archive formats, damaged .zip directories.
 """
 
 import io
 import os
 import re
+import shutil
 import struct
-import sys
+import tempfile
 import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from hwdb.record import Damage
+from hwdb.record import Damage, other_format
+from jobs.files import is_hidden
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 SUFFIXES = (".gnt", ".zip", ".alz")
 OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 VOLUME = re.compile(r"\.[a-z]\d\d", re.IGNORECASE)  # .a00: the second volume of an .alz
-STORE, DEFLATE = 0, 8  # as .zip numbers them
-MAX_RATIO = 1032  # of deflate: 258 bytes by two bits
+UNPACK = "is not read; unpack it and give its .gnt files"
+ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, ValueError, NotImplementedError, RuntimeError,
+    EOFError, OSError,
+)  # fmt: skip
 
 
 class ArchiveError(OSError):
-    """An archive that cannot be read further."""
+    """An archive or a member that cannot be read further."""
 
 
-@dataclass
-class GntFile:
+class GntFile(NamedTuple):
     """One .gnt file."""
 
-    name: str  # tells where it lies: archive.zip/inner.alz/1001-c.gnt
-    path: Path  # of the file on disk that holds it
+    name: str  # where it is: archive.zip/inner.alz/1001-c.gnt
+    path: Path  # the file on disk that contains it
     size: int
-    crc: int | None  # that the archive states, None for a loose file
-    open: Callable[[], BinaryIO]  # may be called once, before the next file is asked for
-    position: Callable[[], int]  # how much of `path` has been read
-
-
-class _Member(NamedTuple):
-    """A file in an archive; method is STORE, DEFLATE, or why it cannot be unpacked."""
-
-    name: str
-    at: int
-    method: int | str
-    crc: int
-    packed: int
-    size: int
+    crc: int | None  # as the archive states it, None for a loose file
+    open: Callable[[], BinaryIO]  # call it once, before asking for the next file
 
 
 # -- streams ---------------------------------------------------------------------------------------
 
 
-class _Chunks(io.RawIOBase):
-    """A stream over chunks of one source after the other.
+class _Stream(io.RawIOBase):
+    """A readable stream over an iterator of byte chunks."""
 
-    An error behind the last byte of a source is raised when that byte is read, and then the next
-    source follows.
-    """
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.chunks, self.rest, self.at = chunks, memoryview(b""), 0
 
-    def __init__(self, *sources: Iterator[bytes]) -> None:
-        self.sources, self.error = list(sources), None
-        self.rest, self.at, self.before = b"", 0, 0  # `at` bytes of the rest were read
-
-    def tell(self) -> int:
-        return self.before + self.at
-
-    def _have(self, count: int) -> int:
-        """Return how many bytes are at hand: `count` or more, fewer only at the end."""
-        have = len(self.rest) - self.at
-        if count <= have:  # copies nothing, however many there are
-            return have
-        parts = [self.rest[self.at :]]
-        while have < count and self.sources and self.error is None:
-            try:
-                parts.append(next(self.sources[0]))
-                have += len(parts[-1])
-            except (StopIteration, OSError) as end:
-                self.sources.pop(0)
-                self.error = end if isinstance(end, OSError) else None
-        self.before += self.at
-        self.rest, self.at = b"".join(parts), 0
-        return have
-
-    def read(self, count: int = -1) -> bytes:
-        """Return `count` bytes, fewer only at the end."""
-        count = sys.maxsize if count < 0 else count
-        if not self._have(count) and count and (error := self.error):
-            self.error = None if self.sources else error
-            raise error
-        data = self.rest[self.at : self.at + count]
-        self.at += len(data)
-        return data
-
-    def find(self, mark: bytes) -> bool:
-        """Go forward to a mark, which is read next; tell whether there is one."""
-        while (place := self.rest.find(mark, self.at)) < 0:
-            self.at = max(self.at, len(self.rest) - len(mark) + 1)
-            have = len(self.rest) - self.at
-            if self._have(have + 1) == have:
-                self.read(have)
-                return bool(self.read(1))  # raises what ended the stream
-        self.at = place
+    def readable(self) -> bool:
         return True
 
+    def readinto(self, buffer) -> int:
+        while not self.rest and (chunk := next(self.chunks, None)) is not None:
+            self.rest = memoryview(chunk)
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        self.at += count
+        return count
 
-def _raw(stream: BinaryIO, length: int) -> Iterator[bytes]:
+
+def _take(stream: BinaryIO, length: int) -> Iterator[bytes]:
+    """Yield exactly `length` bytes in chunks."""
     while length:
         chunk = stream.read(min(CHUNK, length))
         if not chunk:
-            raise ArchiveError(f"the archive is cut off: {length} bytes of this file are missing")
+            raise ArchiveError(f"the archive is cut off: {length} bytes are missing")
         length -= len(chunk)
         yield chunk
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    return b"".join(_raw(stream, count))
+def _exactly(stream: BinaryIO, length: int) -> bytes:
+    return b"".join(_take(stream, length))
+
+
+def _contains(stream: BinaryIO, mark: bytes) -> bool:
+    """Read a stream to the end and return whether it contains a mark."""
+    tail = b""
+    while chunk := stream.read(CHUNK):
+        if mark in (tail := tail + chunk):
+            return True
+        tail = tail[-len(mark) :]
+    return False
 
 
 def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
     decoder = zlib.decompressobj(-15)
     try:
         for chunk in chunks:
-            while chunk and not decoder.eof:  # in steps: a megabyte may unpack to a gigabyte
+            while chunk and not decoder.eof:  # in steps: a chunk may unpack to a thousand times
                 yield decoder.decompress(chunk, CHUNK)
                 chunk = decoder.unconsumed_tail
         yield decoder.flush()
@@ -146,337 +112,287 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise ArchiveError(f"damaged deflate data ({error})") from None
 
 
-def _unpack(member: _Member, data: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the content of a member; in the end its size and checksum have to be right."""
-    _, _, method, crc, packed, size = member
-    if method not in (STORE, DEFLATE):
-        raise ArchiveError(str(method))
-    if size > packed * (MAX_RATIO if method == DEFLATE else 1):
-        raise ArchiveError(f"{packed} packed bytes cannot hold the {size} that the archive says")
+def _verified(chunks: Iterator[bytes], size: int, crc: int) -> Iterator[bytes]:
+    """Yield the chunks of a member; raise ArchiveError at the end unless size and CRC are right."""
     found = have = 0
-    for chunk in _inflate(data) if method == DEFLATE else data:
+    for chunk in chunks:
         found = zlib.crc32(chunk, found)
         have += len(chunk)
         yield chunk
         if have > size:
             break
     if have != size:
-        raise ArchiveError(f"unpacks to {have} bytes or more, the archive says {size}")
+        raise ArchiveError(f"unpacks to {have} bytes or more, the archive states {size}")
     if found != crc:
-        raise ArchiveError(f"bad CRC: {found:08x}, the archive says {crc:08x}")
+        raise ArchiveError(f"bad CRC: {found:08x}, the archive states {crc:08x}")
 
 
 # -- files -----------------------------------------------------------------------------------------
 
 
 def _walk(path: Path) -> Iterator[Path]:
-    """Yield the files below a folder, in order; links to folders are followed, once each."""
+    """Yield the files below a folder in order; links to folders are followed, once each."""
     seen = set()
     for folder, folders, names in os.walk(path, followlinks=True):
-        # Class folders of a finished tree hold nothing for us and are many.
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "U+")))
+        # Class folders of a converted tree contain no .gnt file and are many.
+        folders[:] = sorted(n for n in folders if not (is_hidden(n) or n.startswith("U+")))
         if (real := os.path.realpath(folder)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not is_hidden(name))
 
 
-def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files to read: paths as given, folders as the .gnt, .zip and .alz below them."""
+def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Return the files to read, and a sentence for each file below a folder of another format.
+
+    Paths to files are returned as given; of folders, the .gnt, .zip and .alz files below them.
+    """
     files: dict[Path, None] = {}
+    notes = []
     for path in paths:
-        if path.is_dir():
-            files |= {file: None for file in _walk(path) if file.name.lower().endswith(SUFFIXES)}
-        elif not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
-        elif not _is_later_volume(path):
-            files[path] = None
-    return list(files)
-
-
-def other_archives(paths: Iterable[Path]) -> list[Path]:
-    """Return the archives below the folders among the paths that are of a kind not read here."""
-    files = (file for path in paths if path.is_dir() for file in _walk(path))
-    return [file for file in files if file.suffix.lower() in OTHER_ARCHIVES]
+        if not path.is_dir():
+            if not path.exists():
+                raise FileNotFoundError(f"{path} does not exist")
+            if not _is_later_volume(path):
+                files[path] = None
+            continue
+        for file in _walk(path):
+            if file.name.lower().endswith(SUFFIXES):
+                files[file] = None
+            elif file.suffix.lower() in OTHER_ARCHIVES:
+                notes.append(f"{file} {UNPACK}")
+            elif reason := other_format(file.name):
+                notes.append(f"{file} {reason}")
+    return list(files), notes
 
 
 def _is_later_volume(path: Path) -> bool:
-    """Tell whether a file is .a00 and so on of an .alz beside it, which is read with that."""
+    """Return whether a file is the volume .a00 and so on of an .alz file beside it."""
     first = any(path.with_suffix(suffix).exists() for suffix in (".alz", ".ALZ"))
     return first and VOLUME.fullmatch(path.suffix) is not None
 
 
 def _printable(name: str) -> str:
-    """Return a name from an archive without what would move the cursor or end the line."""
+    """Replace what would move the cursor or end the line."""
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage]:
-    """Yield every .gnt file in the files, in order; the kind of a file is told by its content."""
+    """Yield every .gnt file in the files, in order; the content decides what a file is."""
     for path in files:
         if not path.is_file():
-            reason = "a link to nowhere" if path.is_symlink() else "no regular file (a pipe?)"
+            reason = "a link to nowhere" if path.is_symlink() else "not a regular file (a pipe?)"
             yield Damage(str(path), 0, reason, "archive")
             continue
         try:
             with path.open("rb") as stream:
-                magic = stream.read(4)
-                if magic in (b"PK\x03\x04", b"PK\x05\x06"):
-                    yield from _open_zip(path, stream)
-                elif magic == b"ALZ\x01":
-                    volumes = _join(_volume_files(path))
-                    yield from _open_alz(str(path), path, volumes, volumes.tell)
-                elif path.suffix.lower() in (".zip", ".alz"):
-                    reason = f"not a {path.suffix.lower()} archive; download it again"
-                    yield Damage(str(path), 0, reason, "archive")
-                else:
-                    size = path.stat().st_size
-                    stream.seek(0)
-                    yield GntFile(str(path), path, size, None, lambda s=stream: s, stream.tell)
+                yield from _open_file(path, stream)
         except OSError as error:
             yield Damage(str(path), 0, error.strerror or str(error), "archive")
 
 
-def _not_read(archive: str, name: str) -> Damage:
-    """Name a file in an archive that is not read."""
-    if not name:
-        return Damage(f"{archive}/", 0, "a file without a name, not read", "archive")
+def _open_file(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
+    magic, suffix, name = stream.read(4), path.suffix.lower(), str(path)
+    stream.seek(0)
+    if magic in (b"PK\x03\x04", b"PK\x05\x06"):
+        yield from _open_zip(name, path, stream)
+    elif magic == b"ALZ\x01":
+        later = (p for p in path.parent.iterdir() if p.stem == path.stem and p.is_file())
+        volumes = [path, *sorted(p for p in later if VOLUME.fullmatch(p.suffix))]
+        parts = [(lambda p=p: p.open("rb"), p.stat().st_size) for p in volumes]
+        yield from _open_alz(name, path, parts)
+    elif suffix in (".zip", ".alz"):
+        yield Damage(name, 0, f"not a {suffix} archive; download it again", "archive")
+    elif reason := other_format(path.name):
+        yield Damage(name, 0, reason, "other format")
+    else:
+        size = path.stat().st_size
+        yield GntFile(name, path, size, None, lambda: stream)
+
+
+def _unread(archive: str, name: str) -> Damage:
+    """Name a member that is not read."""
+    where = f"{archive}/{_printable(name)}"
     if name.lower().endswith((*SUFFIXES, *OTHER_ARCHIVES)) or VOLUME.fullmatch(name[-4:]):
-        reason = "an archive within an archive; unpack it and give its .gnt files"
-        return Damage(f"{archive}/{_printable(name)}", 0, reason, "archive")
-    return Damage(f"{archive}/{_printable(name)}", 0, "no .gnt file, not read", "other")
+        return Damage(where, 0, UNPACK, "archive")
+    return Damage(where, 0, other_format(name) or "is not read: no .gnt file", "other")
+
+
+def _is_ignored(name: str) -> bool:
+    """Return whether a member is a folder, or made by the system (`__MACOSX/._1001-c.gnt`)."""
+    return name.endswith(("/", "\\")) or any(map(is_hidden, re.split(r"[/\\]", name)))
 
 
 # -- .zip ------------------------------------------------------------------------------------------
 
-OWN_HEADER = struct.Struct("<4s2xHHxxxxIIIHH")
-DESCRIPTOR = 24  # bytes at most that may lie behind a file
 
-
-def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
-    members, found = _zip_members(stream)
-    yield from (Damage(str(path), at, reason, "archive") for at, reason in found)
+def _open_zip(
+    name: str, path: Path, stream: BinaryIO, nested: bool = False
+) -> Iterator[GntFile | Damage]:
+    """Yield the .gnt files of a .zip archive."""
+    try:
+        archive = zipfile.ZipFile(stream)
+        members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+        yield from (Damage(name, 0, gap, "archive") for gap in _gaps(stream, archive, members))
+    except ZIP_ERRORS as error:
+        yield Damage(name, 0, f"not a whole .zip archive ({error}); download it again", "archive")
+        return
+    members = [member for member in members if not _is_ignored(member.filename)]
     volumes = defaultdict(list)  # the later ones of each .alz, by its name without suffix
     for member in members:
-        if VOLUME.fullmatch(member.name[-4:]):
-            volumes[member.name[:-4].lower()].append(member)
+        if VOLUME.fullmatch(member.filename[-4:]):
+            volumes[member.filename[:-4].lower()].append(member)
+    found = False
     for member in members:
-        name, lower = f"{path}/{_printable(member.name)}", member.name.lower()
+        inner, lower = f"{name}/{_printable(member.filename)}", member.filename.lower()
+        opener = _zip_opener(archive, member)
         if lower.endswith(".gnt"):
-            opener = _zip_stream(stream, member)
-            yield GntFile(name, path, member.size, member.crc, opener, stream.tell)
+            found = True
+            yield GntFile(inner, path, member.file_size, member.CRC, opener)
         elif lower.endswith(".alz"):
-            rest = sorted(volumes.pop(lower[:-4], []))
-            parts = [(_zip_stream(stream, m), m.size) for m in [member, *rest]]
-            yield from _open_alz(name, path, _join(parts), stream.tell)
-        elif not lower.endswith("/") and not VOLUME.fullmatch(lower[-4:]):
-            yield _not_read(str(path), member.name)
-    yield from (_not_read(str(path), m.name) for rest in volumes.values() for m in rest)
-    if not found and not any(member.name.lower().endswith((".gnt", ".alz")) for member in members):
-        yield Damage(str(path), 0, "holds no .gnt and no .alz file", "archive")
+            found = True
+            later = sorted(volumes.pop(lower[:-4], []), key=lambda m: m.filename)
+            parts = [(_zip_opener(archive, m), m.file_size) for m in [member, *later]]
+            yield from _open_alz(inner, path, parts)
+        elif lower.endswith(".zip") and not nested and _is_plausible(member):
+            found = True
+            with tempfile.TemporaryFile() as copy:
+                try:
+                    shutil.copyfileobj(opener(), copy)
+                except OSError as error:
+                    yield Damage(inner, 0, str(error), "archive")
+                yield from _open_zip(inner, path, copy, nested=True)
+        elif not VOLUME.fullmatch(lower[-4:]):
+            yield _unread(name, member.filename)
+    yield from (_unread(name, m.filename) for rest in volumes.values() for m in rest)
+    if not found:
+        yield Damage(name, 0, "contains no .gnt and no .alz file", "archive")
 
 
-def _zip_members(stream: BinaryIO) -> tuple[list[_Member], list[tuple[int, str]]]:
-    """Return the members in the order they lie in, and (offset, reason) of what is wrong with them.
+def _gaps(stream: BinaryIO, archive: zipfile.ZipFile, members: list) -> Iterator[str]:
+    """Yield a sentence for each part of the file that no member of the directory covers.
 
-    The directory tells them; where there is none, or it leaves a gap, their own headers do.
+    A directory that has lost an entry would lose its file in silence. Raises ValueError where
+    members overlap: one file under a thousand names.
     """
-    members, problems = [], []
-    end = stream.seek(0, os.SEEK_END)
-    try:
-        listed, end = _zip_directory(stream)
-        whole = True
-    except ArchiveError as error:
-        problems.append((end, f"not a whole .zip ({error}); download it again"))
-        listed, whole = [], False
-    at = 0
-    for member in [*listed, None]:
-        until = member.at if member else end
-        while until - at > DESCRIPTOR and (own := _own_header(stream, at)) and own[0].packed >= 0:
-            members.append(own[0])
-            if whole:
-                problems.append((at, f"{_printable(own[0].name)} is missing in the directory"))
-            at = own[1] + own[0].packed
-        if whole and until - at > DESCRIPTOR:
-            problems.append((at, f"{until - at} bytes belong to no file of the directory"))
-        if member:
-            own = _own_header(stream, until)
-            if own and own[0].name != member.name:
-                names = f"{_printable(member.name)}, its own header {_printable(own[0].name)}"
-                problems.append((until, f"the directory calls a file {names}"))
-                if not member.name.lower().endswith((".gnt", ".alz")):
-                    member = member._replace(name=own[0].name)
-            members.append(member)
-            at = (own[1] if own else until) + member.packed
-    return members, problems
+    end = 0
+    for begin, size in [
+        *((m.header_offset, m.compress_size) for m in members),
+        (archive.start_dir, 0),
+    ]:
+        if begin < end:
+            raise ValueError("its directory lists files that overlap")
+        if begin - end > 24:  # a data descriptor may follow a file
+            yield f"{begin - end} bytes from byte {end} on belong to no file of its directory"
+        stream.seek(begin)
+        names = struct.unpack("<26xHH", stream.read(30).ljust(30, b"\0"))
+        end = begin + 30 + sum(names) + size
 
 
-def _zip_directory(stream: BinaryIO) -> tuple[list[_Member], int]:
-    """Return the members that the directory lists, by offset, and where it begins."""
-    members = []
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            for info in archive.infolist():
-                method = _zip_method(info.flag_bits, info.compress_type)
-                sizes = info.CRC, info.compress_size, info.file_size
-                members.append(_Member(info.orig_filename, info.header_offset, method, *sizes))
-            begin = archive.start_dir
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise ArchiveError(str(error) or type(error).__name__) from None
-    members.sort(key=lambda member: member.at)
-    ends = [0, *(member.at + OWN_HEADER.size + member.packed for member in members)]
-    if any(member.at < before for member, before in zip(members, ends, strict=False)):
-        raise ArchiveError("its directory lists files that overlap")
-    return members, begin
+def _is_plausible(member: zipfile.ZipInfo) -> bool:
+    """Return whether a .zip in a .zip shrank as little as one does; a bomb would fill the disk."""
+    return member.file_size <= 2 * member.compress_size + CHUNK
 
 
-def _zip_method(flags: int, method: int) -> int | str:
-    if flags & 1:
-        return "encrypted"
-    known = method in (STORE, DEFLATE)
-    return method if known else f"packed by .zip method {method}; unpack it first"
-
-
-def _own_header(stream: BinaryIO, at: int) -> tuple[_Member, int] | None:
-    """Return what the header at an offset says and where the data begin; None if there is none.
-
-    Sizes that it does not tell are -1.
-    """
-    stream.seek(at)
-    header = stream.read(OWN_HEADER.size)
-    if len(header) < OWN_HEADER.size or header[:4] != b"PK\x03\x04":
-        return None
-    _, flags, method, crc, packed, size, length, extra = OWN_HEADER.unpack(header)
-    raw = stream.read(length)
-    name = raw.decode("utf-8", "replace") if flags & 0x800 else raw.decode("cp437")
-    if flags & 8 or 0xFFFFFFFF in (packed, size):
-        packed = size = -1
-    member = _Member(name, at, _zip_method(flags, method), crc, packed, size)
-    return member, at + len(header) + length + extra
-
-
-def _zip_stream(stream: BinaryIO, member: _Member) -> Callable[[], BinaryIO]:
-    """Return the opener of a member; unlike zipfile's it delivers all data before a CRC error."""
+def _zip_opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
+    crc = member.CRC
 
     def chunks() -> Iterator[bytes]:
-        own = _own_header(stream, member.at)
-        if own is None:
-            raise ArchiveError(f"no file begins at byte {member.at} of the .zip")
-        stream.seek(own[1])
-        yield from _unpack(member, _raw(stream, member.packed))
+        if member.flag_bits & 1:
+            raise ArchiveError("encrypted")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ArchiveError(f"packed with .zip method {member.compress_type}; unpack it first")
+        member.CRC = None  # zipfile would withhold the last chunk of a file with a bad checksum
+        try:
+            with archive.open(member) as stream:
+                while chunk := stream.read1(CHUNK):
+                    yield chunk
+        except ZIP_ERRORS as error:
+            raise ArchiveError(" ".join(str(error).split()) or type(error).__name__) from None
 
-    return lambda: _Chunks(chunks())
+    return lambda: _Stream(_verified(chunks(), member.file_size, crc))
 
 
 def is_whole_zip(path: Path) -> bool:
-    """Tell whether a .zip has files and a directory of them all, and each its right checksum."""
+    """Return whether a .zip contains files, all with the right checksum."""
     try:
-        with path.open("rb") as stream:
-            members, problems = _zip_members(stream)
-            for member in [] if problems else members:
-                content = _zip_stream(stream, member)()
-                while content.read(CHUNK):
-                    pass
-    except OSError:
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.namelist()) and archive.testzip() is None
+    except ZIP_ERRORS:
         return False
-    return bool(members) and not problems
 
 
 # -- .alz ------------------------------------------------------------------------------------------
 
 VOLUME_HEAD, VOLUME_TAIL = 8, 16
-ALZ_METHODS = {
-    0: STORE,
-    1: "packed by ALZip's own bzip2; unpack the archive with unalz or ALZip",
-    2: DEFLATE,
-}
+Parts = list[tuple[Callable[[], BinaryIO], int]]  # opener and size of each volume
 
 
-def _volume_files(path: Path) -> list[tuple[Callable[[], BinaryIO], int]]:
-    later = (p for p in path.parent.iterdir() if p.stem == path.stem and p.is_file())
-    more = sorted(p for p in later if VOLUME.fullmatch(p.suffix))
-    return [(lambda p=p: p.open("rb"), p.stat().st_size) for p in [path, *more]]
-
-
-def _join(parts: list[tuple[Callable[[], BinaryIO], int]]) -> _Chunks:
-    """Return the content of an archive's volumes, opener and size each, without heads and tails."""
-
-    def volume(opener: Callable[[], BinaryIO], head: int, left: int) -> Iterator[bytes]:
+def _join(parts: Parts) -> Iterator[bytes]:
+    """Yield the content of the volumes of an archive without their heads and tails."""
+    for number, (opener, size) in enumerate(parts):
+        left = size - (VOLUME_TAIL if number + 1 < len(parts) else 0)
         with opener() as stream:
-            stream.read(head)
+            if number:
+                left -= len(stream.read(VOLUME_HEAD))
             while left > 0 and (chunk := stream.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
 
-    sources = []
-    for number, (opener, size) in enumerate(parts):
-        head = VOLUME_HEAD if number else 0
-        tail = VOLUME_TAIL if number + 1 < len(parts) else 0
-        sources.append(volume(opener, head, size - head - tail))
-    return _Chunks(*sources)
 
+def _read_entry(archive: BinaryIO) -> tuple[str, int | str, int, int, int]:
+    """Read an entry's header up to its data: name, method, packed size, size, CRC.
 
-def _read_entry(volumes: _Chunks) -> _Member:
-    """Read the header of an .alz entry from behind its signature up to its data."""
-    length, _, _, descriptor, _ = struct.unpack("<HBIBB", _exactly(volumes, 9))
-    width = descriptor >> 4
-    number = crc = packed = size = 0
+    The method is 0 (stored), 2 (deflated), or the reason why the entry cannot be unpacked.
+    """
+
+    length, _, _, descriptor, _ = struct.unpack("<HBIBB", _exactly(archive, 9))
+    width, method, packed, size, crc = descriptor >> 4, 0, 0, 0, 0
     if width not in (0, 1, 2, 4, 8):
         raise ArchiveError(f"damaged .alz entry (sizes of {width} bytes)")
     if width:
-        number, _, crc = struct.unpack("<BBI", _exactly(volumes, 6))
-        packed = int.from_bytes(_exactly(volumes, width), "little")
-        size = int.from_bytes(_exactly(volumes, width), "little")
-    raw = _exactly(volumes, length)
+        method, _, crc = struct.unpack("<BBI", _exactly(archive, 6))
+        packed, size = (int.from_bytes(_exactly(archive, width), "little") for _ in range(2))
+    raw = _exactly(archive, length)
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         name = raw.decode("cp949", "replace")
-    method = ALZ_METHODS.get(number, f"packed by unknown .alz method {number}")
     if descriptor & 1:
-        _exactly(volumes, 12)
+        _exactly(archive, 12)
         method = "encrypted"
-    return _Member(name, volumes.tell(), method, crc, packed, size)
+    elif method not in (0, 2):
+        kind = "ALZip's own bzip2" if method == 1 else f"unknown .alz method {method}"
+        method = f"packed with {kind}; unpack the archive with unalz or ALZip"
+    return name, method, packed, size, crc
 
 
-def _open_alz(
-    name: str, path: Path, volumes: _Chunks, position: Callable[[], int]
-) -> Iterator[GntFile | Damage]:
-    """Yield the .gnt files of an .alz archive, reading it once from front to back."""
-    found = ended = False
+def _open_alz(name: str, path: Path, parts: Parts) -> Iterator[GntFile | Damage]:
+    """Yield the .gnt files of an .alz archive, read once from front to back."""
+    archive = _Stream(_join(parts))
+    found = False
     try:
-        if _exactly(volumes, 8)[:4] != b"ALZ\x01":
-            raise ArchiveError("not an .alz archive")
-        while signature := volumes.read(4):
-            at = volumes.tell() - len(signature)
-            if signature != b"BLZ\x01":
-                # The end mark, or damage; more files behind it would be damage as well.
-                ended = signature[:3] in (b"CLZ", b"ELZ")
-                if not volumes.find(b"BLZ\x01"):
-                    break
-                reason = f"no file begins here; reading goes on at byte {volumes.tell()}"
-                yield Damage(name, at, reason, "archive")
-                continue
-            ended = False
-            try:
-                member = _read_entry(volumes)
-            except ArchiveError as error:
-                yield Damage(name, at, str(error), "archive")
-                continue
-            data = _raw(volumes, member.packed)
-            if member.name.lower().endswith(".gnt"):
+        _exactly(archive, 8)
+        while (signature := _exactly(archive, 4)) == b"BLZ\x01":
+            member, method, packed, size, crc = _read_entry(archive)
+            data = _take(archive, packed)
+            if member.lower().endswith(".gnt") and not _is_ignored(member):
                 found = True
-                inner, chunks = f"{name}/{_printable(member.name)}", _unpack(member, data)
-                stream = _Chunks(chunks)
-                yield GntFile(inner, path, member.size, member.crc, lambda s=stream: s, position)
-            elif not member.name.endswith(("/", "\\")):
-                yield _not_read(name, member.name)
+                inner = f"{name}/{_printable(member)}"
+                if isinstance(method, str):
+                    yield Damage(inner, 0, method, "archive")
+                else:
+                    content = _verified(_inflate(data) if method else data, size, crc)
+                    opener = lambda content=content: _Stream(content)  # noqa: E731
+                    yield GntFile(inner, path, size, crc, opener)
+            elif not _is_ignored(member):
+                yield _unread(name, member)
             for _ in data:  # what the reader left
                 pass
-        if not ended:
-            raise ArchiveError("the archive is cut off: it has no end mark (a volume missing?)")
+        if signature[:3] not in (b"CLZ", b"ELZ") or _contains(archive, b"BLZ\x01"):
+            raise ArchiveError("no file begins here; the rest of the archive is lost")
         if not found:
-            raise ArchiveError("holds no .gnt file")
+            raise ArchiveError("contains no .gnt file")
     except OSError as error:
-        yield Damage(name, volumes.tell(), str(error), "archive")
+        yield Damage(name, archive.at, str(error), "archive")

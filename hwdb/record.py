@@ -21,6 +21,7 @@ wherever the next record is beyond doubt. Archives are opened by archives.py; PN
 by process_gnt.py.
 """
 
+import re
 import struct
 import unicodedata
 from collections.abc import Iterator
@@ -34,6 +35,25 @@ LAYOUT = np.dtype([("size", "<u4"), ("tag", "<u2"), ("width", "<u2"), ("height",
 # Beyond any handwritten character; keeps a damaged header from asking for gigabytes.
 MAX_PIXELS = 1 << 24
 CHUNK = 1 << 20
+
+
+# What else the same pages and mirrors offer, by suffix and by the first bytes of the content.
+OTHER_SUFFIXES = {
+    ".dgrl": "is a page of handwritten text (HWDB2.x)",
+    ".pot": "contains pen trajectories (OLHWDB), not pictures",
+    ".ptts": "is a page of pen trajectories (OLHWDB2.x)",
+    ".wptt": "is a page of pen trajectories (OLHWDB2.x)",
+    ".mpf": "contains feature vectors, not pictures",
+}
+RIGHT = "the pictures of characters are in Gnt1.0*.zip to Gnt1.2*.zip (.gnt files)"
+OTHER_CONTENT = (
+    (rb".{4}DGRL", f"{OTHER_SUFFIXES['.dgrl']}; {RIGHT}"),
+    (rb".{4}MPF", f"{OTHER_SUFFIXES['.mpf']}; {RIGHT}"),
+    (rb"version https://git-lfs", "is a Git LFS pointer; run git lfs pull to get the file itself"),
+    (rb"(?i)\s*<(!doctype|html|\?xml)", "is a web page, not the file; download it again"),
+    (rb"PK\x03\x04|ALZ\x01", "is an archive; run: python process_gnt.py FILE"),
+    (rb"Rar!|7z\xbc\xaf|\x1f\x8b|BZh", "is an archive; unpack it and give its .gnt files"),
+)
 
 
 class Record(NamedTuple):
@@ -52,12 +72,26 @@ class Record(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What could not be read: `kind` is one of empty, cut, size, zero, tag, archive."""
+    """What could not be read.
+
+    `kind` is one of empty, cut, size, zero, tag, archive, and "other format".
+    """
 
     source: str
     offset: int
     reason: str
     kind: str
+
+
+def other_format(name: str, head: bytes = b"") -> str | None:
+    """Return what a file is, by name and first bytes, if it is no .gnt file, and what to do.
+
+    The result continues a sentence that begins with the file's name; None means it may be .gnt.
+    """
+    suffix = name[name.rfind(".") :].lower()
+    if suffix in OTHER_SUFFIXES:
+        return f"{OTHER_SUFFIXES[suffix]}; {RIGHT}"
+    return next((t for magic, t in OTHER_CONTENT if re.match(magic, head, re.DOTALL)), None)
 
 
 def encode_tag(character: str) -> bytes:
@@ -205,6 +239,9 @@ def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
         begin = window.floor = offset
         sizes = _sizes(header)
         if sizes is None:
+            if begin == 0 and (reason := other_format(name, window.read(0, 64))):
+                yield Damage(name, 0, reason, "other format")
+                return
             offset = starts.next(begin + 1)
             yield Damage(name, begin, *_header_damage(begin, header, offset, window))
             continue

@@ -1,1 +1,1 @@
-"""Running a command: the CLI frame, atomic file writes, worker processes, devices."""
+"""How commands run: worker processes, atomic file writes, errors as sentences, devices."""

@@ -1,4 +1,4 @@
-"""What every command does alike: errors as sentences, exit status, output, progress.
+"""The frame of every command: errors as sentences, exit status, output, progress.
 
     @command
     def main(argv=None) -> int: ...
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """Make a script's main end in a sentence and a status, never in a traceback.
+    """Make a script's main end in a sentence and an exit status, never in a traceback.
 
-    Status 2 with one line on stderr for what the user can mend (ValueError, OSError, a loss that
-    is no number), 130 for Ctrl-C, 141 where the reader of stdout has gone (as under `| head`).
+    Status 2 with one line on stderr for what the user can correct (ValueError, OSError, a loss that
+    is not a number), 130 for Ctrl-C, 141 if the reader of stdout has gone (as under `| head`).
     """
 
     @functools.wraps(main)
@@ -40,7 +40,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
             finally:
                 sys.stdout.flush()  # also what --help has written
         except BrokenPipeError:
-            # Python flushes stdout once more at exit; there is nobody to read it.
+            # Python flushes stdout once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except (ValueError, OSError, FloatingPointError) as error:
@@ -54,15 +54,18 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
 
 def _set_up_streams() -> None:
-    """Make stdout and stderr UTF-8, also in a pipe, under LANG=C and on Windows; file names need
-    not be UTF-8. Where one was closed from the start, nothing else gets its number."""
+    """Make stdout and stderr UTF-8, also in a pipe, under LANG=C and on Windows.
+
+    A stream that was closed from the start becomes the null device: `sys.stdin` would be None, and
+    the next file to be opened would get the number of stdout.
+    """
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(spare)
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        if hasattr(stream := getattr(sys, name), "reconfigure"):
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        if mode == "w" and hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
@@ -75,30 +78,30 @@ def check_range(given: argparse.Namespace, low: float, high: float, *names: str)
 
 
 def sentence(error: BaseException) -> str:
-    """Return what an error says in one line; an OSError says which file and why."""
+    """Return the message of an error in one line; an OSError with its file and reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def needs(what: str, error: ImportError) -> ValueError:
-    """Return the error of what needs a package that is not there."""
-    mend = "pip install -r requirements-optional.txt"
-    return ValueError(f"{what} needs the package {error.name}: {mend}")
+    """Return the error for a feature that needs a package which is not installed."""
+    install = "pip install -r requirements-optional.txt"
+    return ValueError(f"{what} needs the package {error.name}: {install}")
 
 
 def printable(text: str) -> str:
-    """Return text with control characters and broken code points escaped, as for a terminal."""
+    """Return text with control characters and lone surrogates escaped, for a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(names: Sequence[str], count: int = 5) -> str:
-    """Return the first names of a list, fit for a terminal."""
+    """Return the first names of a list, safe for a terminal."""
     return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def progress(iterable=None, **options) -> tqdm:
-    """Return a progress bar on stderr, silent where that is no terminal; options are tqdm's."""
+    """Return a progress bar on stderr, silent unless that is a terminal; options are tqdm's."""
     from tqdm import tqdm  # predict.py does without
 
     quiet = sys.stderr is None or not sys.stderr.isatty()

@@ -1,16 +1,19 @@
-"""Worker processes: the one pool of converter, packer, synthesizer and endless streams.
+"""Worker processes, used by converter, packing and synthesizer.
 
-with Workers(4, preload="dataset") as workers:
+with Workers(4) as workers:
     for result in workers.map(decode, tasks):
         ...
 """
 
 import contextlib
+import errno
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,32 +23,29 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 3  # tasks a process that may be under way
+AHEAD = 3  # tasks in flight per process
+MOST = 61 if sys.platform == "win32" else 1024  # Windows waits for at most 63 handles
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Workers(contextlib.AbstractContextManager):
-    """Processes that do tasks in order, a few ahead; one means this process, 0 one a core.
+    """Processes that work on tasks in order, a few ahead; 1 means this process, 0 one per core.
 
-    Workers are not forked from this process, whose threads may hold locks. On Linux they come from
-    a server that has loaded the module `preload` alone, once for all of them; elsewhere they are
-    spawned. Ctrl-C is left to this process, and they end when it does, however that happens.
+    Workers are spawned on every system: a forked process inherits locks that threads hold. They
+    import the module of the task's function and nothing else. Ctrl-C is left to this process, and
+    they end when it does, for whatever reason.
     """
 
-    def __init__(self, count: int, preload: str) -> None:
-        self.count = count or cores()
+    def __init__(self, count: int) -> None:
+        self.count = min(count or cores(), MOST)
         self.pool = None
         if self.count > 1:
-            method = "forkserver" if sys.platform == "linux" else "spawn"
-            context = multiprocessing.get_context(method)
-            if method == "forkserver":
-                context.set_forkserver_preload([preload])
-                _start_server()
+            context = multiprocessing.get_context("spawn")
             self.pool = ProcessPoolExecutor(self.count, context, _start)
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
@@ -59,14 +59,15 @@ class Workers(contextlib.AbstractContextManager):
         waiting: deque[Future] = deque()
         try:
             for task in tasks:
-                waiting.append(self.pool.submit(function, task))
+                with _hidden_script(function):
+                    waiting.append(self.pool.submit(function, task))
                 if len(waiting) > AHEAD * self.count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            why = "a worker process was killed, perhaps for want of memory"
-            raise OSError(f"{why}; run again with fewer --workers") from None
+            why = "a worker process was killed, perhaps for lack of memory"
+            raise OSError(errno.ENOMEM, f"{why}; run again with fewer --workers") from None
 
     def __exit__(self, *_: object) -> None:
         """End the processes; tasks that have not begun are dropped."""
@@ -74,19 +75,24 @@ class Workers(contextlib.AbstractContextManager):
             self.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_server() -> None:
-    """Start the server now, while this process goes on, and with this process's module path,
-    which Python before 3.13 forgets: it would load nothing, and every worker all."""
-    from multiprocessing import forkserver  # not on Windows
+@contextlib.contextmanager
+def _hidden_script(function: Callable) -> Iterator[None]:
+    """Keep the processes that start here from running the script once more.
 
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    Python has each of them import the script, which fails if it lacks `if __name__ == "__main__"`
+    or comes from standard input, and is of use only if the function is defined in it.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if getattr(function, "__module__", "__main__") == "__main__":
+        yield
+        return
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        forkserver.ensure_running()
+        yield
     finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+        sys.modules["__main__"] = script
 
 
 def _start() -> None:

@@ -100,7 +100,7 @@ class SyntheticSet:
 @lru_cache(maxsize=1)
 def drawing_pool(workers: int) -> Workers:
     """Return the worker pool of all synthetic sets; it lives as long as this process."""
-    return Workers(workers, __name__)
+    return Workers(workers)
 
 
 def _draw_batch(

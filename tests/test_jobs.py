@@ -167,6 +167,11 @@ def test_any_terminal(variables):
     assert (done.stdout, done.stderr) == ("字\\udcff\n".encode(), "字\n".encode())
 
 
+def test_standard_input_that_was_closed_is_empty():
+    done = python(COMMAND.format("raise ValueError(sys.stdin.buffer.read())"), shell='"$@" <&-')
+    assert (done.returncode, done.stderr) == (2, b"error: b''\n")
+
+
 def test_closed_streams_are_no_files_of_ours(tmp_path):
     """What goes to a stream that was closed must not end up in a file that was opened since."""
     path = tmp_path / "file"
@@ -202,7 +207,7 @@ def end(number: int) -> int:
 @pytest.mark.parametrize("count", [1, 2])
 def test_tasks_are_done_in_order_and_taken_as_needed(count):
     taken = []
-    with Workers(count, "jobs.pool") as workers:
+    with Workers(count) as workers:
         for done, square in enumerate(
             workers.map(slow_square, (taken.append(i) or i for i in range(30)))
         ):
@@ -211,33 +216,50 @@ def test_tasks_are_done_in_order_and_taken_as_needed(count):
 
 
 def test_errors_of_workers_come_through():
-    with Workers(2, "jobs.pool") as workers, pytest.raises(ValueError, match="three"):
+    with Workers(2) as workers, pytest.raises(ValueError, match="three"):
         list(workers.map(refuse, range(9)))
-    with Workers(2, "jobs.pool") as workers, pytest.raises(OSError, match="was killed"):
+    with Workers(2) as workers, pytest.raises(OSError, match="was killed"):
         list(workers.map(end, range(9)))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
-def test_modules_are_loaded_once_for_all_workers(tmp_path):
-    """Also where the script is started from another folder than its own."""
-    loads = "import os, time\nprint(os.getpid(), flush=True)\ndef work(n): time.sleep(0.2)\n"
-    (tmp_path / "heavy.py").write_text(loads)
-    (tmp_path / "script.py").write_text(
-        f"import sys; sys.path.append({str(ROOT)!r})\n"
-        "from jobs.pool import Workers\nfrom heavy import work\n"
-        "if __name__ == '__main__':\n"
-        "    with Workers(3, 'heavy') as workers: list(workers.map(work, range(9)))\n"
-    )
-    command = [sys.executable, tmp_path / "script.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True)
-    assert len(done.stdout.splitlines()) == 2, "not in this process and in the server alone"
+UNGUARDED = """
+import os
+import sys
+print("runs", flush=True)
+sys.path += [{root!r}, {folder!r}]
+import work
+from jobs.pool import Workers
+with Workers(2) as workers:
+    assert len(list(workers.map(work.work, range(5)))) == 5
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "standard input"])
+def test_workers_do_not_run_the_script_again(tmp_path, how):
+    """It needs no `if __name__ == "__main__"`, and may come from standard input."""
+    (tmp_path / "work.py").write_text("import sys\ndef work(n): return 'torch' in sys.modules\n")
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(root=str(ROOT), folder=str(tmp_path)))
+    given = [script] if how == "script" else ["-"]
+    done = subprocess.run(
+        [sys.executable, *given], input=script.read_text(), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs\n", "")
+
+
+def test_a_killed_worker_is_a_sentence():
+    body = "import os; from jobs.pool import Workers; list(Workers(2).map(os._exit, range(9)))"
+    done = python(COMMAND.format(body))
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert b"error: " in done.stderr and b"killed, perhaps for lack of memory" in done.stderr
 
 
 PARENT = """
 import os, time
 from jobs.pool import Workers
 if __name__ == "__main__":
-    workers = Workers(2, "jobs.pool")
+    workers = Workers(2)
     print(*{w for w in workers.map(os.getpgid, [0] * 4)}, flush=True)
     print(*workers.pool._processes, flush=True)
     time.sleep(60)

@@ -19,12 +19,11 @@ import cv2
 import numpy as np
 import pytest
 from alz_writer import DEFLATE, STORE, alz, volumes, zipped
-from conftest import call_script, load_script
+from conftest import call_script
 
 from hwdb import download, sets
 from hwdb.record import write_record
 from hwdb.sets import writer_of
-from jobs.files import write_mark
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "啊阿埃A＋①"
@@ -75,6 +74,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def pictures(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(folder).items() if name.endswith(".png")}
+
+
+def marks(out: Path, split: str = "train") -> dict[str, dict]:
+    """Return the last mark of each source, by the prefix of its pictures."""
+    lines = (out / split / ".process_gnt.jsonl").read_text("ascii").splitlines()
+    return {mark["prefix"]: mark for mark in map(json.loads, lines[1:])}
 
 
 def expected(split: str, prefix: str, writer: int, text: str = TEXT) -> dict[str, np.ndarray]:
@@ -277,16 +282,17 @@ def test_damage_is_reported_with_offset_and_the_rest_kept(tmp_path):
 
 
 @pytest.mark.parametrize("end", [0.4, 0.9])
-def test_cut_off_archives_keep_what_came_before(tmp_path, end):
+def test_of_a_cut_off_archive_nothing_is_lost_in_silence(tmp_path, end):
+    """An .alz is read up to there; a .zip has its directory at the end."""
     files = {f"{number}.gnt": gnt_of(number % 5, TEXT * 3) for number in range(1001, 1011)}
     for name, data in (("a.zip", zipped(files)), ("b.alz", alz(files))):
         path = tmp_path / name
         path.write_bytes(data[: int(len(data) * end)])
         out = tmp_path / f"out {name}"
         result = run(path, "--out", out, "--workers", 1)
-        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert result.returncode == 1 and f"damage: {path}" in result.stderr
         writers = {picture.split("/")[-1][:4] for picture in pictures(out)}
-        assert "1001" in writers and len(writers) >= 10 * end - 2
+        assert len(writers) >= 10 * end - 2 if name == "b.alz" else not writers
 
 
 def test_not_an_archive(tmp_path):
@@ -312,7 +318,7 @@ def test_errors_are_one_line(tmp_path):
         assert "Traceback" not in result.stderr
     (tmp_path / "out" / "train" / "cats").mkdir(parents=True)
     result = run(tmp_path / "1001.gnt", "--out", tmp_path / "out")
-    assert result.returncode == 2 and "did not make" in result.stderr
+    assert result.returncode == 2 and "not made by process_gnt.py" in result.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
@@ -382,31 +388,25 @@ def test_interrupted_and_run_again_is_an_unbroken_run(tmp_path):
     assert process.communicate(timeout=30)[1] == "\ninterrupted\n" and process.returncode == 130
     assert 0 < len(pictures(out)) < 400
     first.write_bytes(first.read_bytes()[:20])  # as a kill in the middle of writing may leave it
-    state = json.loads((out / "train" / ".process_gnt.json").read_text(encoding="utf-8"))
-    assert not state["sources"]["1001"]["complete"]
+    assert not marks(out)["1001"]["done"]
     assert run(path, "--out", out).returncode == 0
     assert run(path, "--out", tmp_path / "unbroken").returncode == 0
     assert pictures(out) == pictures(tmp_path / "unbroken")
 
 
-def test_the_record_is_not_written_anew_for_every_source(tmp_path, monkeypatch):
-    """That would be quadratic; what a killed run has added to it is read, but for a cut line."""
-    script, whole = load_script("process_gnt.py"), []
-    monkeypatch.setattr(script, "write_mark", lambda *given: whole.append(write_mark(*given)))
+def test_a_killed_run_continues_from_its_marks(tmp_path):
+    """The state file grows by a line per source; the last one may be cut off."""
     path, out = tmp_path / "a.zip", tmp_path / "out"
     path.write_bytes(zipped({f"{number}.gnt": gnt_of(1) for number in range(1001, 1041)}))
-    assert run(path, "--out", out).returncode == 0 and len(whole) == 2
-    state, changes = out / "train" / ".process_gnt.json", out / "train" / ".process_gnt.jsonl"
-    content = json.loads(state.read_text(encoding="utf-8"))
-    sources, content["sources"] = content["sources"], {}
-    lines = [json.dumps(item) for item in sources.items()]
-    state.write_text(json.dumps(content), encoding="utf-8")
-    changes.write_text("\n".join(lines)[:-9], encoding="ascii")
-    (out / "train" / "U+554A" / "1040_00000.png").write_bytes(b"half a picture")
-    before = (out / "train" / "U+554A" / "1039_00000.png").stat().st_mtime_ns
-    assert run(path, "--out", out).returncode == 0 and not changes.exists()
-    check(out, *(expected("train", str(number), 1) for number in range(1001, 1041)))
-    assert (out / "train" / "U+554A" / "1039_00000.png").stat().st_mtime_ns == before
+    assert run(path, "--out", out).returncode == 0
+    state, before = out / "train" / ".process_gnt.jsonl", tree(out)
+    assert len(state.read_text("ascii").splitlines()) == 1 + 40
+    state.write_bytes(state.read_bytes()[:-9])
+    last, other = (out / "train" / "U+554A" / f"{n}_00000.png" for n in (1040, 1039))
+    last.write_bytes(b"half a picture")
+    time_of_other = other.stat().st_mtime_ns
+    assert run(path, "--out", out).returncode == 0 and tree(out) == before
+    assert other.stat().st_mtime_ns == time_of_other
 
 
 # -- the machine -----------------------------------------------------------------------------------
@@ -429,6 +429,47 @@ def test_a_full_disk_is_said_with_the_path(tmp_path):
     assert sorted(Path(name).name for name in pictures(out)) == ["1001_00000.png", "1001_00001.png"]
     assert run(tmp_path / "1001.gnt", "--out", out).returncode == 0
     assert len(pictures(out)) == 3 + len(TEXT) and not list(out.rglob("*.part*"))
+
+
+HIDDEN = ["__MACOSX/._1001-c.gnt", "__MACOSX/x/1002-c.gnt", "._1001-c.gnt", ".git/1003-c.gnt"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "alz", "folder"])
+def test_hidden_names_are_skipped(tmp_path, kind):
+    files = {name: b"\0\5\x16\7 of a Mac" for name in HIDDEN} | {"1001-c.gnt": gnt_of(1)}
+    source = tmp_path / f"in.{kind}"
+    if kind == "folder":
+        for name, data in files.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(data)
+    else:
+        source.write_bytes({"zip": zipped, "alz": alz}[kind](files))
+    result = run(source, "--out", tmp_path / "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    check(tmp_path / "out", expected("train", "1001", 1))
+
+
+PAGE = b"<!DOCTYPE html><html>come back tomorrow</html>"
+OTHERS = [
+    ("1001-c.gnt", b"\x37\0\0\0DGRL" + bytes(90), "is a page of handwritten text (HWDB2.x)"),
+    ("1001-c.gnt", b"\x4a\0\0\0MPF\0" + bytes(90), "contains feature vectors"),
+    ("1001-c.gnt", b"version https://git-lfs.github.com/spec/v1\noid", "run git lfs pull"),
+    ("1001-c.gnt", b"\n" + PAGE, "is a web page, not the file; download it again"),
+    ("001.dgrl", b"\x37\0\0\0DGRL" + bytes(90), "is a page of handwritten text (HWDB2.x)"),
+    ("001.pot", bytes(90), "contains pen trajectories (OLHWDB)"),
+    ("001.MPF", bytes(90), "contains feature vectors"),
+    ("Gnt1.1Test.zip", PAGE, "download it again"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "reason"), OTHERS)
+def test_files_of_other_formats_are_named_with_what_is_right(tmp_path, name, data, reason):
+    (tmp_path / name).write_bytes(data)
+    done = run(tmp_path / name, "--out", tmp_path / "out", "--split", "train")
+    assert done.returncode == 1 and done.stderr.count("damage: ") == 1
+    assert f"damage: {tmp_path / name}" in done.stderr and reason in done.stderr
+    done = run(tmp_path, "--out", tmp_path / "out", "--split", "train")
+    assert done.returncode and f"{tmp_path / name}" in done.stderr and reason in done.stderr
 
 
 def test_two_converters_at_once(tmp_path):
@@ -632,14 +673,6 @@ def test_download_to_a_full_disk(tmp_path, site):
     )  # fmt: skip
     part = tmp_path / "competition-gnt.zip.part"
     assert done.returncode == 2 and done.stderr == f"error: {part}: File too large\n"
-
-
-def test_a_page_named_zip_is_damage_and_the_others_are_read(tmp_path):
-    (tmp_path / "Gnt1.1Test.zip").write_bytes(b"<html>come back tomorrow</html>")
-    (tmp_path / "1001-c.gnt").write_bytes(gnt_of(1))
-    result = run(tmp_path, "--out", tmp_path / "data")
-    assert result.returncode == 1 and "not a .zip archive" in result.stderr + result.stdout
-    check(tmp_path / "data", expected("train", "1001", 1))
 
 
 def test_stand_in_data_are_not_called_hwdb(tmp_path):

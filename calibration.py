@@ -139,6 +139,28 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(below.mean() / 2 / max(1, len(outside)))
 
 
+def rejection_figures(
+    inside: np.ndarray, outside: np.ndarray, reject: Mapping[str, float] | None
+) -> dict[str, object]:
+    """Return how well energies of characters (n,) and of other images (m,) are told apart.
+
+    `reject` is the checkpoint's; without it the numbers that fit are applied.
+    """
+    fitted = fit_rejection(inside, outside)
+    figures = {
+        "characters": len(inside),
+        "others": len(outside),
+        "auroc": auroc(inside, outside),
+        "fitted": fitted,  # None: no numbers tell them apart
+        "of_checkpoint": reject is not None,
+    }
+    if used := reject or fitted:
+        limit = math.log(used["threshold"] / (1 - used["threshold"])) - used["offset"]
+        kept, others = (used["scale"] * energies >= limit for energies in (inside, outside))
+        figures |= {"kept": float(kept.mean()), "rejected": float(1 - others.mean())}
+    return figures
+
+
 # --- other classes, narrower head
 
 

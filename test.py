@@ -1,137 +1,145 @@
 """Measure a checkpoint on a test set.
 
-    python test.py                                         # data/test, the newest of your own runs
+    python test.py                                         # data/test, the newest own checkpoint
     python test.py --checkpoint runs/train/best.pt --json result.json
-    python test.py ../scans/folder --errors mistakes/      # CSV and a picture sheet of the mistakes
+    python test.py ../scans/folder --errors mistakes/      # list and picture of the mistakes
     python test.py competition.gnt --classes level1        # a .gnt file; read level 1 alone
+    python test.py --compare checkpoints/small80.pt        # two checkpoints on the same samples
     python test.py data/test --temperature                 # for checkpoint.py --temperature
     python test.py data/test --no-characters scribbles/    # for checkpoint.py --reject
 
-Without --checkpoint it is runs/train/best.pt if there is one, else the shipped weights. Samples of
-classes that are not read are left out, counted and named; pictures that were refused (blank, or no
-picture) count as not read. Results go to stdout, notices to stderr. Nothing is trained here.
+The default checkpoint is runs/train/best.pt if there is one, else the shipped weights. Images are
+read as predict.py reads them, in float32. Samples of classes that are not read are left out,
+counted and named; refused images (blank, or unreadable) count as wrong. Results go to stdout,
+notices to stderr.
 """
 
 import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+import calibration
 from config import Config, add_arguments, add_reading, default_checkpoint, from_arguments
 from dataset import CharacterDataset
-from evaluation import analysis, rejection
+from evaluation import analysis
 from evaluation.mistakes import Mistakes
-from evaluation.score import Result, evaluate
+from evaluation.score import Result, evaluate, read
 from hwdb.characters import TWINS
 from jobs.command import command, printable, progress, shorten
 from jobs.devices import pick_device
 from jobs.files import write_file
-from model import to_input
 from packing import Pack, open_pack
+from picture import PICTURE_SUFFIXES
 from recognizer import Recognizer
+
+SOME = 5000  # samples that a temperature is fitted to, at most
 
 
 class Test(NamedTuple):
-    """Labelled data and how they were read; labels are those of the classes that are read."""
+    """Labelled samples and how they were read; labels are those of the classes that are read."""
 
     recognizer: Recognizer
     pack: Pack
-    glyphs: CharacterDataset
+    dataset: CharacterDataset
     result: Result
-    logits: Callable[[Tensor], Tensor]  # input (B,1,S,S) -> (B, classes that are read)
     device: torch.device
 
 
-def score(given: argparse.Namespace, config: Config) -> Test:
-    """Read the data as the command line says."""
+def score(path: Path, checkpoint: str, classes: str, config: Config) -> Test:
+    """Read the samples of a source with a checkpoint."""
     device = pick_device(config.device)
-    path = given.checkpoint or default_checkpoint()
-    recognizer = Recognizer.from_checkpoint(path, config.device, given.classes)
-    network, classes = recognizer.network, recognizer.classes
+    recognizer = Recognizer.from_checkpoint(checkpoint, config.device, classes)
+    network, known = recognizer.network, recognizer.classes
     print(printable(network.summary), file=sys.stderr)
-    if len(classes) < len(network.classes):
-        print(f"--classes {given.classes}: {len(classes)} of them are read", file=sys.stderr)
-    pack = open_pack(given.path, network.size, config.workers)
-    print(f"data {pack.describe()}", file=sys.stderr)
-    glyphs = CharacterDataset(pack, size=network.size, classes=classes, skip_unknown=True)
-    indices = np.arange(len(glyphs))
-    if len(indices) == 0:
-        both = f"it has {shorten(pack.classes)}, the checkpoint reads {shorten(classes)}"
-        raise ValueError(f"{given.path}: no sample is of a class that is read; {both}")
-    read = torch.from_numpy(recognizer.labels).to(device)
-
-    def logits(x: Tensor) -> Tensor:
-        return network.logits(x)[:, read.to(x.device)]
-
+    if len(known) < len(network.classes):
+        print(f"--classes {classes}: {len(known)} of them are read", file=sys.stderr)
+    pack = open_pack(path, network.size, config.workers)
+    print(f"data {printable(pack.describe())}", file=sys.stderr)
+    dataset = CharacterDataset(pack, size=network.size, classes=known, skip_unknown=True)
+    if len(dataset) == 0:
+        both = f"it has {shorten(pack.classes)}, the checkpoint reads {shorten(known)}"
+        raise ValueError(f"{path}: no sample is of a class that is read; {both}")
+    indices, size = np.arange(len(dataset)), config.batch_size
     with progress(total=len(indices), unit=" images", desc="testing") as bar:
-        result = evaluate(logits, glyphs, indices, device, config.batch_size, progress=bar.update)
-    return Test(recognizer, pack, glyphs, result, logits, device)
+        result = evaluate(recognizer, dataset, indices, device, size, progress=bar.update)
+    return Test(recognizer, pack, dataset, result, device)
 
 
-def some(test: Test, most: int = 5000) -> np.ndarray:
-    """Return the indices of at most that many samples, taken evenly."""
-    known = test.result.indices
-    return known[:: -(-len(known) // most)]
+# --- figures
 
 
-def fitting_temperature(test: Test) -> float:
-    """Return the temperature that fits the data best."""
-    chosen = some(test)
-    batches = test.glyphs.batches(np.array_split(chosen, -(-len(chosen) // 256)))
-    with torch.inference_mode():
-        parts = [(test.logits(to_input(x, test.device)).float().cpu(), y) for x, y in batches]
-    return analysis.fit_temperature(*map(torch.cat, zip(*parts, strict=True)))
+def fit_temperature(test: Test) -> float:
+    """Return the temperature that fits the samples best."""
+    chosen = test.result.indices[:: -(-len(test.result.indices) // SOME)]
+    batches = read(test.recognizer, test.dataset, chosen, test.device)
+    logits = torch.cat([rows.cpu() for _, rows in batches])[:, test.recognizer.labels]
+    labels = torch.from_numpy(test.dataset.targets[chosen])
+    return calibration.fit_temperature(logits, labels)
 
 
-def rejection_figures(test: Test, folder: str) -> dict:
-    """Return how well the network tells its characters from pictures that hold none."""
-    glyphs = test.glyphs.fetch(some(test))[0].cpu().numpy()
-    inside = rejection.energies(test.recognizer, glyphs)
-    outside = rejection.folder_energies(test.recognizer, folder)
-    return rejection.summarize(inside, outside, test.recognizer.network.reject)
+def rejection(test: Test, folder: Path) -> dict:
+    """Return how well the network tells characters from the images of a folder without any."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder}: no images; expected some that contain no character")
+    energies = []
+    for path in progress(paths, desc=str(folder), unit=" images"):
+        (readings,) = test.recognizer.recognize([path], top_k=1)
+        energies.append(-np.inf if readings.error else readings.energy)
+    reject = test.recognizer.network.reject
+    return calibration.rejection_figures(test.result.energies, np.array(energies), reject)
+
+
+def compare(test: Test, other: Test) -> dict:
+    """Return how two checkpoints compare on the samples that both read."""
+    names = [[each.dataset.name(i) for i in each.result.indices.tolist()] for each in (test, other)]
+    shared, mine, theirs = np.intersect1d(*names, assume_unique=True, return_indices=True)
+    if len(shared) == 0:
+        raise ValueError("--compare: the two checkpoints have no class of the data in common")
+    right, other_right = analysis.correct(test.result)[mine], analysis.correct(other.result)[theirs]
+    writers = test.dataset.writers[test.result.indices[mine]]
+    compared = analysis.compare(right, other_right, writers)
+    return {"checkpoint": other.recognizer.network.source} | compared
 
 
 def unknown_classes(test: Test) -> dict[str, int]:
     """Return how many samples there are of each class that is not read."""
-    pack, read = test.pack, {"", *test.recognizer.classes}
+    pack, known = test.pack, {"", *test.recognizer.classes}
     counts = np.bincount(pack.labels, minlength=len(pack.classes)).tolist()
     found = Counter(dict(zip(pack.classes, counts, strict=True)))
     found.update(pack.refused)
-    return {label: count for label, count in found.items() if label not in read}
+    return {label: count for label, count in found.items() if label not in known}
 
 
-def summarize(test: Test, path: str) -> dict:
+def summarize(test: Test, path: Path) -> dict:
     """Return the figures of a test as plain values."""
-    result, name = test.result, test.recognizer.classes
-    writers = [share.accuracy for share in analysis.by_writer(result, test.glyphs.writers)]
-    refused = sum(test.pack.refused.get(label, 0) for label in name)
+    result, names = test.result, test.recognizer.classes
+    people = test.dataset.writers
+    writers = [share.accuracy for share in analysis.by_writer(result, people)]
+    refused = sum(test.pack.refused.get(label, 0) for label in names)
     samples = len(result.labels) + refused
-    read = len(result.labels) / samples  # what was refused counts as not read
-    top1 = result.topk(1) * read
-    error, over = analysis.standard_error(
-        analysis.correct(result), test.glyphs.writers[result.indices]
-    )
+    read = len(result.labels) / samples  # refused images count as wrong
+    error, over = analysis.standard_error(analysis.correct(result), people[result.indices])
     return {
-        "data": path,
+        "data": str(path),
         "checkpoint": test.recognizer.network.source,
         "samples": samples,
         "refused": refused,
         "unknown_classes": unknown_classes(test),
         "damaged": test.pack.refused.get("", 0),
         "classes": len(np.unique(result.labels)),
-        "classes_read": len(name),
+        "classes_read": len(names),
         "classes_of_checkpoint": len(test.recognizer.network.classes),
-        "top1": top1,
+        "top1": result.topk(1) * read,
         "top1_error": error * read,
         "top1_error_over": over,
-        "top1_twins": float(analysis.correct_or_twin(result, name, TWINS).mean()) * read,
+        "top1_twins": float(analysis.correct_or_twin(result, names, TWINS).mean()) * read,
         "top5": result.topk(5) * read,
         "top10": result.topk(10) * read,
         "loss": result.loss,
@@ -140,72 +148,111 @@ def summarize(test: Test, path: str) -> dict:
         "writer_mean": float(np.mean(writers)) if writers else None,
         "writer_sd": float(np.std(writers, ddof=1)) if len(writers) > 1 else None,
         "confused_pairs": [
-            {"truth": name[p.truth], "guess": name[p.guess], "count": p.count}
+            {"truth": names[p.truth], "guess": names[p.guess], "count": p.count}
             for p in analysis.confused_pairs(result)[:20]
         ],
         "worst_classes": [
-            {"character": name[s.key], "accuracy": s.accuracy, "samples": s.samples}
+            {"character": names[s.key], "accuracy": s.accuracy, "samples": s.samples}
             for s in analysis.worst_classes(result)[:20]
             if s.correct < s.samples
         ],
     }
 
 
-def print_summary(figures: dict) -> None:
-    """Print the figures of a test."""
-    print(f"checkpoint  {printable(figures['checkpoint'])}")
-    print(f"data        {printable(figures['data'])}")
-    for line in analysis.sample_lines(figures):
-        print(line)
+# --- text
+
+
+def sample_notes(figures: dict) -> list[str]:
+    """Return what was counted and what was not, a sentence each."""
+    classes, read = figures["classes"], figures["classes_read"]
+    notes = [f"{figures['samples']:,} samples of {classes} classes, read among {read}"]
+    if refused := figures["refused"]:
+        notes.append(f"{refused:,} of them were refused (blank, or unreadable) and count as wrong")
+    if unknown := figures["unknown_classes"]:
+        what = f"{sum(unknown.values()):,} samples of {len(unknown)} classes that are not read"
+        notes.append(f"left out: {what}: {shorten(list(unknown))}")
+    if damaged := figures["damaged"]:
+        notes.append(f"damaged: {damaged:,} places of .gnt files")
+    return notes
+
+
+def comparison_notes(figures: dict) -> list[str]:
+    """Return the result of --compare, a sentence each."""
+    share, other, error = (figures[key] for key in ("top1", "top1_other", "difference_error"))
+    over, only = figures["difference_error_over"], (figures["only_this"], figures["only_other"])
+    verdict = "a difference" if figures["p_value"] < 0.05 else "no evidence of a difference"
+    return [
+        f"{figures['samples']:,} samples that both read: {share:.2%}, {figures['checkpoint']} "
+        f"{other:.2%}; difference {100 * (share - other):+.2f} ± {100 * error:.2f} points (standard "
+        f"error over {over})",
+        f"right in this one only: {only[0]:,}, in the other only: {only[1]:,}; McNemar's test: "
+        f"p = {figures['p_value']:.2g}, {verdict}",
+    ]
+
+
+def rejection_notes(figures: dict) -> list[str]:
+    """Return the result of --no-characters, a sentence each."""
+    others = f"{figures['others']:,} images without a character"
+    notes = [f"AUROC {figures['auroc']:.4f}, {figures['characters']:,} characters against {others}"]
+    if "kept" in figures:
+        whose = "the checkpoint's" if figures["of_checkpoint"] else "the fitted"
+        shares = f"{figures['kept']:.2%} of the characters are kept, {figures['rejected']:.2%}"
+        notes.append(f"at {whose} threshold {shares} of the other images are rejected")
+    if fitted := figures["fitted"]:
+        numbers = " ".join(f"{v:.6g}" for v in fitted.values())
+        notes.append(f"fitted: python checkpoint.py FILE NEW --reject {numbers}")
+    else:
+        notes.append("the other images look more like characters: there are no numbers for --reject")
+    return notes
+
+
+def lines(figures: dict) -> list[tuple[str, str]]:
+    """Return the figures of a test as name and text."""
     over = f"(standard error over {figures['top1_error_over']})"
-    print(f"top-1       {figures['top1']:.2%} ± {figures['top1_error']:.2%} {over}")
+    rows = [("checkpoint", figures["checkpoint"]), ("data", figures["data"])]
+    rows += [("samples", note) for note in sample_notes(figures)]
+    rows.append(("top-1", f"{figures['top1']:.2%} ± {figures['top1_error']:.2%} {over}"))
     if figures["top1_twins"] > figures["top1"]:
-        print(f"  twins     {figures['top1_twins']:.2%}, those no picture tells apart being right")
-    print(f"top-5       {figures['top5']:.2%}")
-    print(f"top-10      {figures['top10']:.2%}")
-    print(f"loss        {figures['loss']:.4f}")
-    print(f"ECE         {figures['ece']:.2%}")
+        rows.append(("  twins", f"{figures['top1_twins']:.2%} if look-alikes such as 一 - are right"))
+    rows += [(f"top-{k}", f"{figures[f'top{k}']:.2%}") for k in (5, 10)]
+    rows += [("loss", f"{figures['loss']:.4f}"), ("ECE", f"{figures['ece']:.2%}")]
+    if "comparison" in figures:
+        rows += [("compared", note) for note in comparison_notes(figures["comparison"])]
     if "temperature" in figures:
-        print(f"temperature {figures['temperature']:.3f}")
+        value = f"{figures['temperature']:.3f}"
+        rows.append(("temperature", f"python checkpoint.py FILE NEW --temperature {value}"))
     if "no_characters" in figures:
-        print_rejection(figures["no_characters"])
+        rows += [("rejection", note) for note in rejection_notes(figures["no_characters"])]
     if (count := figures["writers"]) > 1:
         shares = f"{figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%}"
-        print(f"by writer   {shares} (mean ± standard deviation of {count} writers)")
+        rows.append(("by writer", f"{shares} (mean ± standard deviation of {count} writers)"))
     if pairs := figures["confused_pairs"][:10]:
         text = "  ".join(f"{p['truth']}→{p['guess']} {p['count']}" for p in pairs)
-        print(f"confused    {printable(text)}")
+        rows.append(("confused", text))
     if worst := figures["worst_classes"][:10]:
         text = "  ".join(f"{c['character']} {c['accuracy']:.0%}" for c in worst)
-        print(f"worst       {printable(text)}")
-
-
-def print_rejection(figures: dict) -> None:
-    """Print how well characters and others are told apart."""
-    print(f"AUROC       {figures['auroc']:.4f}, characters against {figures['others']:,} others")
-    whose = "the checkpoint's" if figures["of_checkpoint"] else "the fitted"
-    told = f"{figures['told']:.2%} of the others are told, at {whose} threshold"
-    print(f"kept        {figures['kept']:.2%} of the characters, {told}")
-    print("fitted      --reject " + " ".join(f"{v:.6g}" for v in figures["fitted"].values()))
+        rows.append(("worst", text))
+    return rows
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure a checkpoint on a test set.")
-    parser.add_argument("path", nargs="?", default="data/test",
+    parser.add_argument("path", nargs="?", default="data/test", type=Path,
         help="tree of class folders, .gnt file or folder of such (default: data/test)")  # fmt: skip
     what = parser.add_argument_group("what to test")
     add_reading(what)
+    what.add_argument("--compare", metavar="FILE", help="a second checkpoint, on the same samples")
     add = parser.add_argument_group("output").add_argument
     add("--json", metavar="FILE", help="write all figures; - for stdout only")
-    add("--errors", metavar="DIR", help="write mistakes.csv and mistakes.png")
-    add("--report", metavar="DIR", help="write report.html, a page with plots")
-    # A training setting has the name of --temperature.
+    add("--errors", metavar="DIR", type=Path, help="write mistakes.csv and mistakes.png")
+    add("--report", metavar="DIR", type=Path, help="write report.html, a page with plots")
+    # A training setting is called --temperature, too.
     add("--temperature", action="store_true", dest="find_temperature",
-        help="find what fits these data best, for checkpoint.py --temperature")  # fmt: skip
-    add("--no-characters", metavar="DIR",
-        help="tell the data from the pictures of this folder, which hold no character: AUROC, and "
-        "the numbers for checkpoint.py --reject")  # fmt: skip
+        help="fit a temperature to the data, for checkpoint.py --temperature")  # fmt: skip
+    add("--no-characters", metavar="DIR", type=Path,
+        help="tell the data from the images in DIR, which contain no character: AUROC, and the "
+        "numbers for checkpoint.py --reject")  # fmt: skip
     add_arguments(parser, ["batch_size", "workers", "device"])
     return parser
 
@@ -215,25 +262,34 @@ def main(argv: list[str] | None = None) -> int:
     """Test as the command line says; return the exit status."""
     given = arguments().parse_args(argv)
     if given.report:
-        from evaluation.report import write_report  # says at once if matplotlib is missing
-    test = score(given, from_arguments(given))
-    figures = summarize(test, str(given.path))
+        from evaluation.report import write_report  # fails at once without matplotlib
+    config = from_arguments(given)
+    test = score(given.path, given.checkpoint or default_checkpoint(), given.classes, config)
+    figures = summarize(test, given.path)
+    if given.compare:
+        other = score(given.path, given.compare, given.classes, config)
+        figures["comparison"] = compare(test, other)
     if given.find_temperature:
-        figures["temperature"] = fitting_temperature(test)
+        figures["temperature"] = fit_temperature(test)
     if given.no_characters:
-        figures["no_characters"] = rejection_figures(test, given.no_characters)
+        figures["no_characters"] = rejection(test, given.no_characters)
     if given.json != "-":
-        print_summary(figures)
+        for name, text in lines(figures):
+            print(f"{name:<12}{printable(text)}")
     text = json.dumps(figures, ensure_ascii=False, indent=1)
     if given.json == "-":
         print(text)
     elif given.json:
         write_file(given.json, f"{text}\n".encode("utf-8", "backslashreplace"))
-    mistakes = Mistakes(test.result, test.glyphs, test.recognizer.classes)
+    mistakes = Mistakes(test.result, test.dataset, test.recognizer.classes)
     if given.errors:
-        mistakes.write(Path(given.errors))
+        print(printable(mistakes.write(given.errors)), file=sys.stderr)
     if given.report:
-        write_report(Path(given.report), figures, mistakes)
+        notes = sample_notes(figures)
+        notes += comparison_notes(figures["comparison"]) if given.compare else []
+        notes += rejection_notes(figures["no_characters"]) if given.no_characters else []
+        path = write_report(given.report, figures, notes, mistakes)
+        print(f"{printable(str(path))}: open it in a browser", file=sys.stderr)
     return 0
 
 

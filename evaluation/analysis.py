@@ -1,24 +1,20 @@
-"""What an evaluation says beyond top-1: by writer, by class, by pair, by confidence.
+"""Figures of an evaluation: by writer, by class, by pair, by confidence; two networks compared.
 
-    result = evaluate(...)
-    confused_pairs(result)[:10], by_writer(result, glyphs.writers), calibration(result)
-
-Pure functions of an `evaluation.score.Result`; test.py prints them, report.py draws them.
+Pure functions of `evaluation.score.Result`; test.py prints them, report.py draws them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from evaluation.score import Result
-from jobs.command import shorten
 
 
 class Share(NamedTuple):
-    """How many of a group (a writer, a class) were read right."""
+    """How many samples of a group (a writer, a class) were read right."""
 
     key: int
     correct: int
@@ -38,12 +34,12 @@ class Pair(NamedTuple):
 
 
 def correct(result: Result) -> np.ndarray:
-    """Return (n,) bool: read right at first place."""
+    """Return (n,) bool: whether top-1 is right."""
     return result.top[:, 0] == result.labels
 
 
 def correct_or_twin(result: Result, classes: Sequence[str], twins: Sequence[str]) -> np.ndarray:
-    """Return (n,) bool: read right, or as a twin of the truth; a group of `twins` are twins."""
+    """Return (n,) bool: right, or read as a twin of the truth; each str of `twins` is a group."""
     label = {name: number for number, name in enumerate(classes)}
     right = correct(result)
     for group in twins:
@@ -71,19 +67,33 @@ def standard_error(values: np.ndarray, writers: np.ndarray) -> tuple[float, str]
     return float(error), f"{people} writers{others}"
 
 
-def sample_lines(figures: dict) -> list[str]:
-    """Say what was counted and what was not, from the figures of test.py."""
-    samples, classes, read = (figures[key] for key in ("samples", "classes", "classes_read"))
-    lines = [f"samples     {samples:,} of {classes} classes, read among {read}"]
-    if refused := figures["refused"]:
-        why = "were refused (blank, or no picture) and count as wrong"
-        lines.append(f"not read    {refused:,} of them {why}")
-    if unknown := figures["unknown_classes"]:
-        what = f"{sum(unknown.values()):,} samples of {len(unknown)} classes that are not read"
-        lines.append(f"left out    {what}: {shorten(list(unknown))}")
-    if damaged := figures["damaged"]:
-        lines.append(f"damaged     {damaged:,} places of .gnt files")
-    return lines
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Return the two-sided p-value that two networks are equally good (McNemar 1947).
+
+    Only samples that exactly one of them reads right count: binomial with probability 1/2, exact
+    up to 1,000, beyond that the normal approximation with continuity correction.
+    """
+    total, fewer = only_one + only_other, min(only_one, only_other)
+    if total > 1000:
+        return math.erfc(max(0.0, abs(only_one - only_other) - 1) / math.sqrt(2 * total))
+    tail = sum(math.comb(total, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**total)
+
+
+def compare(one: np.ndarray, other: np.ndarray, writers: np.ndarray) -> dict[str, object]:
+    """Return how two networks compare on the same samples, (n,) bool: whether each is right."""
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    error, over = standard_error(one.astype(float) - other, writers)
+    return {
+        "samples": len(one),
+        "top1": float(one.mean()),
+        "top1_other": float(other.mean()),
+        "difference_error": error,
+        "difference_error_over": over,
+        "only_this": only_one,
+        "only_other": only_other,
+        "p_value": mcnemar(only_one, only_other),
+    }
 
 
 def _shares(keys: np.ndarray, right: np.ndarray) -> list[Share]:
@@ -114,7 +124,7 @@ def confused_pairs(result: Result) -> list[Pair]:
 
 
 class Bin(NamedTuple):
-    """Samples of like confidence: mean confidence, share read right, number."""
+    """Samples of similar confidence: mean confidence, accuracy, number."""
 
     confidence: float
     accuracy: float
@@ -134,30 +144,8 @@ def calibration(result: Result, bins: int = 15) -> tuple[list[Bin], float]:
     return rows, float(ece)
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the number by which logits (n,K) are to be divided so that the labels (n,) fit best.
-
-    Temperature scaling (Guo et al. 2017): the mean cross-entropy is smallest. It is convex in the
-    reciprocal, so the golden section finds it; the result is between 0.05 and 20.
-    """
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits * float(np.exp(-log_temperature))
-        return float(torch.nn.functional.cross_entropy(scaled, labels))
-
-    low, high, golden = -np.log(20), np.log(20), (np.sqrt(5) - 1) / 2
-    while high - low > 0.002:
-        one, two = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, two) if loss(one) < loss(two) else (one, high)
-    return float(np.exp((low + high) / 2))
-
-
-def coverage(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return threshold, coverage and accuracy of the accepted, for a growing share of accepted.
-
-    Samples are accepted in the order of their confidence, so entry i accepts i + 1 of them.
-    """
+def coverage(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """Return coverage (n,) and the accuracy (n,) of the i + 1 most confident samples."""
     order = np.argsort(-result.probability[:, 0], kind="stable")
-    hits = correct(result)[order].cumsum()
     accepted = np.arange(1, len(order) + 1)
-    return result.probability[order, 0], accepted / len(order), hits / accepted
+    return accepted / len(order), correct(result)[order].cumsum() / accepted

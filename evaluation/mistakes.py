@@ -1,14 +1,14 @@
-"""What was read wrong: the one home of drawing and listing it, for train, test and report.
+"""Misread samples, listed and drawn.
 
-mistakes = Mistakes(result, glyphs, classes)
+mistakes = Mistakes(result, dataset, classes)
 mistakes.rows                  # rows of the result, the most confident mistake first
-mistakes.sheet(200)            # (H,W) uint8 picture
-mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png, the first 200
+mistakes.sheet(200)            # (H,W) uint8 picture with captions
+mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png
 """
 
 import csv
+import functools
 import io
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +16,23 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.score import Result
 from jobs.command import printable
 from jobs.files import write_file
-from synthesis.stream import SyntheticSet
-from synthesis.templates import stroke_data
+
+SIDE, BAR = 64, 20  # pixels: a picture on the sheet, a caption
+SHEET = 200  # mistakes on mistakes.png
+# Fonts with Chinese characters of Windows, macOS and Linux; without one captions are code points.
+FONTS = ("msyh.ttc", "simhei.ttf", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
+         "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc")  # fmt: skip
 
 
 class Mistake(NamedTuple):
-    """A sample that was read wrong; the rank of the truth is '>10' where it is not among ten."""
+    """A misread sample; the rank of the truth is '>10' if it is not among the best ten."""
 
     truth: str
     prediction: str
@@ -36,15 +41,14 @@ class Mistake(NamedTuple):
 
 
 class Mistakes:
-    """The mistakes of a result of `glyphs`, and pictures of samples and classes: (S,S) uint8.
+    """The mistakes of a result, and glyphs (S,S) uint8 of samples and classes.
 
-    `rows` (m,) are those of the result, the most confident first.
+    `rows` (m,) are those of the result, the most confident first. `dataset` is a CharacterDataset,
+    or anything with `fetch` and `name`.
     """
 
-    def __init__(
-        self, result: Result, glyphs: CharacterDataset | SyntheticSet, classes: Sequence[str]
-    ) -> None:
-        self.result, self.glyphs, self.classes = result, glyphs, classes
+    def __init__(self, result: Result, dataset: CharacterDataset, classes: Sequence[str]) -> None:
+        self.result, self.dataset, self.classes = result, dataset, classes
         wrong = np.flatnonzero(~analysis.correct(result))
         self.rows = wrong[np.argsort(-result.probability[wrong, 0], kind="stable")]
 
@@ -52,79 +56,119 @@ class Mistakes:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Mistake]:
+        return map(self.mistake, self.rows)
+
+    def mistake(self, row: int) -> Mistake:
+        """Return the mistake of a row of the result."""
         result = self.result
-        for row in self.rows:
-            rank = np.flatnonzero(result.top[row] == result.labels[row])
-            yield Mistake(
-                self.classes[result.labels[row]],
-                self.classes[result.top[row, 0]],
-                float(result.probability[row, 0]),
-                int(rank[0]) + 1 if len(rank) else f">{result.top.shape[1]}",
-            )
+        rank = np.flatnonzero(result.top[row] == result.labels[row])
+        return Mistake(
+            self.classes[result.labels[row]],
+            self.classes[result.top[row, 0]],
+            float(result.probability[row, 0]),
+            int(rank[0]) + 1 if len(rank) else f">{result.top.shape[1]}",
+        )
 
     def sample(self, row: int) -> np.ndarray:
         """Return the glyph of a row of the result."""
-        return self.glyphs.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
+        return self.dataset.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
 
     @cached_property
     def _typical(self) -> dict[int, int]:
-        """Class -> the row that its class is surest of."""
+        """Class -> the row with its lowest loss."""
         order = np.argsort(self.result.losses, kind="stable")
         labels, first = np.unique(self.result.labels[order], return_index=True)
         return dict(zip(labels.tolist(), order[first].tolist(), strict=True))
 
     def of_class(self, label: int) -> np.ndarray:
-        """Return a typical sample of a class; its strokes where there is none, or paper."""
+        """Return a typical sample of a class; an empty glyph if the result has none."""
         row = self._typical.get(label)
-        if row is not None:
-            return self.sample(row)
-        glyph = np.zeros_like(self.sample(0))
-        size = len(glyph)
-        for line in stroke_data().get(self.classes[label], ((), ()))[0]:
-            points = np.stack([line.real, line.imag], 1) * (size * 7 / 8) + size / 16
-            line = [points.round().astype(np.int32)]
-            cv2.polylines(glyph, line, False, 255, max(1, size // 32), cv2.LINE_AA)
-        return glyph
+        return np.zeros_like(self.sample(0)) if row is None else self.sample(row)
+
+    def shown(self, count: int) -> np.ndarray:
+        """Return the rows on a sheet: the most confident mistake of each character, `count`."""
+        _, first = np.unique(self.result.labels[self.rows], return_index=True)
+        return self.rows[np.sort(first)[:count]]
 
     def sheet(self, count: int, columns: int = 5) -> np.ndarray:
-        """Draw the first mistakes in strips of three, dark on light: (H,W) uint8.
+        """Draw mistakes in strips of three glyphs, dark on light: (H,W) uint8.
 
-        A strip is the input, a sample of its class, and one of the class that was read. Pictures in
-        place of text: no font is needed to tell one character from the other.
+        A strip is the input, a sample of its class, and a sample of the predicted class. Its
+        caption is "truth → prediction probability".
         """
-        result, strips = self.result, []
-        for row in self.rows[:count]:
-            classes = (int(result.labels[row]), int(result.top[row, 0]))
-            trio = [self.sample(row), *map(self.of_class, classes)]
-            tiles = [np.pad(255 - glyph, 1, constant_values=200) for glyph in trio]
-            strips.append(np.pad(np.hstack(tiles), 3, constant_values=128))
-        paper = np.full_like(strips[0], 128) if strips else np.full((8, 8), 128, np.uint8)
-        strips += [paper] * (-len(strips) % columns)
+        strips = []
+        for number, row in enumerate(self.shown(count), 1):
+            truth, guess = int(self.result.labels[row]), int(self.result.top[row, 0])
+            trio = [self.sample(row), self.of_class(truth), self.of_class(guess)]
+            tiles = [np.pad(255 - scaled(glyph), 1, constant_values=200) for glyph in trio]
+            strip = np.hstack(tiles)
+            bar = caption(f"{number}  {arrow(self.mistake(row))}", strip.shape[1])
+            strips.append(np.pad(np.vstack([bar, strip]), 3, constant_values=128))
+        if not strips:
+            return caption("no mistakes", 3 * SIDE)
+        strips += [np.full_like(strips[0], 128)] * (-len(strips) % columns)
         lines = [np.hstack(strips[at : at + columns]) for at in range(0, len(strips), columns)]
-        return np.vstack(lines or [paper])
+        legend = "input | a sample of its class | a sample of the predicted class"
+        return np.vstack([caption(legend, lines[0].shape[1]), *lines])
 
-    def write(self, folder: Path) -> None:
-        """Write mistakes.csv, all of them, and mistakes.png, the first 200, and say how many."""
+    def write(self, folder: Path) -> str:
+        """Write mistakes.csv and mistakes.png; return a sentence that says so."""
         folder.mkdir(parents=True, exist_ok=True)
-        path, text = folder / "mistakes.csv", io.StringIO(newline="")
+        text = io.StringIO(newline="")
         table = csv.writer(text)
         table.writerow(["file", *Mistake._fields])
         for row, mistake in zip(self.rows, self, strict=True):
-            name = self.glyphs.name(int(self.result.indices[row]))
+            name = self.dataset.name(int(self.result.indices[row]))
             cells = mistake._replace(probability=f"{mistake.probability:.4f}")
             table.writerow([safe_cell(str(cell)) for cell in (name, *cells)])
-        write_file(path, text.getvalue().encode("utf-8-sig"))
-        write_file(folder / "mistakes.png", cv2.imencode(".png", self.sheet(200))[1].data)
-        print(f"{len(self):,} mistakes: {path}", file=sys.stderr)
+        write_file(folder / "mistakes.csv", text.getvalue().encode("utf-8-sig"))
+        sheet = cv2.imencode(".png", self.sheet(SHEET))[1].data
+        write_file(folder / "mistakes.png", sheet)
+        drawn = f"mistakes.png shows the most confident one of {len(self.shown(SHEET))} characters"
+        return f"{folder}: mistakes.csv lists all {len(self):,} mistakes, {drawn}"
 
     def as_markdown(self, count: int) -> str:
-        """Return the first mistakes as a table, numbered as on the sheet."""
-        lines = ["Row by row: input, a sample of its class, a sample of the class that was read."]
-        lines += ["", "| | truth | read as | probability |", "|---|---|---|---|"]
-        for number, mistake in zip(range(1, count + 1), self, strict=False):
-            read = [label.replace("|", "&#124;") for label in (mistake.truth, mistake.prediction)]
-            lines.append(f"| {number} | {' | '.join(read)} | {mistake.probability:.1%} |")
+        """Return the mistakes of a sheet as a table, with the same numbers."""
+        lines = ["Row by row: input, a sample of its class, a sample of the predicted class."]
+        lines += ["", "| | truth | prediction | probability |", "|---|---|---|---|"]
+        for number, mistake in enumerate(map(self.mistake, self.shown(count)), 1):
+            labels = [label.replace("|", "&#124;") for label in (mistake.truth, mistake.prediction)]
+            lines.append(f"| {number} | {' | '.join(labels)} | {mistake.probability:.1%} |")
         return "\n".join(lines)
+
+
+def scaled(glyph: np.ndarray) -> np.ndarray:
+    """Return a glyph at the size of the sheet."""
+    way = cv2.INTER_AREA if len(glyph) > SIDE else cv2.INTER_LINEAR
+    return cv2.resize(glyph, (SIDE, SIDE), interpolation=way)
+
+
+@functools.cache
+def font() -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, bool]:
+    """Return a font for captions, and whether it has Chinese characters."""
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, BAR - 6), True
+        except OSError:
+            continue
+    return ImageFont.load_default(), False
+
+
+def arrow(mistake: Mistake) -> str:
+    """Return "土 → 士 93%", or "U+571F -> U+58EB 93%" without a Chinese font."""
+    labels = [mistake.truth, mistake.prediction]
+    sign = "→"
+    if not font()[1]:
+        labels = [f"U+{ord(x):04X}" if len(x) == 1 and not x.isascii() else x for x in labels]
+        labels, sign = [label.encode("ascii", "replace").decode() for label in labels], "->"
+    return f"{labels[0][:8]} {sign} {labels[1][:8]} {mistake.probability:.0%}"
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """Return a line of text, dark on light: (BAR,width) uint8."""
+    picture = Image.new("L", (width, BAR), 255)
+    ImageDraw.Draw(picture).text((3, 2), printable(text), fill=0, font=font()[0])
+    return np.array(picture)
 
 
 def safe_cell(text: str) -> str:

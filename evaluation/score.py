@@ -1,6 +1,6 @@
-"""Run a network over labelled glyphs: every sample once, on one or many processes."""
+"""Score a network on labelled samples: in float32, each sample once, on one or many processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dataset import CharacterDataset
 from jobs.devices import Processes
 from model import to_input
+from recognizer import Recognizer, choose
 
 TOP = 10
 
@@ -22,6 +23,7 @@ class Result(NamedTuple):
     probability: np.ndarray  # (n,T) float32
     labels: np.ndarray  # (n,) int64
     losses: np.ndarray  # (n,) float32, cross-entropy without smoothing
+    energies: np.ndarray  # (n,) float32, see recognizer.energy
     indices: np.ndarray  # (n,) int64
 
     def topk(self, k: int) -> float:
@@ -35,36 +37,38 @@ class Result(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module | Callable[[Tensor], Tensor],
-    glyphs: CharacterDataset,
+    network: nn.Module | Recognizer,
+    dataset: CharacterDataset,
     indices: np.ndarray,
     device: torch.device,
     batch_size: int = 256,
     processes: Processes | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Result:
-    """Score glyphs in float32, as they are read in prediction.
+    """Score samples.
 
-    With several processes each takes a share, every sample counts once, and all processes return
-    the whole result. A module is put into eval mode and back.
+    A Recognizer reads as in prediction: it chooses among the proposals of a picture and reads its
+    classes. A module reads the first proposal; it is put into eval mode and back. With several
+    processes each takes a share, every sample counts once, and all return the whole result.
     """
     rank, world, _ = processes or (0, 1, 0)
-    mine = indices[rank::world]
-    module = network if isinstance(network, nn.Module) else nn.Identity()
-    training = module.training
-    module.eval()
+    training = isinstance(network, nn.Module) and network.training
+    if isinstance(network, nn.Module):
+        network.eval()
     parts: list[tuple[np.ndarray, ...]] = []
-    for start in range(0, len(mine), batch_size):
-        chosen = mine[start : start + batch_size]
-        images, labels = glyphs.fetch(chosen)
-        x = to_input(images, device).contiguous(memory_format=torch.channels_last)
-        logprob = network(x).float().log_softmax(1).cpu()
+    for chosen, logits in read(network, dataset, indices[rank::world], device, batch_size):
+        energies = logits.logsumexp(1) - logits.mean(1)
+        if isinstance(network, Recognizer):
+            logits = logits[:, torch.from_numpy(network.labels).to(logits.device)]
+        labels = torch.from_numpy(dataset.targets[chosen]).to(logits.device)
+        logprob = logits.log_softmax(1)
         best = logprob.topk(min(TOP, logprob.shape[1]))
         losses = -logprob.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-        columns = best.indices, best.values.exp(), labels, losses
-        parts.append((*(column.numpy() for column in columns), chosen))
+        columns = best.indices, best.values.exp(), labels, losses, energies
+        parts.append((*(column.cpu().numpy() for column in columns), chosen))
         progress(len(chosen))
-    module.train(training)
+    if training:
+        network.train()
     if world > 1:
         gathered: list[list] = [[] for _ in range(world)]
         dist.all_gather_object(gathered, parts)
@@ -72,3 +76,33 @@ def evaluate(
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[-1], kind="stable")
     return Result(*(column[order] for column in columns))
+
+
+@torch.no_grad()
+def read(
+    network: nn.Module | Recognizer,
+    dataset: CharacterDataset,
+    indices: np.ndarray,
+    device: torch.device,
+    batch_size: int = 256,
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield the indices (B,) of each batch and its logits (B,K) of all classes, float32."""
+    for start in range(0, len(indices), batch_size):
+        chosen = indices[start : start + batch_size]
+        if not isinstance(network, Recognizer):
+            yield chosen, _logits(network, dataset.fetch(chosen)[0], device)
+            continue
+        glyphs, counts = dataset.proposals(chosen)
+        parts = [_logits(network.network.logits, part, device) for part in glyphs.split(batch_size)]
+        logits = torch.cat(parts)
+        if len(glyphs) > len(chosen):
+            groups = [group.numpy() for group in logits.cpu().split(counts.tolist())]
+            first = (counts.cumsum(0) - counts).tolist()
+            rows = [at + choose(group) for at, group in zip(first, groups, strict=True)]
+            logits = logits[rows]
+        yield chosen, logits
+
+
+def _logits(network: Callable[[Tensor], Tensor], glyphs: Tensor, device: torch.device) -> Tensor:
+    x = to_input(glyphs, device).contiguous(memory_format=torch.channels_last)
+    return network(x).float()

@@ -51,6 +51,7 @@ class Readings(list[Reading]):
     error = ""  # why the picture could not be read, a sentence; then there are no readings
     notices: Sequence[str] = ()  # sentences about the picture
     proposal = 0  # index of the proposal that was read; 0: all ink
+    energy = float("nan")  # of its logits, see the function of that name
     # See the function of that name, and whether it reaches the threshold; None: it is not known.
     character_score: float | None = None
     is_character: bool | None = None
@@ -344,8 +345,11 @@ class Recognizer:
             Readings(Reading(self.classes[i], float(row[i])) for i in chosen.tolist())
             for row, chosen in zip(probabilities, best, strict=True)
         ]
+        energies = energy(logits)
+        for readings, value in zip(answer, energies.tolist(), strict=True):
+            readings.energy = value
         if self.network.reject is not None:
-            scores = character_score(energy(logits), self.network.reject).tolist()
+            scores = character_score(energies, self.network.reject).tolist()
             for readings, score in zip(answer, scores, strict=True):
                 readings.character_score = score
                 readings.is_character = score >= self.network.reject["threshold"]

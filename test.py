@@ -178,15 +178,16 @@ def sample_notes(figures: dict) -> list[str]:
 
 def comparison_notes(figures: dict) -> list[str]:
     """Return the result of --compare, a sentence each."""
-    share, other, error = (figures[key] for key in ("top1", "top1_other", "difference_error"))
-    over, only = figures["difference_error_over"], (figures["only_this"], figures["only_other"])
-    verdict = "a difference" if figures["p_value"] < 0.05 else "no evidence of a difference"
+    share, other, error, p = (
+        figures[key] for key in ("top1", "top1_other", "difference_error", "p_value")
+    )
+    only = f"{figures['only_this']:,}, only by the other: {figures['only_other']:,}"
+    verdict = "significant" if p < 0.05 else "no evidence of a difference"
     return [
-        f"{figures['samples']:,} samples that both read: {share:.2%}, {figures['checkpoint']} "
-        f"{other:.2%}; difference {100 * (share - other):+.2f} ± {100 * error:.2f} points (standard "
-        f"error over {over})",
-        f"right in this one only: {only[0]:,}, in the other only: {only[1]:,}; McNemar's test: "
-        f"p = {figures['p_value']:.2g}, {verdict}",
+        f"with {figures['checkpoint']} on the {figures['samples']:,} samples that both read",
+        f"{share:.2%} against {other:.2%}, difference {100 * (share - other):+.2f} ± "
+        f"{100 * error:.2f} points (standard error over {figures['difference_error_over']})",
+        f"read right only by this one: {only}; McNemar's test: p = {p:.2g}, {verdict}",
     ]
 
 
@@ -202,7 +203,7 @@ def rejection_notes(figures: dict) -> list[str]:
         numbers = " ".join(f"{v:.6g}" for v in fitted.values())
         notes.append(f"fitted: python checkpoint.py FILE NEW --reject {numbers}")
     else:
-        notes.append("the other images look more like characters: there are no numbers for --reject")
+        notes.append("the other images look more like characters: no numbers for --reject")
     return notes
 
 
@@ -213,7 +214,9 @@ def lines(figures: dict) -> list[tuple[str, str]]:
     rows += [("samples", note) for note in sample_notes(figures)]
     rows.append(("top-1", f"{figures['top1']:.2%} ± {figures['top1_error']:.2%} {over}"))
     if figures["top1_twins"] > figures["top1"]:
-        rows.append(("  twins", f"{figures['top1_twins']:.2%} if look-alikes such as 一 - are right"))
+        rows.append(
+            ("  twins", f"{figures['top1_twins']:.2%} if look-alikes such as 一 - are right")
+        )
     rows += [(f"top-{k}", f"{figures[f'top{k}']:.2%}") for k in (5, 10)]
     rows += [("loss", f"{figures['loss']:.4f}"), ("ECE", f"{figures['ece']:.2%}")]
     if "comparison" in figures:

@@ -75,13 +75,14 @@ class Mistakes:
 
     @cached_property
     def _typical(self) -> dict[int, int]:
-        """Class -> the row with its lowest loss."""
+        """Class -> the row of lowest loss that is read right."""
         order = np.argsort(self.result.losses, kind="stable")
+        order = order[analysis.correct(self.result)[order]]
         labels, first = np.unique(self.result.labels[order], return_index=True)
         return dict(zip(labels.tolist(), order[first].tolist(), strict=True))
 
     def of_class(self, label: int) -> np.ndarray:
-        """Return a typical sample of a class; an empty glyph if the result has none."""
+        """Return a sample of a class that is read right; an empty glyph if there is none."""
         row = self._typical.get(label)
         return np.zeros_like(self.sample(0)) if row is None else self.sample(row)
 

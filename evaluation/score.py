@@ -59,6 +59,8 @@ def evaluate(
     for chosen, logits in read(network, dataset, indices[rank::world], device, batch_size):
         energies = logits.logsumexp(1) - logits.mean(1)
         if isinstance(network, Recognizer):
+            if not energies.isfinite().all():
+                raise ValueError(f"{network.network.source}: its logits are not finite")
             logits = logits[:, torch.from_numpy(network.labels).to(logits.device)]
         labels = torch.from_numpy(dataset.targets[chosen]).to(logits.device)
         logprob = logits.log_softmax(1)

@@ -903,7 +903,7 @@ def test_all_processes_sum_up_an_epoch_and_validate_alike(data, tmp_path, monkey
     state.step, state.seconds = 1, 2.0
     state.totals += torch.tensor([6.0, 4.0])
     top = np.tile(np.arange(6), (2, 1))
-    result = Result(top, np.ones((2, 6)), np.zeros(2, int), np.ones(2), np.arange(2))
+    result = Result(top, np.ones((2, 6)), np.zeros(2, int), *np.ones((2, 2)), np.arange(2))
     row = finish_epoch(two, state, 0, result)
     assert (row["loss"], row["samples_per_second"], row["top1"]) == (1.5, 4.0, 1.0)
     assert len(reduced) == 1

@@ -1,44 +1,37 @@
-"""Draw a character in the browser and see how it is read while it grows.
+"""Draw a character in the browser and see how it is read while you draw.
 
-    python demo.py                                        # then open the address it prints
-    python demo.py --open --checkpoint runs/train/best.pt
+    python demo.py --open                                 # opens the page in the browser
+    python demo.py --checkpoint runs/train/best.pt        # prints its address
     python demo.py --host 0.0.0.0                         # for a phone in the same network
     python demo.py --port 0                               # any free port
 
 request            answer
 GET /              the page: index.html, page.css and page.js of page/
-GET /network.json  {"checkpoint", "count", "size", "choices", "reads"}: what the page has to know
-POST /read         body: a picture file of at most 8 MiB, as `predict.py` reads it ->
-                   {"readings": [{"character", "probability"}, ...], "glyph": "data:image/png;...",
-                   "notices": ["...", ...], "milliseconds"}, glyph is what the network gets;
-                   "character_score" and "is_character" where the network gives them
-                   {"error": "..."} with status 4xx or 5xx where that fails
-POST /read?classes=symbols   the same among some classes, one of "choices"
+GET /network.json  {"summary", "size", "choices", "reads"}: what the page shows of the network
+POST /read         body: a picture file of at most 8 MiB, read as predict.py reads it ->
+                   {"readings": [{"character", "probability"}, ...], "notices": ["...", ...],
+                   "glyph": input of the network, "view": what of the picture was left out,
+                   "milliseconds"}; both pictures are data URLs, and view is null if all ink was
+                   kept; "character_score" and "is_character" if the network has them
+                   {"error": "..."} with status 4xx or 5xx if that fails
+POST /read?classes=symbols   reads some classes only, one of "choices"
 
-Pictures are opened in a process of its own, bounded in time and memory (jobs/bounded.py). The page
-is served by the standard library: Gradio and the like bring a hundred megabytes of packages, fetch
-fonts and scripts from the network, and send a drawing only when it is finished.
-Left out: users, encryption, and whatever else a public service needs; put none on the Internet.
+One picture is read at a time. Left out: users, encryption, protection against load. The page is for
+this computer and people you trust; do not expose it to the Internet (SECURITY.md).
 """
 
 import argparse
 import base64
-import contextlib
-import http.client
-import io
 import ipaddress
 import json
-import math
 import re
 import socket
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs
 
 import cv2
@@ -46,300 +39,169 @@ import numpy as np
 
 import page
 from config import add_arguments, add_checkpoint, default_checkpoint, from_arguments
-from jobs.bounded import Bounded, TooMuch
-from jobs.command import command
-from picture import Proposals, decode_picture, find_proposals
+from jobs.command import command, printable
+from picture import decode_picture
 from recognizer import Recognizer
 
-MAX_BODY = 8 << 20  # bytes of a picture
-MAX_HELD = 64 << 20  # bytes of all pictures that are on their way or waiting
-MAX_CONNECTIONS = 256
-MAX_HEAD = 1 << 17  # bytes of a request line and its headers
-REQUEST_SECONDS = 20  # for a request to arrive, from its first byte
-IDLE_SECONDS = 5  # that a silent client holds a thread
-PICTURE_SECONDS = 10  # to open a picture
-PICTURE_MEMORY = 1 << 30  # bytes, to open a picture
+MAX_BODY = 8 << 20  # bytes of a picture file
+SILENCE = 20  # seconds after which a silent connection is closed
 READINGS = 10
-LOOK, SEND = "GET, HEAD", "POST"
-METHODS = {"/": LOOK, "/network.json": LOOK, "/read": SEND} | {f"/{n}": LOOK for n in page.FILES}
-
-
-def open_picture(data: bytes, size: int) -> Proposals:
-    """Return the proposals of a picture file; ValueError if there is none."""
-    try:
-        return find_proposals(decode_picture(data), size)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError from None
-        raise ValueError("picture: of a kind that cannot be read; try PNG") from None
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "frame-ancestors 'none'",  # index.html has the rest
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class Refusal(Exception):
-    """A request that gets no answer: status and a sentence that says why."""
+    """A request that is not answered: the status and a sentence with the reason."""
 
 
 class Server(ThreadingHTTPServer):
-    """One network, read by one request at a time, so that memory stays bounded."""
+    """The page and one network."""
 
     daemon_threads = True
-    request_queue_size = MAX_CONNECTIONS  # connections that wait to be accepted
 
-    def __init__(self, host: str, port: int, recognizer: Recognizer, opener: Bounded) -> None:
+    def __init__(self, host: str, port: int, recognizer: Recognizer) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.network, self.opener = recognizer.network, opener
-        names = page.choices(self.network.classes)
-        self.recognizers = {name: Recognizer(self.network, name) for name in names}
+        self.network, self.reading = recognizer.network, threading.Lock()
+        choices = page.choices(self.network.classes)
+        self.recognizers = {name: Recognizer(self.network, name) for name in choices}
         self.names = {"localhost", socket.gethostname().lower(), host.lower()}
-        self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self.reading, self.holding, self.held = threading.Lock(), threading.Lock(), 0
         super().__init__((host, port), Handler)
-
-    def process_request(self, request: socket.socket, client_address: object) -> None:
-        """Start a thread for a connection, when there are not too many already."""
-        self.connections.acquire()
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: socket.socket, client_address: object) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.connections.release()
-
-    @contextlib.contextmanager
-    def hold(self, count: int) -> Iterator[None]:
-        """Count the bytes of a body while it is there; refuse it if too many are there already."""
-        with self.holding:
-            if self.held + count > MAX_HELD:
-                reason = "too many pictures at once; try again"
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason)
-            self.held += count
-        try:
-            yield
-        finally:
-            with self.holding:
-                self.held -= count
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say in a line what broke a connection; nothing if the client has gone."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
 
     @property
     def url(self) -> str:
-        """Return the address to open; that of this machine where the server listens on all."""
+        """The address to open; this machine's if the server listens on all interfaces."""
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print an error in one line; nothing if the client has gone."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+
     def read(self, body: bytes, query: str) -> dict:
-        """Return the answer to a picture file; ValueError if it is none, blank or too large."""
+        """Return the answer to a picture file; ValueError if it cannot be read."""
         which = parse_qs(query).get("classes", ["all"])[-1]
         if which not in self.recognizers:
             raise ValueError(f"classes is {which[:80]!r}, expected {' or '.join(self.recognizers)}")
+        recognizer = self.recognizers[which]
         with self.reading:
             began = time.perf_counter()
-            try:
-                found = self.opener.call(body, self.network.size)
-            except TooMuch as error:
-                raise ValueError(f"the picture {error}; crop it to the character") from None
-            readings = self.recognizers[which].read_proposals([found.glyphs], READINGS)[0]
-        glyph = found.glyphs[readings.proposal]
-        png = base64.b64encode(cv2.imencode(".png", glyph)[1]).decode()
+            picture = decode_picture(body)
+            readings = recognizer.recognize([picture], READINGS)[0]
+            if readings.error:
+                raise ValueError(readings.error)
+            milliseconds = round(1000 * (time.perf_counter() - began), 1)
+            found, index = recognizer.find(picture), readings.proposal
         return {
             "readings": [reading._asdict() for reading in readings],
-            "glyph": f"data:image/png;base64,{png}",
-            "notices": found.notices(readings.proposal),
-            "milliseconds": round(1000 * (time.perf_counter() - began), 1),
+            "notices": list(readings.notices),
+            "glyph": data_url(found.glyphs[index]),
+            "view": data_url(found.view(index)) if index else None,
+            "milliseconds": milliseconds,
         } | readings.score
 
 
-class Incoming(io.RawIOBase):
-    """What a client sends, as long and as much as a request may take."""
+def data_url(picture: np.ndarray) -> str:
+    """Return a picture as a PNG in a URL."""
+    return f"data:image/png;base64,{base64.b64encode(cv2.imencode('.png', picture)[1]).decode()}"
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
 
-    def begin(self) -> None:
-        """Wait for a request."""
-        self.end, self.room = None, MAX_HEAD
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Receive some bytes; raise TimeoutError when the time is over."""
-        left = IDLE_SECONDS if self.end is None else self.end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        if self.room <= 0:  # the base class answers with status 431
-            raise http.client.HTTPException(f"more than {MAX_HEAD:,} bytes")
-        self.connection.settimeout(left)
-        try:
-            count = self.connection.recv_into(buffer)
-        finally:
-            self.connection.settimeout(IDLE_SECONDS)
-        self.end = self.end or time.monotonic() + REQUEST_SECONDS
-        self.room -= count
-        return count
+def as_json(content: dict) -> tuple[str, bytes]:
+    """Return media type and text of a JSON object."""
+    return "application/json; charset=utf-8", json.dumps(content, ensure_ascii=False).encode()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer one connection; see the module's table."""
+    """Answer the requests of a connection; see the module's table."""
 
     server: Server
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS
+    timeout = SILENCE
     disable_nagle_algorithm = True
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile = io.BufferedReader(Incoming(self.connection))
-
-    def handle_one_request(self) -> None:
-        self.rfile.raw.begin()
-        self.headers = None
-        super().handle_one_request()
-
     def do_GET(self) -> None:
-        """Answer a request of any method, whatever goes wrong with JSON."""
-        closing = self.close_connection
-        self.close_connection = True  # until it is known where the next request begins
+        """Answer GET and POST, or send a sentence with the reason why not."""
         try:
-            length = self.length()
-            with self.server.hold(length):
-                body = self.body(length)
-                self.close_connection = closing
-                self.check_origin()
-                self.route(body)
+            self.check_origin()
+            kind, data = self.read_picture() if self.command == "POST" else self.find_file()
         except Refusal as refusal:
             self.send_error(*refusal.args)
-            if self.close_connection:
-                self.discard()
         except ValueError as error:
             self.send_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except OSError:
-            self.close_connection = True  # the client has gone
-        except Exception as error:  # the server outlives whatever a picture does to it
+            raise  # the client has gone, or is silent
+        except Exception as error:  # whatever a picture does, the server goes on
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"failed: {type(error).__name__}")
-
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET
-
-    def route(self, body: bytes) -> None:
-        """Answer what is asked for."""
-        path, _, query = self.path.partition("?")
-        if path not in METHODS:
-            raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at {path[:80]}")
-        if self.command not in METHODS[path].split(", "):
-            reason = f"{path} takes {METHODS[path]}, not {self.command}"
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, reason)
-        if path == "/read":
-            self.send_json(self.server.read(body, query))
-        elif path == "/network.json":
-            network = self.server.network
-            name = Path(network.source).name
-            self.send_json(page.describe("server", name, network.classes, network.size))
         else:
-            name = path[1:] or "index.html"
-            self.send(HTTPStatus.OK, page.FILES[name], (page.HERE / name).read_bytes(), {})
+            self.send(HTTPStatus.OK, kind, data)
 
-    def length(self) -> int:
-        """Return how many bytes the body has; refuse it where that is not said, or too many."""
-        length = self.headers.get("Content-Length", "0" if self.command != "POST" else "")
-        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
+    do_POST = do_GET
+
+    def find_file(self) -> tuple[str, bytes]:
+        """Return media type and content of a file of the page."""
+        name = self.path.partition("?")[0][1:] or "index.html"
+        if name == "network.json":
+            network = self.server.network
+            return as_json(page.describe("server", network.summary, network.classes, network.size))
+        if name not in page.FILES:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at /{name[:80]}")
+        return page.FILES[name], (page.HERE / name).read_bytes()
+
+    def read_picture(self) -> tuple[str, bytes]:
+        """Return media type and content of the answer to a picture."""
+        path, _, query = self.path.partition("?")
+        if path != "/read":
+            raise Refusal(HTTPStatus.NOT_FOUND, f"pictures go to /read, not to {path[:80]}")
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,18}", length) or "Transfer-Encoding" in self.headers:
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
-        if len(length.lstrip("0")) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+        if int(length) > MAX_BODY:
             limit = f"the picture is too large: at most {MAX_BODY:,} bytes are read"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
-        return int(length)
-
-    def body(self, length: int) -> bytes:
-        """Return the body of the request; refuse it if it ends early or takes too long."""
-        self.rfile.raw.room += length
-        try:
-            data = self.rfile.read(length)
-        except TimeoutError:
-            reason = f"the request took more than {REQUEST_SECONDS} s to arrive"
-            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, reason) from None
-        if len(data) < length:
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
             raise Refusal(HTTPStatus.BAD_REQUEST, "the request ended before its Content-Length")
-        return data
-
-    def discard(self) -> None:
-        """Read away what is left of a body: a client sends all before it looks for an answer."""
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_WR)
-            self.rfile.raw.room = math.inf
-            while self.rfile.read1(1 << 16):
-                pass
+        return as_json(self.server.read(body, query))
 
     def check_origin(self) -> None:
-        """Refuse what a foreign page sends: one whose name was bound to this address, or a form.
-
-        DNS rebinding needs a name: a Host that is an address or a name of this machine is safe.
-        """
+        """Refuse requests of other pages: by DNS rebinding, which needs a name, or by a form."""
         host = self.headers.get("Host", "")
         name = re.sub(r":\d+$", "", host).strip("[]").lower()
         try:
             ipaddress.ip_address(name)
         except ValueError:
             if name not in self.server.names:
-                said = f"the host name {name[:80]!r} is not this machine's; open {self.server.url}"
-                raise Refusal(HTTPStatus.FORBIDDEN, said) from None
-        origin = self.headers.get("Origin")
-        if origin is not None and origin != f"http://{host}":
+                reason = f"{name[:80]!r} is not a name of this machine; open {self.server.url}"
+                raise Refusal(HTTPStatus.FORBIDDEN, reason) from None
+        if self.headers.get("Origin", f"http://{host}") != f"http://{host}":
             raise Refusal(HTTPStatus.FORBIDDEN, "the request comes from another page")
 
-    def send_json(self, content: dict, status: int = HTTPStatus.OK, **headers: str) -> None:
-        data = json.dumps(content, ensure_ascii=False).encode()
-        self.send(status, "application/json; charset=utf-8", data, headers)
-
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer with a sentence as JSON; the base class calls this for malformed requests."""
-        message = message or explain or HTTPStatus(code).phrase
-        if code == HTTPStatus.NOT_IMPLEMENTED:  # a method that has no do_...
-            code = HTTPStatus.METHOD_NOT_ALLOWED
-        refused = code == HTTPStatus.METHOD_NOT_ALLOWED
-        headers = {"Allow": METHODS.get(self.path, "GET, HEAD, POST")} if refused else {}
-        if code >= HTTPStatus.INTERNAL_SERVER_ERROR or self.headers is None:
-            self.close_connection = True
-        with contextlib.suppress(OSError):  # the client has gone
-            self.send_json({"error": message}, code, **headers)
+        """Send a sentence as JSON and close; the base class calls this for malformed requests."""
+        self.close_connection = True  # what is left of the request is not read
+        self.send(code, *as_json({"error": message or HTTPStatus(code).phrase}))
 
-    def send(self, status: int, kind: str, data: bytes, headers: dict[str, str]) -> None:
+    def send(self, status: int, kind: str, data: bytes) -> None:
         self.send_response(status)
-        fixed = {
-            "Content-Type": kind,
-            "Content-Length": str(len(data)),
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Content-Security-Policy": "frame-ancestors 'none'",  # the rest stands in the page
-            "Cross-Origin-Resource-Policy": "same-origin",
-        }
-        if self.close_connection:
-            fixed["Connection"] = "close"
-        for key, value in (fixed | headers).items():
+        for key, value in HEADERS.items():
             self.send_header(key, value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of requests: there are many while one draws."""
-
-
-def start(host: str, port: int, recognizer: Recognizer, opener: Bounded) -> Server:
-    """Open the port, and read once, so that the first stroke does not wait."""
-    size = recognizer.network.size
-    recognizer.read(np.zeros((1, size, size), np.uint8))
-    try:
-        return Server(host, port, recognizer, opener)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        said = f"cannot listen on {host} port {port}: {reason}; --port 0 takes any free port"
-        raise ValueError(said) from None
+        """Print nothing: there are many requests while one draws."""
 
 
 @command
@@ -355,17 +217,22 @@ def main(argv: list[str] | None = None) -> int:
     add("--open", action="store_true", help="open the page in the browser")
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
-    checkpoint = given.checkpoint or default_checkpoint()
     device = from_arguments(given).device
-    with Bounded(open_picture, PICTURE_SECONDS, PICTURE_MEMORY) as opener:
-        recognizer = Recognizer.from_checkpoint(checkpoint, device)
-        with start(given.host, given.port, recognizer, opener) as server:
-            print(server.url, flush=True)
-            if given.checkpoint is None:
-                print(f"reads with {checkpoint}", file=sys.stderr)
-            if given.open:
-                webbrowser.open(server.url)
-            server.serve_forever()
+    recognizer = Recognizer.from_checkpoint(given.checkpoint or default_checkpoint(), device)
+    print(printable(recognizer.network.summary), file=sys.stderr)
+    size = recognizer.network.size
+    recognizer.read(np.zeros((1, size, size), np.uint8))  # so that the first stroke does not wait
+    try:
+        server = Server(given.host, given.port, recognizer)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = f"cannot listen on {given.host} port {given.port}: {reason}"
+        raise ValueError(f"{problem}; --port 0 takes any free port") from None
+    with server:
+        print(server.url, flush=True)
+        if given.open:
+            webbrowser.open(server.url)
+        server.serve_forever()
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The page on which one draws: demo.py serves it, and export.py --page makes a folder of it.
+"""The page for drawing: demo.py serves it, export.py --page makes a folder for a static host.
 
     npm ci --prefix page            # once: onnxruntime-web, for pages without a server
-    python export.py --page site    # site/ works on any static host, and offline after one visit
+    python export.py --checkpoint checkpoints/small80.pt --page site    # works offline, too
 
-network.json tells the page who reads: `server` (POST read) or `here` (reader.js, network.onnx).
+In network.json, `reads` is `server` (POST read) or `here` (reader.js with network.onnx).
 """
 
 import hashlib
@@ -27,30 +27,29 @@ RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def choices(classes: Sequence[str]) -> list[str]:
-    """Return which selections of classes the page offers; one alone is no choice."""
+    """Return the subsets of classes that the page offers; all alone if there is one only."""
     known = {"level1": set(LEVEL1), "symbols": set(SYMBOLS)}
     there = [name for name, group in known.items() if group & set(classes)]
     return ["all", *there] if len(there) > 1 else ["all"]
 
 
-def describe(reads: str, checkpoint: str, classes: Sequence[str], size: int) -> dict:
-    """Return what network.json says; `reads` is server or here."""
-    said = {"reads": reads, "checkpoint": checkpoint, "size": size}
-    return said | {"count": len(classes), "choices": choices(classes)}
+def describe(reads: str, summary: str, classes: Sequence[str], size: int) -> dict:
+    """Return the content of network.json; `reads` is server or here."""
+    return {"reads": reads, "summary": summary, "size": size, "choices": choices(classes)}
 
 
 def check_runtime() -> None:
-    """Raise a FileNotFoundError if what the page reads with is not there."""
+    """Raise FileNotFoundError if onnxruntime-web is not installed."""
     for name in RUNTIME_FILES:
         if not (RUNTIME / name).is_file():
-            raise FileNotFoundError(f"{RUNTIME / name}: not there; npm ci --prefix page fetches it")
+            raise FileNotFoundError(f"{RUNTIME / name}: no such file; run: npm ci --prefix page")
 
 
 def publish(
-    folder: Path, checkpoint: str, classes: Sequence[str], size: int, threshold: float | None
+    folder: Path, name: str, classes: Sequence[str], size: int, threshold: float | None
 ) -> None:
-    """Make a folder that holds network.onnx, of classes of one character, a page that reads."""
-    described = describe("here", checkpoint, classes, size)
+    """Add the page to a folder with network.onnx; each class is one character."""
+    described = describe("here", f"{name}: {len(classes)} classes", classes, size)
     described |= {"threshold": threshold, "classes": "".join(classes), "symbols": SYMBOLS}
     for name in (*FILES, READER):
         shutil.copyfile(HERE / name, folder / name)

@@ -1,7 +1,7 @@
 "use strict";
 const $ = id => document.getElementById(id);
 const SENT = 320;        // side of a drawing as it is sent, px
-const LONGEST = 1024;    // side of a picture as it is sent, px
+const LONGEST = 1024;    // side of a picture on the screen, px
 const LARGEST = 8 << 20; // bytes, as the server's MAX_BODY
 const pad = $("pad");
 
@@ -88,8 +88,7 @@ async function connect() {
     readHere = await (await import("./reader.js")).open(network);
     navigator.serviceWorker?.register("service-worker.js");
   }
-  $("network").textContent =
-    `${network.checkpoint}, ${network.count.toLocaleString("en")} characters.`;
+  $("network").textContent = network.summary;
   $("side").textContent = `${network.size} × ${network.size} pixels`;
   $("choice").hidden = network.choices.length < 2;
   for (const option of $("classes").options) option.hidden = !network.choices.includes(option.value);
@@ -106,7 +105,7 @@ function changed(other) {
   $("clear").disabled = blank();
   $("hint").hidden = !blank();
   redraw();
-  if (blank() || !network) show({readings: [], glyph: null}); else read();
+  if (blank() || !network) show({}); else read();
 }
 
 async function read() {
@@ -147,7 +146,7 @@ function code(text) {
     ? "U+" + text.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") : "";
 }
 
-function show({readings = [], glyph = null, milliseconds, error, notices = [], is_character}) {
+function show({readings = [], glyph, view, milliseconds, error, notices = [], is_character}) {
   rows.forEach(({button, bar, han, code: place, share}, i) => {
     const reading = readings[i];
     button.disabled = !reading;
@@ -160,6 +159,8 @@ function show({readings = [], glyph = null, milliseconds, error, notices = [], i
   });
   $("glyph").src = glyph ?? EMPTY;
   $("glyph").alt = glyph ? "The character as the network gets it" : "Nothing yet";
+  $("left-out").hidden = !view;
+  if (view) $("view").src = view;
   const doubt = is_character === false ? "Hardly a character. " : "";
   const time = milliseconds === undefined ? "" : `Read in ${milliseconds.toFixed(0)} ms`;
   say(error ?? doubt + notices.map(sentence).join("") + time, error);
@@ -241,14 +242,15 @@ async function take(file) {
   if (!file) return;
   const mine = ++chosen;
   let picture;
-  try { // turned as the camera says, and no larger than needed
+  try { // for the screen, and for reading here
     const bitmap = await createImageBitmap(file);
     const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
     const sides = [bitmap.width, bitmap.height].map(side => Math.max(1, Math.round(side * scale)));
     const canvas = blankCanvas(...sides), context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-    picture = {canvas, blob: await toBlob(canvas)};
+    // The server reads the file itself, as predict.py does, unless that is too large.
+    picture = {canvas, blob: file.size <= LARGEST ? file : await toBlob(canvas)};
   } catch { // TIFF, say: the server reads more kinds than a browser
     picture = {canvas: null, blob: file};
   }

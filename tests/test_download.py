@@ -1,205 +1,178 @@
-"""The download, answer by answer: no byte twice, nothing taken for whole that is not."""
+"""The download: no byte twice, nothing accepted that is not whole, and what the user is told."""
 
-import email.message
 import hashlib
-import http.client
-import io
-import urllib.error
+import http.server
+import subprocess
+import sys
+import threading
 
 import pytest
 from alz_writer import zipped
+from conftest import ROOT, call_script
+from test_process_gnt import check, expected, gnt_of
 
 from hwdb import download, sets
 
-URL = "http://a.example/x.zip"
-REST = {"Content-Range": "bytes 2-3/4", "Content-Length": "2"}
-THREE = {"Content-Length": "3"}
+NAME = "competition-gnt.zip"  # one archive without a known MD5
+GOOD = zipped({"C001-f-f.gnt": gnt_of(1)}, 0)
+PLAIN = {"Content-Length": str(len(GOOD))}
 
 
-class Response(io.BytesIO):
-    """A body with a status and headers."""
+class Site(http.server.BaseHTTPRequestHandler):
+    """A server of `files` that supports ranges, and breaks off after `step` bytes of each answer.
 
+    `answers` (status, headers, body) come first. `requests` records path and range.
+    """
 
-class Site:
-    """Answers in turn, each (status, headers, body) or an error; keeps what was asked."""
+    files: dict[str, bytes]
+    answers: list[tuple[int, dict, bytes]]
+    requests: list[tuple[str, str | None]]
+    step = 1 << 30
 
-    def __init__(self, answers):
-        self.answers, self.asked, self.slept = list(answers), [], []
+    def do_GET(self):
+        span, name = self.headers.get("Range"), self.path.rpartition("/")[2]
+        self.requests.append((name, span))
+        if self.answers:
+            return self.answer(*self.answers.pop(0))
+        data = self.files.get(name)
+        if data is None:
+            return self.answer(404, {}, b"")
+        begin = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
+        if begin >= len(data):
+            return self.answer(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
+        headers = {"Content-Length": str(len(data) - begin)}
+        if span:
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        self.answer(206 if span else 200, headers, data[begin : begin + self.step])
 
-    def open(self, request, timeout):
-        assert timeout == download.TIMEOUT
-        self.asked.append((request.full_url, request.get_header("Range")))
-        assert request.get_header("User-agent") == "process_gnt"
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        status, headers, body = answer
-        response = Response(body)
-        response.status, response.headers = status, headers
-        return response
+    def answer(self, status: int, headers: dict, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
 
 
 @pytest.fixture
 def site(monkeypatch):
-    def answer(*answers) -> Site:
-        found = Site(answers)
-        monkeypatch.setattr(download, "_opener", lambda: found)
-        monkeypatch.setattr(download.time, "sleep", found.slept.append)
-        return found
+    monkeypatch.setattr(download, "PAUSES", (0, 0))
+    handler = type("Handler", (Site,), {"requests": [], "files": {NAME: GOOD}, "answers": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    handler.url = f"http://127.0.0.1:{server.server_address[1]}/pub"
+    yield handler
+    server.shutdown()
+    server.server_close()
 
-    return answer
+
+def fetch(site, folder):
+    return download.download_set("competition", folder, site.url)
 
 
-def refusal(code: int, **headers: str) -> urllib.error.HTTPError:
-    message = email.message.Message()
-    for name, value in headers.items():
-        message[name.replace("_", "-")] = value
-    return urllib.error.HTTPError(URL, code, "no", message, None)
+def test_download_resumes_and_converts(tmp_path, site):
+    site.step = 2000
+    out = tmp_path / "data"
+    arguments = ["--download", "--set", "competition", "--mirror", site.url, "--out", out]
+    done = call_script("process_gnt.py", *arguments, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert (out / NAME).read_bytes() == GOOD
+    spans = [span for _, span in site.requests]
+    assert spans == [None, *(f"bytes={at}-" for at in range(2000, len(GOOD), 2000))]
+    assert len(done.stderr.splitlines()) == 1, "attempts are not told one by one"
+    check(out, expected("test", "C001", 1))
+    before = len(site.requests)
+    done = call_script("process_gnt.py", *arguments, "--workers", 1)
+    assert done.returncode == 0 and "is already there" in done.stderr
+    assert len(site.requests) == before
 
 
 @pytest.mark.parametrize(
-    ("have", "answer", "then", "whole"),
+    ("have", "answers", "spans"),
     [
-        (b"", (200, {"Content-Length": "4"}, b"abcd"), b"abcd", True),
-        (b"", (200, {"Content-Length": "5"}, b"abcd"), b"abcd", False),
-        (b"", (200, {"Content-Length": "?"}, b"abcd"), b"abcd", True),
-        (b"", (200, {}, b"abcd"), b"abcd", True),
-        (b"ab", (206, REST, b"cd"), b"abcd", True),
-        (b"ab", (206, REST | {"Content-Length": "4"}, b"cd"), b"abcd", False),
-        (b"ab", (206, THREE | {"Content-Range": "bytes 1-3/4"}, b"xyz"), b"xyz", True),
-        (b"ab", (206, THREE, b"xyz"), b"xyz", True),
-        (b"ab", (200, THREE | {"Content-Range": "bytes 2-3/4"}, b"xyz"), b"xyz", True),
-        (b"ab", refusal(416, Content_Range="bytes */2"), b"ab", True),
-        (b"ab", refusal(416, Content_Range="bytes */3"), None, False),
-        (b"ab", refusal(416), None, False),
+        (100, [], ["bytes=100-"]),
+        (len(GOOD), [], [f"bytes={len(GOOD)}-"]),  # complete, but not yet renamed
+        (len(GOOD) + 9, [], [f"bytes={len(GOOD) + 9}-", None]),  # another file
+        (100, [(200, PLAIN, GOOD)], ["bytes=100-"]),  # ranges are not supported
+        (100, [(206, PLAIN | {"Content-Range": "bytes 0-99/*"}, GOOD)], ["bytes=100-"]),
+        (0, [(200, {}, GOOD)], [None]),  # without a length
+        (0, [(200, {"Content-Length": "?"}, GOOD)], [None]),
+        (0, [(503, {}, b""), (500, {}, b"")], [None] * 3),
+        (0, [(503, {}, b""), (200, PLAIN, GOOD[:50]), (503, {}, b""), (503, {}, b"")],
+         [None, None, "bytes=50-", "bytes=50-", "bytes=50-"]),
     ],
 )  # fmt: skip
-def test_what_an_answer_does_to_the_part(tmp_path, site, have, answer, then, whole):
-    part = tmp_path / "x.zip.part"
-    if have:
-        part.write_bytes(have)
-    server = site(answer)
-    assert download._continue(URL, part, len(have)) is whole
-    assert (part.read_bytes() if part.exists() else None) == then
-    assert server.asked == [(URL, f"bytes={len(have)}-" if have else None)]
-
-
-def test_other_refusals_and_the_disk_are_errors(tmp_path, site):
-    site(refusal(404))
-    with pytest.raises(urllib.error.HTTPError):
-        download._continue(URL, tmp_path / "x.part", 0)
-    site((200, {}, b"abcd"))
-    with pytest.raises(OSError) as caught:
-        download._continue(URL, tmp_path / "none" / "x.part", 0)
-    assert caught.value.filename == str(tmp_path / "none" / "x.part")
-
-
-def test_a_transfer_goes_on_while_bytes_come(tmp_path, site):
-    part = tmp_path / "x.zip.part"
-    reset = urllib.error.URLError("reset")
-    server = site(
-        reset, refusal(503), http.client.IncompleteRead(b""),  # three in a row bring nothing
-        (200, {"Content-Length": "4"}, b"ab"),
-        reset, reset, reset,
-        (206, REST, b"cd"),
-    )  # fmt: skip
-    download._transfer(URL, part)
-    assert part.read_bytes() == b"abcd" and not server.answers
-    assert [span for _, span in server.asked] == [None] * 4 + ["bytes=2-"] * 4
-    assert server.slept == [1, 2, 4, 0.5, 1, 2, 4]
+def test_a_part_is_continued_whatever_is_answered(tmp_path, site, have, answers, spans):
+    (tmp_path / f"{NAME}.part").write_bytes((GOOD + bytes(99))[:have])
+    site.answers[:] = answers
+    assert fetch(site, tmp_path) == [tmp_path / NAME]
+    assert (tmp_path / NAME).read_bytes() == GOOD
+    assert [span for _, span in site.requests] == spans
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
-    [
-        ([urllib.error.URLError("reset")] * 4, "reset"),
-        ([refusal(500)] * 4, "500"),
-        ([refusal(499)], "499"),
-        ([(200, {"Content-Length": "4"}, b"")] * 4, "broke off"),
-        ([OSError(28, "No space left", "/x")], "/x"),
-    ],
+    "bad", [b"<html>come back tomorrow</html>", GOOD[:-30], GOOD[:500] + b"?" + GOOD[501:], b""]
 )
-def test_a_transfer_gives_up(tmp_path, site, answers, said):
-    server = site(*answers)
-    with pytest.raises(OSError, match=said):
-        download._transfer(URL, tmp_path / "x.part")
-    assert not server.answers and len(server.slept) == len(answers) - 1
+def test_only_whole_archives_are_accepted(tmp_path, site, bad, capsys):
+    site.files = {NAME: bad}
+    with pytest.raises(OSError, match="could not be downloaded"):
+        fetch(site, tmp_path)
+    assert "not a whole .zip archive" in capsys.readouterr().err or not bad
+    assert not (tmp_path / NAME).exists()
+    (tmp_path / NAME).write_bytes(bad)
+    site.files = {NAME: GOOD}
+    fetch(site, tmp_path)
+    assert (tmp_path / NAME).read_bytes() == GOOD
 
 
-GOOD, BAD = zipped({"a.gnt": b"x" * 99}), b"a page"
-
-
-@pytest.fixture
-def fetched(monkeypatch):
-    """Give what addresses answer; keep the addresses that were asked."""
-
-    def set_up(answers: dict[str, object]) -> list[str]:
-        asked = []
-
-        def transfer(url, part):
-            asked.append(url)
-            if isinstance(answer := answers.get(url, refusal(404)), Exception):
-                raise answer
-            part.write_bytes(answer)
-
-        monkeypatch.setattr(download, "_transfer", transfer)
-        return asked
-
-    return set_up
-
-
-EDITIONS = (
-    sets.Edition(("http://a/", "http://b/"), ("1.zip", "2.zip")),
-    sets.Edition(("http://c/",), ("old.zip",)),
-)
-
-
-def test_editions_and_addresses_are_tried_in_turn(tmp_path, fetched, monkeypatch, capsys):
-    monkeypatch.setitem(download.EDITIONS, "1.1", EDITIONS)
-    asked = fetched({"http://b/1.zip": GOOD, "http://a/2.zip": BAD, "http://c/old.zip": GOOD})
-    folder = tmp_path / "new" / "folder"
-    assert download.download_set("1.1", folder) == [folder / "old.zip"]
-    assert asked == ["http://a/1.zip", "http://b/1.zip", "http://a/2.zip", "http://b/2.zip",
-                     "http://c/old.zip"]  # fmt: skip
-    assert sorted(path.name for path in folder.iterdir()) == ["1.zip", "old.zip"]
-    asked = fetched({"http://b/2.zip": GOOD})  # what is there is not fetched again
-    assert download.download_set("1.1", folder) == [folder / "1.zip", folder / "2.zip"]
-    assert asked == ["http://a/2.zip", "http://b/2.zip"]
-    assert f"{folder / '1.zip'} is already there" in capsys.readouterr().err
-    (folder / "1.zip").write_bytes(BAD)
-    asked = fetched({"http://m/x/1.zip": GOOD})
-    assert download.download_set("1.1", folder, "http://m/x/")[0].read_bytes() == GOOD
-    assert asked == ["http://m/x/1.zip"]
-    assert "1.zip is damaged" in capsys.readouterr().err
-
-
-def test_all_answers_are_told(tmp_path, fetched, monkeypatch):
-    monkeypatch.setitem(download.EDITIONS, "1.1", EDITIONS)
-    monkeypatch.setitem(download.MD5, "old.zip", hashlib.md5(GOOD).hexdigest())
-    failures = {
-        "http://a/1.zip": http.client.BadStatusLine("?"),
-        "http://b/1.zip": urllib.error.URLError(TimeoutError()),
-        "http://c/old.zip": GOOD + b"?",
-    }
-    fetched(failures)
-    with pytest.raises(OSError) as caught:
+def test_md5_editions_and_addresses_are_tried_in_turn(tmp_path, site, monkeypatch, capsys):
+    closed, data = "http://127.0.0.1:9/", bytes(range(256)) * 5000
+    new = sets.Edition((closed, site.url + "/"), ("1.zip", "2.zip"))
+    old = sets.Edition((site.url + "/",), ("old.zip",))
+    monkeypatch.setitem(download.EDITIONS, "1.1", (new, old))
+    monkeypatch.setitem(download.MD5, "old.zip", hashlib.md5(data).hexdigest())
+    site.files = {"1.zip": GOOD, "old.zip": data[:-1]}
+    with pytest.raises(OSError, match=rf"{sets.PAGE}.* run: python process_gnt.py {tmp_path}"):
         download.download_set("1.1", tmp_path)
-    lines = [line.strip() for line in str(caught.value).splitlines()]
-    assert lines[1] == "http://a/1.zip: ?" and lines[2].startswith("http://b/1.zip: ")
-    digest = hashlib.md5(GOOD).hexdigest()
-    assert lines[3] == f"http://c/old.zip: the file has not the MD5 {digest}"
-    assert lines[4].endswith(f"{tmp_path}/ as it is,") and not list(tmp_path.iterdir())
-    fetched({"http://a/1.zip": OSError(28, "No space left", "/x")})
-    with pytest.raises(OSError, match="No space left: '/x'"):
-        download.download_set("1.1", tmp_path)
-    fetched({"http://a/1.zip": OSError(5, "Input/output error")})
-    with pytest.raises(OSError, match="a/1.zip: Input/output error"):
-        download.download_set("1.1", tmp_path)
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert "2.3 GB" in first and lines[0] == "no address has all archives:"
+    assert [line.split(": ")[0].strip() for line in lines[1:]] == [
+        f"{closed}1.zip", f"{closed}2.zip", f"{site.url}/2.zip", f"{site.url}/old.zip"
+    ]  # fmt: skip
+    assert "404" in lines[3] and "not the file with the known MD5" in lines[4]
+    site.files["old.zip"] = data
+    assert download.download_set("1.1", tmp_path) == [tmp_path / "old.zip"]
+    site.files = {"2.zip": GOOD}
+    assert download.download_set("1.1", tmp_path) == [tmp_path / "1.zip", tmp_path / "2.zip"]
 
 
-def test_the_md5_is_that_of_all_bytes(tmp_path, monkeypatch):
-    data = bytes(range(256)) * 5000  # more than is read at once
-    (tmp_path / "x.zip").write_bytes(data)
-    monkeypatch.setitem(download.MD5, "known.zip", hashlib.md5(data).hexdigest())
-    assert download._sound(tmp_path / "x.zip", "known.zip")
-    assert not download._sound(tmp_path / "x.zip")  # not known, and no archive
+def test_a_transfer_that_brings_nothing_is_given_up(tmp_path, site, capsys):
+    site.step = 0
+    with pytest.raises(OSError, match="could not be downloaded"):
+        fetch(site, tmp_path)
+    assert "broke off" in capsys.readouterr().err and len(site.requests) == 3
+    site.files = {}
+    with pytest.raises(OSError, match="could not be downloaded"):
+        fetch(site, tmp_path)
+    assert len(site.requests) == 4  # a refusal is final
+
+
+def test_a_failed_download_is_one_sentence(tmp_path, site):
+    site.files = {}
+    done = call_script("process_gnt.py", "--download", "--mirror", site.url, "--out", tmp_path)
+    assert done.returncode == 2 and "2.3 GB" in done.stderr.splitlines()[0]
+    assert done.stderr.splitlines()[-1].startswith("error: HWDB 1.1 could not be downloaded; ")
+
+
+def test_download_to_a_full_disk(tmp_path, site):
+    resource = pytest.importorskip("resource")
+    site.files = {NAME: GOOD + bytes(20_000)}
+    command = [sys.executable, ROOT / "process_gnt.py", "--download", "--set", "competition"]
+    done = subprocess.run(
+        [*command, "--mirror", site.url, "--out", tmp_path], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"error: {tmp_path / NAME}.part: File too large\n")

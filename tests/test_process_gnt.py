@@ -1,16 +1,12 @@
 """The converter as a user runs it: archives of all kinds, damage, interruption, download."""
 
-import hashlib
-import http.server
 import io
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -21,7 +17,6 @@ import pytest
 from alz_writer import DEFLATE, STORE, alz, volumes, zipped
 from conftest import call_script
 
-from hwdb import download, sets
 from hwdb.record import write_record
 from hwdb.sets import writer_of
 
@@ -525,164 +520,8 @@ def test_any_locale_and_file_name(tmp_path, variables):
     assert len({Path(name).name[:4] for name in pictures(tmp_path / "out")}) == 3
 
 
-# -- download --------------------------------------------------------------------------------------
-
-
-class Site(http.server.BaseHTTPRequestHandler):
-    """A server of `files` that knows ranges and breaks off after `step` bytes of each answer."""
-
-    files: dict[str, bytes] = {}
-    step = 1 << 30
-    requests: list[tuple[str, str | None]] = []
-    redirect = ""
-
-    def do_GET(self):
-        if self.redirect:
-            self.send_response(302)
-            self.send_header("Location", self.redirect)
-            self.end_headers()
-            return
-        span = self.headers.get("Range")
-        self.requests.append((self.path, span))
-        data = self.files.get(self.path.rpartition("/")[2])
-        if data is None:
-            self.send_error(404)
-            return
-        begin = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
-        if begin >= len(data):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(data)}")
-            self.end_headers()
-            return
-        self.send_response(206 if span else 200)
-        if span:
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - begin))
-        self.end_headers()
-        self.wfile.write(data[begin : begin + self.step])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def site():
-    handler = type("Handler", (Site,), {"requests": [], "files": {}})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    handler.url = f"http://127.0.0.1:{server.server_address[1]}/pub"
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_download_resumes_and_converts(tmp_path, site):
-    site.files = {"competition-gnt.zip": zipped({"C001-f-f.gnt": gnt_of(1)}, zipfile.ZIP_STORED)}
-    site.step = 2000
-    out = tmp_path / "data"
-    arguments = ["--download", "--set", "competition", "--mirror", site.url, "--out", out]
-    result = run(*arguments)
-    assert result.returncode == 0, result.stderr
-    assert (out / "competition-gnt.zip").read_bytes() == site.files["competition-gnt.zip"]
-    spans = [span for _, span in site.requests]
-    assert spans[:2] == [None, "bytes=2000-"] and len(spans) >= 2
-    check(out, expected("test", "C001", 1))
-    before = len(site.requests)
-    assert run(*arguments).returncode == 0 and len(site.requests) == before
-
-
-def test_download_continues_the_part_of_an_earlier_run(tmp_path, site):
-    data = zipped({"C001-f-f.gnt": gnt_of(1)})
-    site.files = {"competition-gnt.zip": data}
-    (tmp_path / "competition-gnt.zip.part").write_bytes(data[:100])
-    download.download_set("competition", tmp_path, site.url)
-    assert site.requests == [("/pub/competition-gnt.zip", "bytes=100-")]
-    assert (tmp_path / "competition-gnt.zip").read_bytes() == data
-    (tmp_path / "competition-gnt.zip").rename(tmp_path / "competition-gnt.zip.part")
-    download.download_set("competition", tmp_path, site.url)  # complete, but not yet renamed
-    assert (tmp_path / "competition-gnt.zip").read_bytes() == data
-
-
-def test_download_checks_md5_and_tries_the_addresses_in_turn(tmp_path, site, monkeypatch):
-    good, bad = b"the archive", b"an error page"
-    site.files = {"one.zip": bad}
-    monkeypatch.setitem(download.MD5, "one.zip", hashlib.md5(good).hexdigest())
-    closed = "http://127.0.0.1:9/"
-    edition = sets.Edition((closed, site.url + "/"), ("one.zip",))
-    monkeypatch.setitem(download.EDITIONS, "1.1", (edition,))
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-    with pytest.raises(OSError) as error:
-        download.download_set("1.1", tmp_path)
-    message = str(error.value)
-    assert closed in message and "has not the MD5" in message and download.PAGE in message
-    assert list(tmp_path.iterdir()) == []
-    site.files = {"one.zip": good}
-    assert download.download_set("1.1", tmp_path) == [tmp_path / "one.zip"]
-
-
-@pytest.mark.parametrize("kind", ["page", "cut off", "one bit", "empty"])
-def test_download_without_known_md5_takes_whole_archives_only(tmp_path, site, kind):
-    good = zipped({"C001-f-f.gnt": gnt_of(1)}, zipfile.ZIP_STORED)
-    bad = {
-        "page": b"<html>come back tomorrow</html>",
-        "cut off": good[:-30],
-        "one bit": good[:500] + bytes([good[500] ^ 1]) + good[501:],
-        "empty": zipped({}),
-    }[kind]
-    site.files = {"competition-gnt.zip": bad}
-    with pytest.raises(OSError, match="is no whole .zip archive"):
-        download.download_set("competition", tmp_path, site.url)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "competition-gnt.zip").write_bytes(bad)  # as an older version took it
-    site.files = {"competition-gnt.zip": good}
-    download.download_set("competition", tmp_path, site.url)
-    assert (tmp_path / "competition-gnt.zip").read_bytes() == good
-
-
-def test_download_stops_where_the_length_says_so(tmp_path, site, monkeypatch):
-    """A transfer that breaks off is not taken for the whole, whatever it looks like."""
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-    site.files = {"competition-gnt.zip": zipped({"C001-f-f.gnt": gnt_of(1)})}
-    site.step = 0
-    with pytest.raises(OSError, match="broke off"):
-        download.download_set("competition", tmp_path, site.url)
-    assert not (tmp_path / "competition-gnt.zip").exists()
-
-
-@pytest.mark.parametrize("target", ["ftp://127.0.0.1:{}/a.zip", "file:///etc/hostname"])
-def test_download_is_led_to_http_only(tmp_path, site, target, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.2)
-        site.redirect = target.format(listener.getsockname()[1])
-        with pytest.raises(OSError, match="(?s)302|unknown url type: ftp"):
-            download.download_set("competition", tmp_path, site.url)
-        with pytest.raises(TimeoutError):
-            listener.accept()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_download_to_a_full_disk(tmp_path, site):
-    resource = pytest.importorskip("resource")
-    site.files = {"competition-gnt.zip": zipped({"C001.gnt": large_gnt(1, 2)})}
-    done = subprocess.run(
-        command("--download", "--set", "competition", "--mirror", site.url, "--out", tmp_path),
-        capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
-    )  # fmt: skip
-    part = tmp_path / "competition-gnt.zip.part"
-    assert done.returncode == 2 and done.stderr == f"error: {part}: File too large\n"
-
-
 def test_stand_in_data_are_not_called_hwdb(tmp_path):
     (tmp_path / "10001-c.gnt").write_bytes(gnt_of(1))
     result = run(tmp_path / "10001-c.gnt", "--out", tmp_path / "data")
     assert result.returncode == 0 and "synthetic" in result.stdout
     assert "HWDB1.1" not in result.stdout
-
-
-def test_download_says_what_the_site_answered(tmp_path, site):
-    result = run("--download", "--mirror", site.url, "--out", tmp_path)
-    assert result.returncode == 2 and "404" in result.stderr and "by hand" in result.stderr
-    assert "Traceback" not in result.stderr

@@ -126,9 +126,7 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         import checkpoint
         from jobs.devices import pick_device
     except ImportError as error:
-        mend = "requirements.txt, or have export.py write it as ONNX and name that file"
-        said = f"reading a checkpoint needs the package {error.name}"
-        raise ValueError(f"{path}: {said}: pip install -r {mend}") from None
+        raise ValueError(f"{path}: {_import_problem(error)}") from None
     loaded = checkpoint.load(path)
     model = checkpoint.build_model(loaded).eval()
     device = pick_device(str(device))
@@ -146,6 +144,18 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
     return Network(
         logits, size, loaded["classes"], str(path), metrics.get("reject"), metrics.get("top1"), made
     )
+
+
+def _import_problem(error: ImportError) -> str:
+    """Return why a checkpoint cannot be read: another module of the same name, or no package."""
+    name = (error.name or "").partition(".")[0]
+    here = os.path.dirname(os.path.abspath(__file__))
+    if os.path.exists(os.path.join(here, f"{name}.py")) or os.path.isdir(os.path.join(here, name)):
+        found = getattr(sys.modules.get(name), "__file__", None) or error.path
+        problem = f"`import {name}` finds {found} instead of this repository's {name}"
+        return f"{problem}; put {here} first on sys.path, or use torch.hub.load"
+    install = "pip install -r requirements.txt, or export the checkpoint to ONNX with export.py"
+    return f"reading a checkpoint needs the package {name}: {install}"
 
 
 def open_session(path: str | Path):

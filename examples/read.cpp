@@ -1,6 +1,6 @@
-// Read pictures with OpenCV's dnn alone: scans and drawings, dark on light or light on dark.
+// Read drawings and clean scans with OpenCV's dnn alone, dark on light or light on dark.
 //
-//   python export.py --out network.onnx
+//   python export.py --checkpoint checkpoints/small80.pt --out network.onnx
 //   python -c "from checkpoint import load; from config import DEFAULT_CHECKPOINT as file;
 //   print(''.join(load(file)['classes']))" > classes.txt
 //   g++ -std=c++17 -O2 -I/usr/include/opencv4 examples/read.cpp -o read
@@ -8,9 +8,10 @@
 //   ./read network.onnx classes.txt 80 samples/U+6C38.png
 //
 // Debian: apt-get install libopencv-dnn-dev libopencv-imgcodecs-dev libopencv-imgproc-dev.
-// glyph() is picture.to_glyph for clean pictures; unevenly lit photos need more (see picture/).
+// glyph() is picture.to_glyph for clean scans; photos need more (see picture/).
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -18,7 +19,7 @@
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
-// Ink, 0 = paper, of any picture: transparency is paper, and the border tells paper from ink.
+// Ink, 0 = paper, of a picture: transparency is paper, and so is what covers most of the rest.
 cv::Mat ink(const cv::Mat& picture) {
   cv::Mat grey;
   if (picture.channels() == 4) {
@@ -58,8 +59,14 @@ int main(int argc, char** argv) {
     std::cerr << "usage: read NETWORK.onnx CLASSES.txt SIZE PICTURE...\n";
     return 2;
   }
-  cv::dnn::Net network = cv::dnn::readNetFromONNX(argv[1]);
+  cv::dnn::Net network;
   std::ifstream file(argv[2]);
+  try {
+    network = cv::dnn::readNetFromONNX(argv[1]);
+  } catch (const cv::Exception&) {
+    std::cerr << argv[1] << ": not a network of export.py\n";
+    return 2;
+  }
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   std::vector<std::string> classes;
   for (char byte : text) {  // UTF-8: a byte 10xxxxxx goes on with the character before
@@ -67,16 +74,29 @@ int main(int argc, char** argv) {
     if ((byte & 0xC0) == 0x80) classes.back() += byte;
     else classes.emplace_back(1, byte);
   }
+  const int size = std::atoi(argv[3]);
+  if (classes.empty() || size < 16) {
+    std::cerr << "expected a file of classes, not " << argv[2] << ", and the side of a glyph, not "
+              << argv[3] << "\n";
+    return 2;
+  }
+  int status = 0;
   for (int i = 4; i < argc; i++) {
     const cv::Mat picture = cv::imread(argv[i], cv::IMREAD_UNCHANGED);
-    if (picture.empty()) {
-      std::cerr << argv[i] << ": not a picture\n";
-      return 2;
+    const cv::Mat inked = picture.empty() ? picture : ink(picture);
+    double paper = 0, darkest = 0;
+    if (!picture.empty()) cv::minMaxLoc(inked, &paper, &darkest);
+    if (darkest - paper < 10) {
+      std::cerr << argv[i] << (picture.empty() ? ": no such file, or not a picture that OpenCV reads\n"
+                                               : ": no ink was found on the picture\n");
+      status = 2;
+      continue;
     }
-    network.setInput(cv::dnn::blobFromImage(glyph(ink(picture), std::stoi(argv[3])), 1 / 255.0));
+    network.setInput(cv::dnn::blobFromImage(glyph(inked, size), 1 / 255.0));
     const cv::Mat logits = network.forward();
     cv::Point best;
     cv::minMaxLoc(logits, nullptr, nullptr, nullptr, &best);
     std::cout << argv[i] << ": " << classes.at(best.x) << "\n";
   }
+  return status;
 }

@@ -1,19 +1,53 @@
-"""Read pictures with onnxruntime alone: python examples/read.py NETWORK.onnx PICTURE...
+"""Read drawings and clean scans with onnxruntime and OpenCV alone.
 
-NETWORK.onnx comes of python export.py --input picture; everything else is inside it.
+    python export.py --checkpoint checkpoints/small80.pt --input picture --out network.onnx
+    python examples/read.py network.onnx samples/U+6C38.png
+
+The file holds the preprocessing, the network and the classes. Photos need predict.py.
 """
 
 import json
 import sys
 
 import cv2
+import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession(sys.argv[1])
-classes = list(json.loads(session.get_modelmeta().custom_metadata_map["classes"]))
-for name in sys.argv[2:]:
+
+def read_grey(name: str) -> np.ndarray | None:
+    """Return a picture (h,w) uint8, transparency as paper; None if OpenCV cannot read it."""
     picture = cv2.imread(name, cv2.IMREAD_UNCHANGED)
-    transparent = picture.ndim == 3 and picture.shape[2] == 4
-    grey = 255 - picture[..., 3] if transparent else cv2.imread(name, cv2.IMREAD_GRAYSCALE)
-    labels, shares = session.run(["labels", "probabilities"], {"picture": grey[None, None]})
-    print(f"{name}: {classes[labels[0, 0]]} {shares[0, 0]:.2%}")
+    if picture is not None and picture.ndim == 3 and picture.shape[2] == 4:
+        return 255 - picture[..., 3]
+    return cv2.imread(name, cv2.IMREAD_GRAYSCALE)
+
+
+def main() -> int:
+    if len(sys.argv) < 3:
+        print("usage: python examples/read.py NETWORK.onnx PICTURE...", file=sys.stderr)
+        return 2
+    try:
+        session = onnxruntime.InferenceSession(sys.argv[1])
+        metadata = session.get_modelmeta().custom_metadata_map
+    except Exception:  # onnxruntime's exceptions have no common class
+        metadata = {}
+    if metadata.get("input") != "picture":
+        print(f"{sys.argv[1]}: not a file of export.py --input picture", file=sys.stderr)
+        return 2
+    classes, status = list(json.loads(metadata["classes"])), 0
+    for name in sys.argv[2:]:
+        problem, grey = "no such file, or not a picture that OpenCV reads", read_grey(name)
+        if grey is not None:
+            outputs = ["glyph", "labels", "probabilities"]
+            glyph, labels, shares = session.run(outputs, {"picture": grey[None, None]})
+            problem = "" if glyph.any() else "no ink was found on the picture"
+        if problem:
+            print(f"{name}: {problem}", file=sys.stderr)
+            status = 2
+        else:
+            print(f"{name}: {classes[labels[0, 0]]} {shares[0, 0]:.2%}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

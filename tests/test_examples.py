@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, call_script, load_script, run_script
@@ -28,43 +31,115 @@ def expected() -> dict[str, str]:
     return {e["path"]: e["predictions"][0]["character"] for e in elements}
 
 
-def export(folder: Path) -> Path:
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    out = folder / "network.onnx"
-    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--out", out]
-    done = call_script("export.py", *given)
-    assert done.returncode == 0, done.stderr
-    return out
+@pytest.fixture(scope="module")
+def unreadable(tmp_path_factory) -> dict[str, str]:
+    """Pictures that cannot be read, and what is said of them."""
+    folder = tmp_path_factory.mktemp("unreadable")
+    cv2.imwrite(str(folder / "blank.png"), np.full((50, 70), 200, np.uint8))
+    (folder / "text.png").write_text("not a picture")
+    return {
+        str(folder / "blank.png"): "no ink was found on the picture",
+        str(folder / "text.png"): "no such file, or not a picture that OpenCV reads",
+        str(folder / "missing.png"): "no such file, or not a picture that OpenCV reads",
+    }
 
 
-def readings(lines: str) -> dict[str, str]:
-    """Return path and character of lines like `path: character ...`."""
-    return {line.split(": ")[0]: line.split(": ")[1][0] for line in lines.splitlines()}
+def messages(done: subprocess.CompletedProcess) -> list[str]:
+    """Return the lines on stderr that are not OpenCV's own."""
+    return [line for line in done.stderr.splitlines() if not line.startswith(("[ WARN", "[ERROR"))]
 
 
-def test_python(site, expected):
-    done = run_script("examples/read.py", site / "network.onnx", *SAMPLES)
-    assert done.returncode == 0, done.stderr
-    assert readings(done.stdout) == expected
+def reads_samples(command: list, expected: dict[str, str], unreadable: dict[str, str]) -> None:
+    """Assert that a program reads the samples, and says why it does not read other pictures."""
+
+    def run(*pictures: object) -> subprocess.CompletedProcess:
+        given = [str(part) for part in (*command, *pictures)]
+        return subprocess.run(given, capture_output=True, encoding="utf-8", timeout=120)
+
+    done = run(*unreadable, *SAMPLES)
+    lines = [line.split(": ") for line in done.stdout.splitlines()]
+    assert {name: reading[0] for name, reading in lines} == expected
+    assert done.returncode == 2
+    assert messages(done) == [f"{name}: {why}" for name, why in unreadable.items()]
+    done = run(SAMPLES[0])
+    assert done.returncode == 0 and messages(done) == []
+    done = run()
+    assert done.returncode == 2 and done.stderr.startswith("usage: ")
 
 
-def test_cpp(tmp_path, expected):
+def test_python(site, expected, unreadable):
+    program = ROOT / "examples" / "read.py"
+    reads_samples([sys.executable, program, site / "network.onnx"], expected, unreadable)
+    for network in ("absent.onnx", SAMPLES[0]):
+        done = run_script("examples/read.py", network, SAMPLES[0])
+        assert done.returncode == 2 and "not a file of export.py" in done.stderr
+
+
+def test_cpp(tmp_path, expected, unreadable):
     compiler = shutil.which("g++") or shutil.which("c++")
     include = Path("/usr/include/opencv4")
     if compiler is None or not (include / "opencv2" / "dnn.hpp").is_file():
         pytest.skip("no compiler, or not apt-get install libopencv-dnn-dev libopencv-imgcodecs-dev")
-    source = ROOT / "examples" / "read.cpp"
-    command = [compiler, "-std=c++17", "-Wall", str(source), "-o", str(tmp_path / "read")]
-    subprocess.run([*command, f"-I{include}", *CPP_FLAGS], check=True)
-    loaded = checkpoint.load(DEFAULT_CHECKPOINT)
-    (tmp_path / "classes.txt").write_text("".join(loaded["classes"]) + "\n", encoding="utf-8")
-    arguments = [export(tmp_path), tmp_path / "classes.txt", loaded["config"]["size"], *SAMPLES]
-    done = subprocess.run(
-        [str(tmp_path / "read"), *map(str, arguments)], capture_output=True, encoding="utf-8"
+    program, network, classes = (
+        tmp_path / name for name in ("read", "network.onnx", "classes.txt")
     )
+    source = ROOT / "examples" / "read.cpp"
+    command = [compiler, "-std=c++17", "-Wall", source, "-o", program, f"-I{include}", *CPP_FLAGS]
+    subprocess.run(list(map(str, command)), check=True)
+    loaded = checkpoint.load(DEFAULT_CHECKPOINT)
+    classes.write_text("".join(loaded["classes"]) + "\n", encoding="utf-8")
+    done = call_script("export.py", "--checkpoint", DEFAULT_CHECKPOINT, "--out", network)
     assert done.returncode == 0, done.stderr
-    assert readings(done.stdout) == expected
+    reads_samples([program, network, classes, loaded["config"]["size"]], expected, unreadable)
+    for arguments in ([source, classes, 80], [network, "absent", 80], [network, classes, "x"]):
+        given = list(map(str, (program, *arguments, SAMPLES[0])))
+        done = subprocess.run(given, capture_output=True, encoding="utf-8")
+        assert done.returncode == 2 and len(messages(done)) == 1
+
+
+HUB = """
+import torch
+if {before}:
+    import config, model
+network = torch.hub.load({repository!r}, "small", source="local", verbose=False)
+assert network(torch.zeros(1, 1, 80, 80)).shape == (1, len(network.classes))
+import config, model
+assert config.MINE == model.MINE == "mine"
+"""
+
+RECOGNIZER = """
+import sys
+sys.path.append({repository!r})
+from recognizer import Recognizer
+Recognizer.from_checkpoint({checkpoint!r})
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """The folder of a program with a config.py and a model.py of its own."""
+    for name in ("config.py", "model.py"):
+        (tmp_path / name).write_text("MINE = 'mine'")
+    monkeypatch.setenv("PYTHONPATH", "")
+    return tmp_path
+
+
+def run_code(folder: Path, code: str) -> subprocess.CompletedProcess:
+    (folder / "main.py").write_text(code, encoding="utf-8")
+    return run_script(str(folder / "main.py"), cwd=folder)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_torch_hub_beside_modules_of_the_same_names(project, before):
+    done = run_code(project, HUB.format(before=before, repository=str(ROOT)))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_hides_ours_is_named(project):
+    code = RECOGNIZER.format(repository=str(ROOT), checkpoint=DEFAULT_CHECKPOINT)
+    last = run_code(project, code).stderr.splitlines()[-1]
+    assert f"`import config` finds {project / 'config.py'} instead of" in last
+    assert "torch.hub.load" in last
 
 
 def test_torch_hub(expected):

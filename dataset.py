@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hwdb.characters import class_order
 from jobs.command import shorten
-from packing import Pack, check_distinct, class_order, open_pack
+from packing import Pack, check_distinct, open_pack
 
 NO_LABEL = -100  # ignored by torch.nn.functional.cross_entropy
 

@@ -1,4 +1,4 @@
-"""Sources of samples -> packs: one memory-mapped array of glyphs a source, made once.
+"""Sources of samples -> packs: all glyphs of a source in one memory-mapped file, made once.
 
     from packing import open_pack
     pack = open_pack("data/train", size=80)     # decoded in parallel on first use, then mapped
@@ -10,25 +10,26 @@ is the label) of image files, one ``.gnt`` file, or a folder of them. Its pack i
 it, ``<name>.pack<S>``:
 
     file           content
-    glyphs.bin     M * S * S bytes: glyphs (S,S) uint8, 0 = paper; M >= N
-    counts.npy     (N,) uint8: proposals of each sample, which follow each other in glyphs.bin
-    labels.npy     (N,) int32 into `classes`
-    writers.npy    (N,) int32 into `writers`; -1 where the file name does not tell
+    glyphs.bin     M * S * S bytes: glyphs (S,S) uint8, 0 = paper; M >= N, proposals in sequence
+    samples.npz    counts (N,) uint8 of proposals; labels (N,), writers (N,) int32, -1 if unknown
     names.jsonl    N lines, a JSON string each: image file, or .gnt file and offset of the record
-    pack.json      fingerprint of the source, number of samples, classes, writers, problems
+    pack.json      fingerprint of the source, preprocessing, classes, writers, problems
+    stamps.json    sizes and times of folders and files, to tell quickly that nothing has changed
 
-pack.json is written last: a folder without it is not a pack. A source that has changed is packed
-again. PyTorch is not needed, and worker processes do not load it; `dataset.py` makes a
-`torch.utils.data.Dataset` of packs.
+pack.json is written last: a folder without it is not a pack. A source whose files have changed is
+packed again; one that was copied is not. PyTorch is not needed here, and workers do not load it.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,18 +38,20 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hwdb.characters import character_of
+from hwdb.characters import character_of, class_order
 from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
-from jobs.files import only_one, read_mark, write_mark
+from jobs.files import is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, proposals, read_picture
+from picture import PICTURE_SUFFIXES, SETTINGS, proposals, read_picture
 
-PACK_VERSION = 9  # raised with every change of the preprocessing
-CHUNK = 256  # pictures a task
-CACHE = Path("data") / "packs"  # where packs of read-only places go
-NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data that nobody misses
+PACK_VERSION = 9  # of the format
+CHUNK = 256  # images per task
+STAMPS = 100_000  # files at most whose size and time are compared at every start
+CACHE = Path("data") / "packs"  # packs of sources in read-only folders
+NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data, skipped silently
+SPLITS = {"train", "test", "val", "valid", "validation", "trn", "tst"}
 MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
 
 
@@ -56,7 +59,7 @@ MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
 
 
 class Entry(NamedTuple):
-    """One file of a source: path below the root, class folder ('' for a .gnt file), size, mtime."""
+    """One file of a source: path below it, class folder ("" for a .gnt file), size, time."""
 
     path: str
     folder: str
@@ -64,80 +67,89 @@ class Entry(NamedTuple):
     mtime_ns: int
 
 
-def scan(source: str | Path) -> tuple[list[Entry], list[str]]:
-    """List the files of a source in a fixed order, and the paths of what is no part of it.
+class Listing(NamedTuple):
+    """The files of a source in a fixed order, other files, and [size, time] of its folders."""
 
-    That is: files that are neither pictures in class folders nor .gnt files by their names, links
-    that lead nowhere, links to folders within a class folder, pipes and devices. Raises
-    FileNotFoundError or ValueError where there is nothing else.
+    entries: list[Entry]
+    others: list[str]
+    folders: dict[str, list[int]]
+
+
+def scan(source: str | Path) -> Listing:
+    """List the files of a source without hidden ones.
+
+    `others` are files that are neither images in class folders nor .gnt files, dead links, links to
+    folders within a class folder, pipes and devices. Raises FileNotFoundError if there is no such
+    source, and ValueError if it holds no samples, or data sets instead of classes, or if the name
+    of a class folder is not text.
     """
-    source = Path(source)
+    source, listing = Path(source), Listing([], [], {})
     if source.is_file() and source.suffix.lower() == ".gnt":
-        return [_entry(source, source.name, "")], []
+        listing.entries.append(Entry("", "", *_stamp(source)))
+        return listing
     if not source.is_dir():
-        expected = f"expected class folders of pictures or .gnt files {MAKE_DATA}"
+        expected = f"expected class folders of images or .gnt files {MAKE_DATA}"
         raise FileNotFoundError(f"{source}: no such folder; {expected}")
-    entries: list[Entry] = []
-    others: list[str] = []
-    for item in sorted(os.scandir(source), key=lambda item: item.name):
-        if item.is_dir():
-            entries += sorted(_pictures(item.path, item.name, item.name, others))
-        elif item.name.lower().endswith(".gnt") and item.is_file():
-            entries.append(_entry(item, item.name, ""))
-        else:
-            others.append(item.name)
-    if not entries:
-        what = "neither class folders with pictures nor .gnt files"
+    _walk(source, "", "", listing)
+    if not listing.entries:
+        what = "neither class folders with images nor .gnt files"
         raise ValueError(f"{source}: holds {what} {MAKE_DATA}")
-    missed = {path: path.rpartition("/")[2] for path in sorted(others)}
-    return entries, [p for p, name in missed.items() if name not in NO_DATA and name[0] != "."]
+    return listing
 
 
-def _entry(item: Path | os.DirEntry, path: str, folder: str) -> Entry:
+def _stamp(item: Path | os.DirEntry) -> list[int]:
     info = item.stat()
-    return Entry(path, folder, info.st_size, info.st_mtime_ns)
+    return [info.st_size, info.st_mtime_ns]
 
 
-def _pictures(path: str, folder: str, below: str, others: list[str]) -> Iterator[Entry]:
-    """Yield the pictures of a class folder and of the folders in it; add the rest to `others`."""
-    for item in os.scandir(path):
-        name = f"{below}/{item.name}"
-        if item.is_dir(follow_symlinks=False):  # a link may lead back up, without an end
-            yield from _pictures(item.path, folder, name, others)
-        elif os.path.splitext(item.name)[1].lower() in PICTURE_SUFFIXES and item.is_file():
-            yield _entry(item, name, folder)
-        else:
-            others.append(name)
+def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
+    """Add the content of a folder to a listing; `label` is its class folder, "" at the top."""
+    listing.folders[path] = _stamp(source / path)  # before it is read, so that no change is missed
+    with os.scandir(source / path) as found:
+        items = sorted((i for i in found if not is_hidden(i.name)), key=lambda item: item.name)
+    if not label:
+        _check_class_folders(source, [item.name for item in items if item.is_dir()])
+    for item in items:
+        below = f"{path}/{item.name}" if path else item.name
+        suffix = os.path.splitext(item.name)[1].lower()
+        if item.is_dir(follow_symlinks=not label):  # a link may lead back up, endlessly
+            _walk(source, below, label or item.name, listing)
+        elif suffix in (PICTURE_SUFFIXES if label else [".gnt"]) and item.is_file():
+            listing.entries.append(Entry(below, label, *_stamp(item)))
+        elif item.name not in NO_DATA:
+            listing.others.append(below)
 
 
-def fingerprint(entries: Sequence[Entry]) -> str:
-    """Digest names, sizes and times of a source's files."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        line = f"{entry.path}|{entry.size}|{entry.mtime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def _check_class_folders(source: Path, names: list[str]) -> None:
+    """Raise ValueError for folders that are data sets, or whose names are not text."""
+    for name in names:
+        if name.lower() in SPLITS and any(item.is_dir() for item in (source / name).iterdir()):
+            raise ValueError(f"{source}: {name} is a data set, not a class; give {source / name}")
+    if wrong := [name for name in names if not _is_text(character_of(name))]:
+        what = "names of class folders are neither UTF-8 nor a character in GBK"
+        raise ValueError(f"{source}: {len(wrong)} {what}: {shorten(wrong)}; rename them")
+    if gbk := [name for name in names if not _is_text(name)]:
+        pairs = [f"{printable(name)} is {character_of(name)}" for name in gbk]
+        print(f"{source}: class folders named in GBK: {shorten(pairs)}", file=sys.stderr)
 
 
-def class_order(label: str) -> tuple:
-    """Sort key of labels: single characters in GB order, then other names by code point."""
-    if len(label) == 1:
-        return 0, label.encode("gb18030", "replace"), label
-    return 1, label.encode("utf-8", "surrogatepass"), label
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-# --- decode: files -> glyphs, by several processes
+# --- decode: files -> glyphs, in several processes
 
 
 class Chunk(NamedTuple):
-    """Part of a source, decoded: n samples in order, and a sentence for each picture left out."""
+    """Part of a source, decoded: n samples in order, and a sentence for each one left out."""
 
     glyphs: list[np.ndarray]  # n arrays (P,S,S) uint8
     labels: list[str]
-    writers: list[str]  # '' where unknown
+    writers: list[str]  # "" if unknown
     names: list[str]
     problems: list[str]
-    refused: list[str]  # their labels, '' where damage hides it
+    refused: list[str]  # labels of those left out, "" if damaged
+    checksums: list[int]  # of the files that begin in this chunk
 
 
 def stream_glyphs(
@@ -147,63 +159,69 @@ def stream_glyphs(
     margin: int | None = None,
     workers: int = 0,
 ) -> Iterator[Chunk]:
-    """Decode a source in parallel (0: one process a core) and yield it in order."""
+    """Decode a source in parallel (0: one process per core) and yield it in order."""
+    yield from _in_parallel(partial(_decode, str(source), size, margin), entries, workers)
+
+
+def _in_parallel(function: Callable, entries: Sequence[Entry], workers: int) -> Iterator:
+    """Yield the results of function(task) in order; a task is CHUNK images or one .gnt file."""
     tasks: list[list[Entry]] = []
     for entry in entries:
         if entry.folder and tasks and tasks[-1][0].folder and len(tasks[-1]) < CHUNK:
             tasks[-1].append(entry)
         else:
             tasks.append([entry])
-    decode = partial(_decode, str(source), size, margin)
     with Workers(max(1, min(workers or cores(), len(tasks)))) as pool:
-        for chunks in pool.map(decode, tasks):
-            yield from chunks
+        for results in pool.map(function, tasks):
+            yield from results
+
+
+def _checksums(root: str, task: list[Entry]) -> list[int]:
+    """Return the CRC-32 of each file, 0 if it cannot be read."""
+    sums = [0] * len(task)
+    for i, entry in enumerate(task):
+        with contextlib.suppress(OSError), open(Path(root, entry.path), "rb") as file:
+            while block := file.read(1 << 20):
+                sums[i] = zlib.crc32(block, sums[i])
+    return sums
 
 
 def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
-    """Decode one task, some pictures or one .gnt file, into chunks of at most CHUNK glyphs.
-
-    Pictures that cannot be read or hold nothing are left out and named.
-    """
+    """Decode a task into chunks of at most CHUNK samples; what cannot be read is left out."""
     cv2.setNumThreads(1)  # processes are the parallelism here
-    chunks: list[Chunk] = []
-    for number, (name, where, label, writer, picture) in enumerate(_samples(root, task)):
-        if number % CHUNK == 0:
-            chunks.append(Chunk([], [], [], [], [], []))
+    chunks = [Chunk([], [], [], [], [], [], _checksums(root, task))]
+    for number, (name, where, label, writer, picture) in enumerate(_samples(root, task), 1):
         chunk = chunks[-1]
         try:
-            chunk.glyphs.append(proposals(_pixels(picture), size, margin))
+            if isinstance(picture, Damage):
+                raise ValueError(picture.reason)
+            pixels = picture.bitmap if isinstance(picture, Record) else read_picture(picture)
+            chunk.glyphs.append(proposals(pixels, size, margin))
         except (ValueError, OSError) as error:
             chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
             chunk.refused.append(label)
-            continue
-        chunk.labels.append(label)
-        chunk.writers.append(writer)
-        chunk.names.append(name)
+        else:
+            chunk.labels.append(label)
+            chunk.writers.append(writer)
+            chunk.names.append(name)
+        if number % CHUNK == 0:
+            chunks.append(Chunk([], [], [], [], [], [], []))
     return chunks
 
 
 def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
-    """Yield name for names.jsonl, place for people, label ('' for damage), writer, and picture."""
-    single = os.path.isfile(root)
+    """Yield name for names.jsonl, place for people, label ("" if damaged), writer, and picture."""
     for entry in task:
-        path = Path(root) if single else Path(root, entry.path)
-        if entry.folder:
-            yield entry.path, str(path), character_of(entry.folder), writer_of(path.name), path
-            continue
+        path = Path(root, entry.path)
         writer = writer_of(path.name)
+        if entry.folder:
+            yield entry.path, str(path), character_of(entry.folder), writer, path
+            continue
         with open(path, "rb") as stream:
             for item in read_gnt(stream, path.name):
                 name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
                 label = "" if isinstance(item, Damage) else item.character
                 yield name, where, label, writer, item
-
-
-def _pixels(picture: Path | Record | Damage) -> np.ndarray:
-    """Return the pixels of a picture file or a record; ValueError for damage."""
-    if isinstance(picture, Damage):
-        raise ValueError(picture.reason)
-    return picture.bitmap if isinstance(picture, Record) else read_picture(picture)
 
 
 # --- pack: glyphs -> one folder, made once
@@ -216,15 +234,15 @@ class Pack:
     source: Path
     folder: Path
     size: int
-    fingerprint: str
+    fingerprint: str  # of names, sizes and contents of the source's files
     classes: list[str]
     writers: list[str]
     glyphs: np.ndarray  # (M,S,S) uint8
     offsets: np.ndarray  # (N + 1,) int64: sample i has the glyphs offsets[i]...offsets[i + 1]
     labels: np.ndarray  # (N,) int32 into `classes`
     writer_ids: np.ndarray  # (N,) int32 into `writers`, -1: unknown
-    problems: list[str]  # a sentence for each picture that could not be read
-    refused: dict[str, int]  # their number by label, '' where damage hides it
+    problems: list[str]  # a sentence for each sample that could not be read
+    refused: dict[str, int]  # their number by label, "" if damaged
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -243,19 +261,19 @@ class Pack:
 
     @cached_property
     def names(self) -> list[str]:
-        """Where each glyph came from, below `source`."""
+        """The file of each sample below `source`; ``FILE#OFFSET`` for a record of a .gnt file."""
         text = (self.folder / "names.jsonl").read_text(encoding="ascii")
         return json.loads(f"[{','.join(text.splitlines())}]")
 
     def describe(self) -> str:
-        """Say in a sentence what is in the pack."""
-        writers = f"{len(self.writers)} writers" if self.writers else "no writers known"
-        text = f"{self.source}: {len(self):,} glyphs, {len(self.classes)} classes, {writers}"
+        """Return what the pack holds in words."""
+        writers = f"{len(self.writers)} writers" if self.writers else "writers unknown"
+        text = f"{self.source}: {len(self):,} samples, {len(self.classes)} classes, {writers}"
         return text + (f", {len(self.problems)} unreadable" if self.problems else "")
 
 
 def pack_folder(source: str | Path, size: int) -> Path:
-    """Return where the pack of a source belongs: beside it; in data/packs if that is read-only."""
+    """Return the folder of a source's pack: beside it, or in data/packs if that is read-only."""
     source = Path(source).resolve()
     if os.access(source.parent, os.W_OK):
         return source.parent / f"{source.name}.pack{size}"
@@ -263,24 +281,24 @@ def pack_folder(source: str | Path, size: int) -> Path:
     return CACHE / f"{source.name}-{digest}.pack{size}"
 
 
-def open_pack(source: str | Path, size: int = 64, workers: int = 0) -> Pack:
+def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     """Open the pack of a source; make it first if there is none or the source has changed.
 
     Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
     """
     source = Path(source)
-    entries, others = scan(source)
-    digest = fingerprint(entries)
     folder = pack_folder(source, size)
-    pack = _read_pack(source, folder, size)
-    if pack is None or pack.fingerprint != digest:
-        if pack is not None:
-            print(f"{source} has changed: packing it anew", file=sys.stderr)
-        if others:
-            why = "they are neither pictures in class folders nor .gnt files by their names"
-            said = f"{source}: {len(others)} files are left out, {why}: {shorten(others)}"
-            print(said, file=sys.stderr)
-        make_pack(source, folder, entries, size, workers)
+    mark = read_mark(folder / "pack.json", PACK_VERSION)
+    pack = None
+    if mark is not None and _is_current(source, folder, mark, workers):
+        pack = _read_pack(source, folder, size)
+    if pack is None:
+        listing = scan(source)
+        if listing.others:
+            what = "files are skipped, neither images in class folders nor .gnt files"
+            names = shorten(listing.others)
+            print(f"{source}: {len(listing.others)} {what}: {names}", file=sys.stderr)
+        make_pack(source, folder, listing, size, workers)
         pack = _read_pack(source, folder, size)
         assert pack is not None
     for problem in pack.problems[:10]:
@@ -290,69 +308,102 @@ def open_pack(source: str | Path, size: int = 64, workers: int = 0) -> Pack:
     return pack
 
 
+def _is_current(source: Path, folder: Path, mark: dict, workers: int) -> bool:
+    """Return whether a pack is of the source as it is now, and of today's preprocessing.
+
+    Times of folders and of some files (stamps.json) usually tell. If not, all files are listed, and
+    if they differ from those that were packed in nothing but their times, contents are compared.
+    """
+    if mark.get("preprocessing") != SETTINGS:
+        print(f"{source}: the preprocessing has changed, packing again", file=sys.stderr)
+        return False
+    stamps = (read_mark(folder / "stamps.json", PACK_VERSION) or {}).get("stamps")
+    with contextlib.suppress(OSError, AttributeError):
+        if all(_stamp(source / path) == stamp for path, stamp in stamps.items()):
+            return True
+    listing = scan(source)
+    same = _digest(listing.entries) == mark.get("names")
+    if same and _digest(listing.entries, _times(listing)) != mark.get("times"):
+        print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
+        checksums = _in_parallel(partial(_checksums, str(source)), listing.entries, workers)
+        same = _digest(listing.entries, checksums) == mark.get("fingerprint")
+    if same:
+        with contextlib.suppress(OSError):  # a read-only pack
+            _write_stamps(folder, listing)
+    else:
+        print(f"{source}: files have changed, packing again", file=sys.stderr)
+    return same
+
+
+def _digest(entries: Sequence[Entry], numbers: Iterable[int] = ()) -> str:
+    """Return a digest of names and sizes of files, and of a number for each."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        line = f"{entry.path}|{entry.size}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    for number in numbers:
+        digest.update(b"%d\n" % number)
+    return digest.hexdigest()
+
+
+def _times(listing: Listing) -> list[int]:
+    return [entry.mtime_ns for entry in listing.entries]
+
+
+def _write_stamps(folder: Path, listing: Listing) -> None:
+    """Note size and time of all folders and of at most STAMPS files, evenly chosen."""
+    step = -(-len(listing.entries) // STAMPS)
+    files = {entry.path: [entry.size, entry.mtime_ns] for entry in listing.entries[::step]}
+    mark = {"version": PACK_VERSION, "stamps": listing.folders | files}
+    write_mark(folder / "stamps.json", mark)
+
+
 def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
-    """Open a pack; None if there is none, or its files are not what pack.json says."""
-    meta = read_mark(folder / "pack.json", PACK_VERSION)
+    """Open a pack; None if there is none, or its files are not those that were written."""
+    mark = read_mark(folder / "pack.json", PACK_VERSION)
     try:
-        texts = [meta[key] for key in ("classes", "writers", "problems")]
-        labels, writers, counts = (
-            np.load(folder / f"{name}.npy") for name in ("labels", "writers", "counts")
-        )
+        samples = (folder / "samples.npz").read_bytes()
+        if mark.pop("checksum") != _checksum(mark, samples):
+            return None
+        with np.load(io.BytesIO(samples)) as arrays:
+            counts, labels, writers = (arrays[name] for name in ("counts", "labels", "writers"))
         offsets = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
-        shape = (int(offsets[-1]), size, size)
-        glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(shape)
-        whole = (
-            all(isinstance(text, str) for text in [meta["fingerprint"], *sum(texts, [])])
-            and all(isinstance(count, int) for count in meta["refused"].values())
-            and labels.shape == writers.shape == counts.shape == (meta["count"],)
-            and labels.dtype == writers.dtype == np.int32
-            and counts.dtype == np.uint8
-            and counts.min() > 0
-            and 0 <= labels.min() <= labels.max() < len(meta["classes"])
-            and -1 <= writers.min() <= writers.max() < len(meta["writers"])
-        )
-    except FileNotFoundError:
+        glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(offsets[-1], size, size)
+    except (FileNotFoundError, AttributeError, KeyError, ValueError):
         return None
-    except OSError:
-        raise
-    except Exception:  # files that something else has changed raise almost anything
-        return None
-    classes, people, problems = texts
-    pack = Pack(source, folder, size, meta["fingerprint"], classes, people, glyphs, offsets, labels,
-                writers, problems, meta["refused"])  # fmt: skip
-    return pack if whole else None
+    return Pack(source, folder, size, mark["fingerprint"], mark["classes"], mark["writers"], glyphs,
+                offsets, labels, writers, mark["problems"], mark["refused"])  # fmt: skip
 
 
-def check_distinct(packs: Sequence[Pack]) -> None:
-    """Raise ValueError if two sources are the same, hold the same, or one is part of the other."""
-    for i, one in enumerate(packs):
-        for other in packs[:i]:
-            a, b = one.source.resolve(), other.source.resolve()
-            if a == b:
-                raise ValueError(f"{one.source} is given twice; name each source once")
-            if a in b.parents or b in a.parents:
-                raise ValueError(f"{one.source} and {other.source}: one is part of the other")
-            if one.fingerprint == other.fingerprint:
-                raise ValueError(f"{one.source} and {other.source} hold the same samples")
+def _checksum(mark: dict, samples: bytes) -> int:
+    text = json.dumps(mark, sort_keys=True)
+    return zlib.crc32(text.encode(), zlib.crc32(samples))
 
 
-def make_pack(source: Path, folder: Path, entries: list[Entry], size: int, workers: int) -> None:
+def make_pack(source: Path, folder: Path, listing: Listing, size: int, workers: int) -> None:
     """Decode a source into `folder`; see the module's table. One process at a time.
 
-    What was there goes first: the pack of an earlier state of the source with its soft labels, or
-    what a packer that was killed has left. An error leaves nothing.
+    First it removes the pack of an earlier state, or what a killed process left. An error leaves
+    nothing.
     """
     with only_one(folder, "packing"):
         for old in folder.iterdir():
-            if old.is_dir():
-                shutil.rmtree(old)
-            elif not old.name.startswith(".lock"):
-                old.unlink()
+            if not old.name.startswith(".lock"):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         try:
-            content = _write_glyphs(source, folder, entries, size, workers)
-            write_mark(folder / "pack.json", {"version": PACK_VERSION} | content)
+            content, samples = _write_glyphs(source, folder, listing.entries, size, workers)
+            (folder / "samples.npz").write_bytes(samples)
+            _write_stamps(folder, listing)
+            mark = {
+                "version": PACK_VERSION,
+                "preprocessing": SETTINGS,
+                "names": _digest(listing.entries),
+                "times": _digest(listing.entries, _times(listing)),
+                **content,
+            }
+            write_mark(folder / "pack.json", mark | {"checksum": _checksum(mark, samples)})
         except BaseException as error:
-            if isinstance(error, OSError) and error.filename is None:
+            if isinstance(error, OSError) and error.strerror and error.filename is None:
                 error.filename = str(folder)  # a full disk, say
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -360,15 +411,16 @@ def make_pack(source: Path, folder: Path, entries: list[Entry], size: int, worke
 
 def _write_glyphs(
     source: Path, folder: Path, entries: list[Entry], size: int, workers: int
-) -> dict:
-    """Write all files of a pack but pack.json, and return what that says."""
-    labels, writers, counts, problems, refused = [], [], [], [], Counter()
-    pictures = sum(1 for entry in entries if entry.folder)
-    total = pictures if pictures == len(entries) else None  # what .gnt files hold is not known
+) -> tuple[dict, bytes]:
+    """Write glyphs and names of a pack; return what else pack.json and samples.npz hold."""
+    labels, writers, counts, problems, checksums = [], [], [], [], []
+    refused = Counter()
+    images = sum(1 for entry in entries if entry.folder)
+    total = images if images == len(entries) else None  # .gnt files do not tell their number
     with (
         open(folder / "glyphs.bin", "wb") as glyphs,
         open(folder / "names.jsonl", "w", encoding="ascii") as names,
-        progress(total=total, desc=f"packing {source}", unit=" glyphs") as bar,
+        progress(total=total, desc=f"packing {source}", unit=" samples") as bar,
     ):
         for chunk in stream_glyphs(source, entries, size, workers=workers):
             for some in chunk.glyphs:
@@ -378,22 +430,32 @@ def _write_glyphs(
             labels += chunk.labels
             writers += chunk.writers
             problems += chunk.problems
+            checksums += chunk.checksums
             refused.update(chunk.refused)
             bar.update(len(chunk.labels) + len(chunk.problems))
-        if not labels:
-            first = f"; first: {problems[0]}" if problems else ""
-            raise ValueError(f"{source}: none of its {len(problems)} pictures could be read{first}")
-    np.save(folder / "counts.npy", np.array(counts, np.uint8))
+    if not labels:
+        first = f"; first: {problems[0]}" if problems else ""
+        raise ValueError(f"{source}: none of its {len(problems)} samples could be read{first}")
     classes = sorted(set(labels), key=class_order)
     people = sorted(set(writers) - {""})
-    for name, column, known in (("labels", labels, classes), ("writers", writers, people)):
-        number = {value: i for i, value in enumerate(known)}
-        np.save(folder / f"{name}.npy", np.array([number.get(v, -1) for v in column], np.int32))
-    return {
-        "fingerprint": fingerprint(entries),
-        "count": len(labels),
+    samples = io.BytesIO()
+    np.savez(
+        samples,
+        counts=np.array(counts, np.uint8),
+        labels=_numbers(labels, classes),
+        writers=_numbers(writers, people),
+    )
+    mark = {
+        "fingerprint": _digest(entries, checksums),
         "classes": classes,
         "writers": people,
         "problems": problems,
-        "refused": refused,
+        "refused": dict(refused),
     }
+    return mark, samples.getvalue()
+
+
+def _numbers(values: list[str], known: list[str]) -> np.ndarray:
+    """Return the place (N,) int32 of each value among the known ones, -1 if it is not there."""
+    place = {value: i for i, value in enumerate(known)}
+    return np.array([place.get(value, -1) for value in values], np.int32)

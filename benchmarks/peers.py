@@ -72,7 +72,7 @@ class Score(NamedTuple):
 def pictures(source: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield characters with their pictures."""
     root = Path(source)
-    for entry in scan(source)[0]:
+    for entry in scan(source).entries:
         path = root / entry.path if root.is_dir() else root
         if entry.folder:
             yield character_of(entry.folder), read_picture(path)

@@ -1,6 +1,9 @@
 """The characters of HWDB: level 1 of GB2312, the 171 symbols, class folders, selections."""
 
+import contextlib
 import re
+import unicodedata
+from functools import cache
 from pathlib import Path
 
 # Level 1 of GB2312, B0A1..D7F9: the 3755 characters of HWDB1.1, in GB order.
@@ -65,9 +68,27 @@ def folder_name(character: str) -> str:
     return f"U+{ord(character):04X}"
 
 
+@cache
 def character_of(folder: str) -> str:
-    """Return the character of a class folder; any other name is its own label."""
-    match = re.fullmatch(r"U\+([0-9A-Fa-f]{4,6})", folder)
-    if match and int(match[1], 16) <= 0x10FFFF:
-        return chr(int(match[1], 16))
-    return folder
+    """Return the label of a class folder: its character, or else its name.
+
+    The character is understood in all of these forms: U+4E09, u+4e09, 0x4E09, "U+4E09 三", 三, as
+    base and combining mark (macOS), and as undecodable bytes that are a character in GBK.
+    """
+    code = r"(?:[Uu]\+([0-9A-Fa-f]{4,6})|0[Xx]([0-9A-Fa-f]{2,6}))(?:[ _-]?(.))?"
+    if match := re.fullmatch(code, folder):
+        number = int(match[1] or match[2], 16)
+        if number <= 0x10FFFF and match[3] in (None, chr(number)):
+            return chr(number)
+    with contextlib.suppress(UnicodeError):
+        character = folder.encode("ascii", "surrogateescape").decode("gbk")
+        if len(character) == 1:
+            return character
+    return unicodedata.normalize("NFC", folder) if len(folder) > 1 else folder
+
+
+def class_order(label: str) -> tuple:
+    """Sort key of labels: single characters in GB order, then other names by code point."""
+    if len(label) == 1:
+        return 0, label.encode("gb18030", "replace"), label
+    return 1, label.encode("utf-8", "surrogatepass"), label

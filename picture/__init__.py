@@ -1,5 +1,7 @@
 """From a picture to what the network sees: the one preprocessing."""
 
+import sys
+
 from picture.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from picture.files import decode_picture as decode_picture
 from picture.files import read_picture as read_picture
@@ -9,3 +11,11 @@ from picture.glyph import to_grey as to_grey
 from picture.proposals import Proposals as Proposals
 from picture.proposals import find_proposals as find_proposals
 from picture.proposals import proposals as proposals
+
+# The constants of the preprocessing. Packs and checkpoints store them, so a change is noticed.
+SETTINGS = {
+    f"{module}.{name}": value
+    for module in ("picture.glyph", "picture.proposals")
+    for name, value in vars(sys.modules[module]).items()
+    if name.isupper() and isinstance(value, int | float)
+}

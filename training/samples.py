@@ -14,9 +14,9 @@ from torch import Tensor
 
 from config import Config, flag
 from dataset import CharacterDataset, classes_of, epoch_order, hold_out
-from hwdb.characters import LEVEL1, select_classes
+from hwdb.characters import LEVEL1, class_order, select_classes
 from jobs.devices import Processes
-from packing import check_distinct, class_order, open_pack
+from packing import check_distinct, open_pack
 from synthesis.stream import SyntheticSet
 from training.teacher import LiveTeacher, Soft, SoftLabels, label_pack, load_teacher
 

@@ -167,7 +167,7 @@ def write_labels(
     file = folder / "labels.bin"
     file.touch()
     bytes_each = 2 * basis.shape[1]
-    entries = scan(pack.source)[0]
+    entries = scan(pack.source).entries
     start, skipped = labelled(pack, entries, file.stat().st_size // bytes_each)
     os.truncate(file, skipped * bytes_each)
     compiled = len(pack) - skipped >= WORTH_COMPILING

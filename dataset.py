@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from hwdb.characters import class_order
 from jobs.command import shorten
-from packing import Pack, check_distinct, open_pack
+from packing import Pack, open_pack
 
 NO_LABEL = -100  # ignored by torch.nn.functional.cross_entropy
 
@@ -50,8 +50,8 @@ class CharacterDataset(Dataset):
         transform: applied to each image by indexing, not by `fetch`.
         workers: processes that pack, 0: one a core.
 
-    Raises ValueError or FileNotFoundError for sources that cannot be packed, that overlap, or that
-    have classes other than `classes`.
+    Raises ValueError or FileNotFoundError for sources that cannot be packed, or that have
+    classes other than `classes`.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class CharacterDataset(Dataset):
         kinds = [_open(given, size, workers) for given in (labelled, unlabelled, no_character)]
         known, free, empty = kinds
         self.packs = [*known, *free, *empty]
-        check_distinct(self.packs)
         self.classes = classes_of(known) if classes is None else list(classes)
         self.class_to_idx = {label: i for i, label in enumerate(self.classes)}
         self.size, self.transform = size, transform
@@ -172,14 +171,20 @@ class CharacterDataset(Dataset):
         labels, writers = self.targets[indices], self.writers[indices]
         classes = len(np.unique(labels[labels != NO_LABEL]))
         people = len(np.unique(writers[writers >= 0]))
-        text = f"{len(indices):,} samples of {classes:,} classes"
-        return f"{text} by {people:,} writers" if people else f"{text}, writers unknown"
+        text = f"{_count(len(indices), 'sample')} of {_count(classes, 'class')}"
+        return f"{text} by {_count(people, 'writer')}" if people else f"{text}, writers unknown"
 
 
 def _open(given: Source | Sequence[Source], size: int, workers: int) -> list[Pack]:
     """Return the packs of sources, given one or many, opened or not."""
     many = [given] if isinstance(given, str | Path | Pack) else given
     return [one if isinstance(one, Pack) else open_pack(one, size, workers) for one in many]
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural}"
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -209,7 +214,7 @@ def hold_out(
     alone = np.flatnonzero(writers < 0) if people else np.arange(len(labelled))
     count = round(fraction * len(alone))
     held[rng.permutation(alone)[:count]] = True
-    how = [f"{people} held-out writers"] if people else []
+    how = [_count(people, "held-out writer")] if people else []
     if count:
         whose = "one writer" if len(known) == 1 else "unknown writers"
         how.append(f"{count:,} of {len(alone):,} samples of {whose}, drawn by sample")

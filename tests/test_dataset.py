@@ -1,8 +1,14 @@
-"""Packs: every kind of source, every picture accounted for, rebuilt when the source changes."""
+"""Packs of every kind of source, made again when the source changes; the Dataset made of them."""
 
-import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import active_children
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,68 +17,112 @@ import torch
 from conftest import (
     CHARACTERS,
     KILLS,
+    ROOT,
     bitmap,
     file_limit,
     kill_at_random,
     write_gnt,
     write_tree,
 )
+from torch.utils.data import DataLoader, Subset
 
-import packing
-from dataset import CharacterDataset, epoch_order, hold_out
-from hwdb.characters import LEVEL1
+import picture
+from dataset import NO_LABEL, CharacterDataset, epoch_order, hold_out
+from hwdb.characters import LEVEL1, character_of, class_order
 from jobs.files import only_one
-from packing import (
-    class_order,
-    open_pack,
-    pack_folder,
-    stream_glyphs,
-)
-from picture import to_glyph
-from synthesis.stream import Handwriting, SyntheticSet
+from packing import open_pack, pack_folder, scan, stream_glyphs
+from picture import proposals, read_picture, to_glyph
 
-CPU = torch.device("cpu")
+UNIX = pytest.mark.skipif(os.name == "nt", reason="file names of Unix")
 
 
 def small_tree(root, characters="一十口", **options):
     return write_tree(root, range(1001, 1004), characters, **options)
 
 
-def test_pack_holds_every_glyph_with_label_and_writer(tmp_path):
+def write_png(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imencode(".png", pixels)[1].tofile(path)
+    return path
+
+
+def many(root: Path, count: int) -> Path:
+    """Write a tree with so many copies of one image."""
+    data = write_png(root / "U+4E00" / "1001_00000.png", bitmap("一", 1001)).read_bytes()
+    for i in range(1, count):
+        (root / "U+4E00" / f"1001_{i:05}.png").write_bytes(data)
+    return root
+
+
+def written(source) -> int:
+    """Return when the pack of a source was written."""
+    return (pack_folder(source, 32) / "glyphs.bin").stat().st_mtime_ns
+
+
+# --- sources
+
+
+def test_a_pack_holds_every_glyph_with_label_and_writer(tmp_path):
     pack = open_pack(small_tree(tmp_path / "train"), 32, workers=1)
     assert len(pack) == 18 and pack.classes == sorted("一十口", key=class_order)
     assert pack.writers == ["1001", "1002", "1003"]
     for i, name in enumerate(pack.names):
         folder, file = name.split("/")
-        character = chr(int(folder[2:], 16))
         writer, sample = file.removesuffix(".png").split("_")
-        assert pack.classes[pack.labels[i]] == character
+        assert pack.classes[pack.labels[i]] == chr(int(folder[2:], 16))
         assert pack.writers[pack.writer_ids[i]] == writer
-        expected = to_glyph(bitmap(character, int(writer), int(sample)), 32)
-        assert np.array_equal(pack.glyphs[i], expected)
+        ink = bitmap(chr(int(folder[2:], 16)), int(writer), int(sample))
+        assert np.array_equal(pack.proposals(i), proposals(ink, 32))
+    assert pack.describe() == f"{tmp_path / 'train'}: 18 samples, 3 classes, 3 writers"
+
+
+def test_all_proposals_of_a_picture_are_packed(tmp_path):
+    ink = np.pad(bitmap("永", 3), 20, constant_values=255)
+    lined = ink.copy()
+    lined[[8, -8]] = 0  # ruled lines, which one proposal leaves out
+    write_png(tmp_path / "t" / "永" / "a.png", ink)
+    write_png(tmp_path / "t" / "永" / "b.png", lined)
+    pack = open_pack(tmp_path / "t", 32, workers=1)
+    dataset = CharacterDataset(pack, size=32)
+    assert len(dataset) == 2 and len(pack.glyphs) > 2
+    glyphs, counts = dataset.proposals(np.array([1, 0]))
+    expected = [proposals(picture, 32) for picture in (lined, ink)]
+    assert counts.tolist() == [len(part) for part in expected]
+    assert np.array_equal(glyphs, np.concatenate(expected))
+    assert np.array_equal(dataset.fetch(np.array([1]))[0][0], to_glyph(lined, 32))
 
 
 def test_class_order_is_gb_order():
     assert "".join(sorted(LEVEL1[::-1], key=class_order)) == LEVEL1
     assert sorted(["词语", "口", "A"], key=class_order) == ["A", "口", "词语"]
-    odd = ["\udc80", "\udc81", "口", "a\udc7f", "a\udc80"]  # some names are not UTF-8
-    assert sorted(odd[::-1], key=class_order) == odd
 
 
-@pytest.mark.skipif(os.name == "nt", reason="file names of Unix")
-def test_folders_whose_names_are_not_utf_8(tmp_path):
-    pack = open_pack(small_tree(tmp_path / "t", "一", name=lambda c: os.fsdecode(b"\x80")), 32)
-    assert pack.classes == ["\udc80"] and len(pack) == 6
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("U+4E09", "三"), ("u+4e09", "三"), ("0x4E09", "三"), ("U+4E09 三", "三"), ("三", "三"),
+        ("=\u0338", "≠"), ("\udcd2\udcbb", "一"), ("U+20000", "\U00020000"), ("A", "A"),
+        ("class 12", "class 12"), ("U+4E09 四", "U+4E09 四"), ("U+110000", "U+110000"),
+        ("两个", "两个"),
+    ],
+)  # fmt: skip
+def test_names_of_class_folders(folder, label):
+    assert character_of(folder) == label
 
 
-@pytest.mark.parametrize("name", [str, lambda c: f"class {ord(c)}"])
-def test_folders_of_other_names(tmp_path, name):
-    pack = open_pack(small_tree(tmp_path / "别人的数据", name=name), 32, workers=1)
-    assert set(pack.classes) == {name(c) for c in "一十口"}
+@UNIX
+def test_class_folders_that_are_not_utf_8(tmp_path, capsys):
+    tree = small_tree(tmp_path / "t", "一十", name=lambda c: os.fsdecode(c.encode("gbk")))
+    assert open_pack(tree, 32, workers=1).classes == ["十", "一"]
+    assert "class folders named in GBK: \\udcca\\udcae is 十" in capsys.readouterr().err
+    for name in (os.fsdecode(b"\x80"), "U+D800"):
+        other = small_tree(tmp_path / name, "一", name=lambda c, name=name: name)
+        with pytest.raises(ValueError, match="neither UTF-8 nor a character in GBK.*rename"):
+            open_pack(other, 32, workers=1)
 
 
-def test_file_kinds_and_channels(tmp_path, capsys):
-    folder = tmp_path / "t" / "永"
+def test_file_formats(tmp_path, capsys):
+    folder = tmp_path / "别人的 数据" / "永"
     folder.mkdir(parents=True)
     ink = bitmap("永", 3)
     alpha = np.zeros((*ink.shape, 4), np.uint8)
@@ -86,124 +136,183 @@ def test_file_kinds_and_channels(tmp_path, capsys):
         "F.JPEG": ink,
         "很长的文件名" * 10 + ".png": ink,
     }
-    for name, picture in files.items():
-        cv2.imencode(os.path.splitext(name)[1].lower(), picture)[1].tofile(folder / name)
-    (folder / "notes.txt").write_text("no picture")
-    (folder / ".DS_Store").write_text("")
-    cv2.imencode(".png", ink)[1].tofile(tmp_path / "t" / "loose.png")
-    pack = open_pack(tmp_path / "t", 32, workers=1)
+    for name, pixels in files.items():
+        cv2.imencode(os.path.splitext(name)[1].lower(), pixels)[1].tofile(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    write_png(folder.parent / "loose.png", ink)
+    pack = open_pack(folder.parent, 32, workers=1)
     assert len(pack) == len(files) and not pack.problems and pack.writers == []
-    said = capsys.readouterr().err
-    assert "2 files are left out" in said and "loose.png" in said
-    reference = pack.glyphs[0].astype(int)
-    # A tight JPEG is no clean scan: with its noise some of the ink goes (2 to 3 points of top-1).
-    assert all(np.corrcoef(glyph.ravel(), reference.ravel())[0, 1] > 0.6 for glyph in pack.glyphs)
+    error = capsys.readouterr().err
+    assert "2 files are skipped" in error and "loose.png" in error and "永/notes.txt" in error
+    first = pack.first(np.arange(len(pack))).reshape(len(pack), -1).astype(int)
+    assert all(np.corrcoef(glyph, first[0])[0, 1] > 0.6 for glyph in first)
 
 
-def test_palette_png(tmp_path):
-    pillow = pytest.importorskip("PIL.Image")
-    (tmp_path / "t" / "永").mkdir(parents=True)
-    ink = bitmap("永", 3)
-    pillow.fromarray(ink).convert("P").save(tmp_path / "t" / "永" / "p.png")
-    pack = open_pack(tmp_path / "t", 32, workers=1)
-    assert np.abs(pack.glyphs[0].astype(int) - to_glyph(ink, 32)).mean() < 6
-
-
-def test_unreadable_pictures_are_named_and_counted(tmp_path, capsys):
-    tree = small_tree(tmp_path / "train")
-    (tree / "U+4E00" / "broken.png").write_bytes(b"not a picture")
-    cv2.imencode(".png", np.full((30, 30), 255, np.uint8))[1].tofile(tree / "U+4E00" / "blank.png")
+def test_hidden_files_and_folders_are_skipped(tmp_path, capsys):
+    tree = small_tree(tmp_path / "t")
+    ink = bitmap("一", 3)
+    for name in ("U+4E00/._1001_00000.png", ".ipynb_checkpoints/a.png", "__MACOSX/U+4E00/a.png",
+                 "U+4E00/.more/a.png", "U+4E00/Thumbs.db", ".DS_Store"):  # fmt: skip
+        write_png(tree / name, ink)
     pack = open_pack(tree, 32, workers=1)
-    assert len(pack) == 18 and len(pack.problems) == 2 and pack.refused == {"一": 2}
-    said = capsys.readouterr().err
-    assert "broken.png" in said and "blank.png" in said and "2 unreadable" in pack.describe()
+    assert len(pack) == 18 and len(pack.classes) == 3 and not capsys.readouterr().err
+
+
+def test_unreadable_images_are_named_and_counted(tmp_path, capsys):
+    tree = small_tree(tmp_path / "train")
+    for i in range(11):
+        (tree / "U+4E00" / f"bad{i:02}.png").write_bytes(b"no image")
+    write_png(tree / "U+4E00" / "blank.png", np.full((30, 30), 255, np.uint8))
+    pack = open_pack(tree, 32, workers=1)
+    assert len(pack) == 18 and len(pack.problems) == 12 and pack.refused == {"一": 12}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"unreadable: {tree / 'U+4E00' / 'bad00.png'}: ")
+    assert lines[0].count("bad00.png") == 1  # the file is named once
+    assert lines[10] == f"unreadable: 2 more, see {pack.folder / 'pack.json'}"
+    assert pack.describe().endswith("3 writers, 12 unreadable")
 
 
 def test_gnt_files_are_a_source(tmp_path):
     write_gnt(tmp_path / "set" / "1001-c.gnt", 1001)
+    write_gnt(tmp_path / "set" / "1001-s.gnt", 1001, "一")
     damaged = write_gnt(tmp_path / "set" / "1002-c.gnt", 1002)
     damaged.write_bytes(damaged.read_bytes()[:-5])
     pack = open_pack(tmp_path / "set", 32, workers=1)
-    assert len(pack) == 2 * len(CHARACTERS) - 1 and pack.writers == ["1001", "1002"]
+    assert len(pack) == 2 * len(CHARACTERS) and pack.writers == ["1001", "1002"]
     assert len(pack.problems) == 1 and "1002-c.gnt: byte" in pack.problems[0]
     assert pack.refused == {"": 1} and set(pack.classes) == set(CHARACTERS)
     assert [pack.classes[i] for i in pack.labels[:6]] == list(CHARACTERS)
-    single = open_pack(tmp_path / "set" / "1001-c.gnt", 32)
-    assert CharacterDataset(single, size=32).name(0) == f"{tmp_path / 'set' / '1001-c.gnt'}#0"
-    assert np.array_equal(single.glyphs, pack.glyphs[: len(CHARACTERS)])
+    file = tmp_path / "set" / "1001-c.gnt"
+    single = open_pack(file, 32)
+    assert CharacterDataset(single, size=32).name(0) == f"{file}#0"
+    assert np.array_equal(single.first(np.arange(6)), pack.first(np.arange(6)))
 
 
-def test_parallel_is_the_same_as_serial(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "CHUNK", 7)
+@UNIX
+def test_odd_files_are_named_and_never_waited_for(tmp_path, capsys):
+    tree = small_tree(tmp_path / "t", "一")
+    folder = next(tree.iterdir())
+    names = ["a\nb.png", "c\u2028d.png", "e\x85f.png", os.fsdecode(b"g\xffh.png")]
+    for name in names:
+        write_png(folder / "more" / name, bitmap("一", 7))
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "round").symlink_to(tree)
+    (tree / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(tree / "pipe.gnt")
+    dataset = CharacterDataset(tree, size=32, workers=1)
+    found = [Path(file).name for file, _ in dataset.samples]
+    assert len(found) == 10 and set(names) < set(found)
+    error = capsys.readouterr().err
+    assert "5 files are skipped" in error and all(name in error for name in ("pipe.gnt", "round"))
+
+
+def test_wrong_sources(tmp_path):
+    with pytest.raises(FileNotFoundError, match="process_gnt"):
+        open_pack(tmp_path / "none")
+    write_png(tmp_path / "empty" / "loose.png", bitmap("一", 7))
+    with pytest.raises(ValueError, match="neither class folders"):
+        open_pack(tmp_path / "empty")
+    small_tree(tmp_path / "data" / "train")
+    small_tree(tmp_path / "data" / "test")
+    with pytest.raises(ValueError, match=r"data: test is a data set, not a class; give .*test"):
+        open_pack(tmp_path / "data")
+    (tmp_path / "t" / "一").mkdir(parents=True)
+    (tmp_path / "t" / "一" / "1.png").write_text("no image")
+    with pytest.raises(ValueError, match="none of its 1 samples could be read"):
+        open_pack(tmp_path / "t", 32, workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "empty", "t"]
+
+
+# --- one pack for one content
+
+
+def overwrite(tree):
+    write_png(tree / "U+5341" / "1001_00000.png", bitmap("十", 99))
+
+
+def swap(tree):
+    """Exchange two images: the same names and sizes, other contents."""
+    one, other = tree / "U+5341" / "1001_00000.bmp", tree / "U+5341" / "1002_00000.bmp"
+    a, b = one.read_bytes(), other.read_bytes()
+    one.write_bytes(b)
+    other.write_bytes(a)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        overwrite,
+        swap,
+        lambda tree: (tree / "U+5341" / "1001_00000.png").unlink(),
+        lambda tree: write_png(tree / "U+5341" / "1009_00000.png", bitmap("十", 1009)),
+        lambda tree: write_png(tree / "U+4EBA" / "1009_00000.png", bitmap("人", 1009)),
+        lambda tree: (tree / "U+4E00").rename(tree / "U+4E8C"),
+    ],
+)
+def test_a_changed_tree_is_packed_again(tmp_path, change, capsys):
     tree = small_tree(tmp_path / "train")
-    entries, _ = packing.scan(tree)
-    one = list(stream_glyphs(tree, entries, 32, workers=1))
-    for _ in range(2):  # as for two sources
-        two = list(stream_glyphs(tree, entries, 32, workers=2))
-        assert [c.names for c in one] == [c.names for c in two] and len(one) > 2
-        assert all(np.array_equal(a.glyphs, b.glyphs) for a, b in zip(one, two, strict=True))
-
-
-def test_changed_tree_is_packed_anew_and_an_unchanged_one_is_not(tmp_path, capsys):
-    tree = small_tree(tmp_path / "train")
-    open_pack(tree, 32, workers=1)
-    stamp = (pack_folder(tree, 32) / "glyphs.bin").stat().st_mtime_ns
-    open_pack(tree, 32, workers=1)
-    assert (pack_folder(tree, 32) / "glyphs.bin").stat().st_mtime_ns == stamp
-    changed = tree / "U+5341" / "1001_00000.png"
-    cv2.imencode(".png", bitmap("十", 99))[1].tofile(changed)
+    for writer in (1001, 1002):
+        pixels = np.pad(bitmap("十", writer), 9, constant_values=255)[:70, :70]
+        cv2.imencode(".bmp", pixels)[1].tofile(tree / "U+5341" / f"{writer}_00000.bmp")
+    before = open_pack(tree, 32, workers=1).fingerprint
+    change(tree)
     pack = open_pack(tree, 32, workers=1)
-    assert "has changed" in capsys.readouterr().err
-    index = pack.names.index("U+5341/1001_00000.png")
-    assert np.array_equal(pack.glyphs[index], to_glyph(bitmap("十", 99), 32))
-    changed.unlink()
-    assert len(open_pack(tree, 32, workers=1)) == 17
+    assert "files have changed" in capsys.readouterr().err and pack.fingerprint != before
+    files = scan(tree).entries
+    assert pack.names == [entry.path for entry in files]
+    for i, entry in enumerate(files):
+        assert pack.classes[pack.labels[i]] == character_of(entry.folder)
+        assert np.array_equal(pack.proposals(i), proposals(read_picture(tree / entry.path), 32))
+
+
+def test_an_unchanged_tree_is_not_packed_again_wherever_it_lies(tmp_path, capsys):
+    tree = small_tree(tmp_path / "a" / "train")
+    fingerprint = open_pack(tree, 32, workers=1).fingerprint
+    stamp = written(tree)
+    (tree / ".process_gnt.json").write_text("touches the folder")
+    open_pack(tree, 32, workers=1)
+    assert written(tree) == stamp and not capsys.readouterr().err
+    # Copied without times: alone it is packed to the same, with its pack it is not packed again.
+    shutil.copytree(tree, tmp_path / "b" / "train", copy_function=shutil.copyfile)
+    assert open_pack(tmp_path / "b" / "train", 32, workers=1).fingerprint == fingerprint
+    capsys.readouterr()
+    shutil.copytree(tmp_path / "a", tmp_path / "c", copy_function=shutil.copyfile)
+    stamp = written(tmp_path / "c" / "train")
+    for error in ("comparing contents", ""):  # once
+        pack = open_pack(tmp_path / "c" / "train", 32, workers=1)
+        assert written(pack.source) == stamp and pack.fingerprint == fingerprint
+        assert error in (said := capsys.readouterr().err) and bool(said) == bool(error)
+
+
+def test_another_preprocessing_packs_again(tmp_path, monkeypatch, capsys):
+    tree = small_tree(tmp_path / "train")
+    open_pack(tree, 32, workers=1)
+    name = next(iter(picture.SETTINGS))
+    monkeypatch.setitem(picture.SETTINGS, name, picture.SETTINGS[name] + 1)
+    for text in ("the preprocessing has changed", ""):
+        open_pack(tree, 32, workers=1)
+        assert text in (error := capsys.readouterr().err) and bool(text) == bool(error)
 
 
 def contents(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".lock")
-    }
+    files = (path for path in folder.iterdir() if not path.name.startswith(".lock"))
+    return {path.name: path.read_bytes() for path in files}
 
 
-def damage(folder):
-    """Yield after each of several ways in which a pack can be less than whole."""
-    whole = contents(folder)
-    marks = json.loads(whole["pack.json"])
-    labels = np.load(folder / "labels.npy")
-    for name, data in [
-        ("pack.json", b""),
-        ("pack.json", b"[1, 2]"),
-        *(("pack.json", json.dumps(marks | {key: -7}).encode()) for key in marks),
-        *(("pack.json", json.dumps({**marks, key: None}).encode()) for key in marks),
-        ("glyphs.bin", whole["glyphs.bin"][:-1]),
-        ("labels.npy", b"PK\x03\x04 no array"),
-        ("labels.npy", whole["labels.npy"][:-4]),
-        ("labels.npy", labels + 1),
-        ("labels.npy", labels - 1),
-        ("labels.npy", labels.astype(np.int64)),
-        ("writers.npy", labels + 1),
-        ("writers.npy", labels - 2),
-    ]:
-        if isinstance(data, np.ndarray):
-            np.save(folder / name, data)
-        else:
-            (folder / name).write_bytes(data)
-        yield name
-
-
-def test_pack_that_is_not_whole_is_made_again(tmp_path):
+@pytest.mark.parametrize("file", ["pack.json", "glyphs.bin", "samples.npz"])
+def test_a_damaged_pack_is_made_again(tmp_path, file):
     tree = small_tree(tmp_path / "train")
     folder = open_pack(tree, 32, workers=1).folder
     whole = contents(folder)
-    (folder / "teacher-1").mkdir()  # labels of another order of glyphs
     (folder / ".glyphs.1a2b.part.bin").write_bytes(b"of a packer that was killed")
-    (folder / "pack.json").unlink()
-    open_pack(tree, 32, workers=1)
-    assert contents(folder) == whole
-    for _ in damage(folder):
+    for data in (b"", whole[file][:-1], whole[file].replace(b"a", b"b"), None):
+        if data is None:
+            (folder / file).unlink()
+        elif file == "glyphs.bin" and len(data) == len(whole[file]):
+            continue  # its content is not checked
+        else:
+            (folder / file).write_bytes(data)
         open_pack(tree, 32, workers=1)
         assert contents(folder) == whole
 
@@ -234,32 +343,7 @@ def test_one_process_packs_at_a_time(tmp_path):
     assert len(open_pack(tree, 32, workers=1)) == 18
 
 
-@pytest.mark.skipif(os.name == "nt", reason="file names of Unix")
-def test_odd_files_are_named_and_never_waited_for(tmp_path, capsys):
-    tree = small_tree(tmp_path / "t", "一")
-    folder = next(tree.iterdir())
-    names = ["a\nb.png", "c\u2028d.png", "e\x85f.png", os.fsdecode(b"g\xffh.png")]
-    for name in names:
-        cv2.imencode(".png", bitmap("一", 7))[1].tofile(folder / name)
-    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    (folder / "round").symlink_to(tree)
-    (tree / "gone").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(folder / "pipe.png")
-    os.mkfifo(tree / "pipe.gnt")
-    pack = open_pack(tree, 32, workers=1)
-    assert len(pack) == 10 and len(pack.names) == 10
-    glyphs = CharacterDataset(pack, size=32)
-    expected = to_glyph(bitmap("一", 7), 32)
-    for name in names:
-        at = pack.names.index(f"{folder.name}/{name}")
-        assert np.array_equal(pack.glyphs[at], expected) and glyphs.name(at).endswith(name)
-    said = capsys.readouterr().err
-    assert "5 files are left out" in said
-    for name in ("gone.png", "pipe.png", "gone", "pipe.gnt", "round"):
-        assert name in said
-
-
-def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_reported_with_the_file_and_leaves_nothing(tmp_path):
     tree = small_tree(tmp_path / "t")
     with file_limit(4096), pytest.raises(OSError) as caught:
         open_pack(tree, 64, workers=1)
@@ -267,215 +351,176 @@ def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
-def test_the_gpu_gets_the_glyphs_if_they_fill_less_than_half_of_it(tmp_path):
-    packs = [open_pack(small_tree(tmp_path / name, name), 32, workers=1) for name in "一十"]
-    glyphs = CharacterDataset(packs, size=32, classes="一十")
-    indices = np.random.default_rng(0).permutation(len(glyphs))
-    before = [tensor.clone() for tensor in glyphs.fetch(indices)]
-    bytes_ = len(glyphs) * 32 * 32
-    glyphs.to(torch.device("meta"), 2 * bytes_)
-    assert glyphs.fetch(indices)[0].device.type == "cpu"  # they stay
-    glyphs.to(torch.device("cpu"), 2 * bytes_ + 1)
-    for pack in packs:
-        object.__setattr__(pack, "glyphs", None)  # not read any more
-    for mine, other in zip(glyphs.fetch(indices), before, strict=True):
-        assert torch.equal(mine, other) and mine.dtype == other.dtype
-
-
-def test_wrong_sources(tmp_path):
-    with pytest.raises(FileNotFoundError, match="process_gnt"):
-        open_pack(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="neither class folders"):
-        open_pack(tmp_path / "empty")
-
-
-def test_fetch_over_several_packs_and_unknown_classes(tmp_path):
-    packs = [
-        open_pack(small_tree(tmp_path / "a", "一十"), 32, workers=1),
-        open_pack(small_tree(tmp_path / "b", "十口"), 32, workers=1),
-    ]
-    glyphs = CharacterDataset(packs, size=32, classes=["十", "口", "一"])
-    indices = np.random.default_rng(0).permutation(len(glyphs))
-    batch, labels = glyphs.fetch(indices)
-    for row, label, index in zip(batch.numpy(), labels.tolist(), indices, strict=True):
-        pack, at = packs[glyphs.sources[index]], glyphs.rows[index]
-        assert np.array_equal(row, pack.glyphs[at])
-        assert glyphs.classes[label] == pack.classes[pack.labels[at]]
-    with pytest.raises(ValueError, match="口"):
-        CharacterDataset(packs, size=32, classes=["一", "十"])
-    partly = CharacterDataset(packs, size=32, classes=["一", "十"], skip_unknown=True)
-    assert len(partly) == 18 and (partly.targets >= 0).all()
-    assert glyphs.name(len(packs[0])).startswith(str(tmp_path / "b"))
-
-
-def test_held_out_writers(tmp_path):
-    pack = open_pack(write_tree(tmp_path / "t", range(1001, 1021), "一十"), 32, workers=1)
-    glyphs = CharacterDataset(pack, size=32)
-    train, validation, said = hold_out(glyphs, 0.1, seed=3)
-    assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
-    assert len(set(glyphs.writers[validation])) == 2 and "2 held-out writers" in said
-    assert len(train) + len(validation) == len(glyphs)
-    assert np.array_equal(hold_out(glyphs, 0.1, seed=3)[1], validation)
-    assert not np.array_equal(hold_out(glyphs, 0.1, seed=4)[1], validation)
-
-
-def test_a_writer_in_two_sources_is_one(tmp_path):
-    packs = [
-        open_pack(write_tree(tmp_path / name, range(1001, 1011), characters), 32, workers=1)
-        for name, characters in (("a", "一十"), ("b", "口人"))
-    ]
-    glyphs = CharacterDataset(packs, size=32, classes="一十口人")
-    train, validation, said = hold_out(glyphs, 0.2, seed=0)
-    assert "2 held-out writers" in said and len(validation) == 2 * 4 * 2
-    assert not set(glyphs.writers[train]) & set(glyphs.writers[validation])
-
-
-def test_pictures_in_folders_of_a_class_folder(tmp_path):
-    tree = small_tree(tmp_path / "t", "一十")
-    file = next(tree.rglob("*.png"))
-    (file.parent / "more" / "deep").mkdir(parents=True)
-    file.rename(file.parent / "more" / "deep" / file.name)
-    pack = open_pack(tree, 32, workers=1)
-    assert len(pack) == 12 and sorted(pack.classes) == sorted("一十")
-    assert sum("/more/deep/" in name for name in pack.names) == 1
-
-
-def test_a_strip_is_named_and_the_others_are_packed(tmp_path):
-    tree = small_tree(tmp_path / "t", "一")
-    strip = np.random.default_rng(0).integers(180, 250, (2, 9000)).astype(np.uint8)
-    cv2.imwrite(str(next(tree.iterdir()) / "strip.png"), strip)
-    pack = open_pack(tree, 32, workers=1)
-    assert len(pack) + len(pack.problems) == 7 and len(pack) >= 6
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_a_failed_pack_leaves_nothing(tmp_path):
-    (tmp_path / "t" / "一").mkdir(parents=True)
-    (tmp_path / "t" / "一" / "1.png").write_text("no picture")
-    with pytest.raises(ValueError, match="could be read"):
-        open_pack(tmp_path / "t", 32, workers=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["t"]
-
-
-def test_without_writers_it_splits_by_sample_and_says_so(tmp_path):
-    tree = small_tree(tmp_path / "t")
-    for file in list(tree.rglob("*.png")):
-        file.rename(file.with_name(f"scan-{file.name.replace('_', '-')}"))
-    pack = open_pack(tree, 32, workers=1)
-    _, validation, said = hold_out(CharacterDataset(pack, size=32), 0.2, seed=0)
-    assert len(validation) == 4 and said == "4 of 18 samples of unknown writers, drawn by sample"
-
-
-def test_epoch_order_depends_on_seed_and_epoch():
-    assert sorted(epoch_order(50, 1, 2)) == list(range(50))
-    assert np.array_equal(epoch_order(50, 1, 2), epoch_order(50, 1, 2))
-    assert not np.array_equal(epoch_order(50, 1, 2), epoch_order(50, 1, 3))
-
-
-def test_synthetic_stream_repeats_and_does_not_depend_on_workers():
-    indices = np.arange(40)
-    handwriting = Handwriting("一十口人", seed=1)
-    drawn = [handwriting.draw(index) for index in indices]
-    expected = np.stack([to_glyph(bitmap, 32) for bitmap, _ in drawn])
-    stream = SyntheticSet("一十口人", 32, seed=1, workers=2)
-    for chosen in ([indices], [indices[:15], indices[15:]]):
-        glyphs, labels = map(np.concatenate, zip(*stream.batches(chosen), strict=True))
-        assert np.array_equal(glyphs, expected)
-        assert labels.tolist() == [label for _, label in drawn]
-
-
-def files_of(root, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"x" * len(path))
-
-
-def test_a_source_is_listed_in_order(tmp_path):
-    root = tmp_path / "s"
-    files_of(root, "b/2.PNG", "b/10.png", "b/.hidden.png", "a/x.jpg", "a/z/y.jpeg", "a/note.md",
-             "c.GNT", "d.gnt", "loose.png", "Thumbs.db", ".DS_Store", "a/desktop.ini")  # fmt: skip
-    entries, others = packing.scan(root)
-    assert [(entry.path, entry.folder, entry.size) for entry in entries] == [
-        ("a/x.jpg", "a", 7), ("a/z/y.jpeg", "a", 10), ("b/.hidden.png", "b", 13),
-        ("b/10.png", "b", 8), ("b/2.PNG", "b", 7), ("c.GNT", "", 5), ("d.gnt", "", 5),
-    ]  # fmt: skip
-    assert entries[0].mtime_ns == (root / "a" / "x.jpg").stat().st_mtime_ns
-    assert others == ["a/note.md", "loose.png"]
-    single = root / "d.gnt"
-    assert packing.scan(single) == ([entries[-1]], []) and packing.scan(str(single))[0]
-    with pytest.raises(FileNotFoundError, match="loose.png: no such folder"):
-        packing.scan(root / "loose.png")
-    (tmp_path / "none").mkdir()
-    files_of(tmp_path / "none", "loose.png")
-    with pytest.raises(ValueError, match="holds neither"):
-        packing.scan(tmp_path / "none")
-
-
-def test_a_fingerprint_tells_names_sizes_and_times():
-    one = packing.Entry("a/x.png", "a", 5, 7)
-    prints = {
-        packing.fingerprint(entries)
-        for entries in ([one], [one, one], [], [one._replace(path="b/x.png")],
-                        [one._replace(size=6)], [one._replace(mtime_ns=8)])
-    }  # fmt: skip
-    assert len(prints) == 6 and len(min(prints)) == 64
-    assert packing.fingerprint([one._replace(folder="b")]) in prints  # is in the path
-
-
-def test_tasks_are_of_so_many_pictures_or_one_file(tmp_path, monkeypatch):
-    tasks = []
-    monkeypatch.setattr(packing, "_decode", lambda *given: tasks.append(given) or [])
-    pictures = [packing.Entry(f"a/{i}.png", "a", 1, 1) for i in range(513)]
-    file = packing.Entry("x.gnt", "", 1, 1)
-    entries = [file, file, *pictures, file, pictures[0]]
-    assert list(stream_glyphs(tmp_path, entries, 32, 3, workers=1)) == []
-    assert [len(given[-1]) for given in tasks] == [1, 1, 256, 256, 1, 1, 1]
-    assert [entry for given in tasks for entry in given[-1]] == entries
-    assert tasks[0][:-1] == (str(tmp_path), 32, 3)
-
-
-def test_a_pack_says_what_is_in_it(tmp_path, capsys):
-    tree = small_tree(tmp_path / "t")
-    for i in range(12):
-        (tree / "U+4E00" / f"bad{i:02}.png").write_bytes(b"no picture")
-    pack = open_pack(tree, 32, workers=1)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 11 and said[0].startswith(f"unreadable: {tree / 'U+4E00' / 'bad00.png'}: ")
-    assert said[0].count("bad00.png") == 1  # the file is named once
-    assert said[10] == f"unreadable: 2 more, see {pack.folder / 'pack.json'}"
-    assert pack.describe() == f"{tree}: 18 glyphs, 3 classes, 3 writers, 12 unreadable"
-    assert pack.refused == {"一": 12}
-    mark = json.loads((pack.folder / "pack.json").read_text(encoding="utf-8"))
-    assert mark["count"] == 18 and mark["fingerprint"] == pack.fingerprint
-    assert (pack.folder / "glyphs.bin").stat().st_size == 18 * 32 * 32
-    plain = small_tree(tmp_path / "plain", name=lambda c: f"class {ord(c)}", samples=1)
-    for file in list(plain.rglob("*.png")):
-        file.rename(file.with_name(f"{file.stem.replace('_', '')}.png"))
-    pack = open_pack(plain, 32, workers=1)
-    assert pack.describe() == f"{plain}: 9 glyphs, 3 classes, no writers known"
-    assert set(pack.writer_ids) == {-1} and not capsys.readouterr().err
-
-
-def test_ten_unreadable_pictures_are_all_named(tmp_path, capsys):
-    tree = small_tree(tmp_path / "t", "一")
-    for i in range(10):
-        (tree / "U+4E00" / f"bad{i}.png").write_bytes(b"no picture")
-    open_pack(tree, 32, workers=1)
-    assert len(capsys.readouterr().err.splitlines()) == 10
-
-
 def test_packs_lie_beside_their_source_or_where_one_may_write(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pack_folder("a/../t/", 48) == tmp_path / "t.pack48"
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     one, other = (pack_folder(tmp_path / name / "t", 48) for name in "ab")
-    assert one.parent == other.parent == packing.CACHE and one != other
-    assert one.name.startswith("t-") and one.name.endswith(".pack48") and len(one.name) == 17
+    assert one.parent == other.parent == Path("data") / "packs" and one != other
 
 
-def test_orders_of_an_epoch_are_shuffled_well():
-    order = epoch_order(1000, 3, 4)
-    assert order.dtype == np.int64 and abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
-    assert not np.array_equal(order, epoch_order(1000, 4, 3))
-    assert len(epoch_order(0, 0, 0)) == 0
+# --- worker processes
+
+
+def test_workers_return_the_same_as_one_process(tmp_path):
+    tree = many(tmp_path / "t", 600)
+    (tree / "U+4E00" / "1001_00300.png").write_bytes(b"no image")
+    entries = scan(tree).entries
+    one, two = (list(stream_glyphs(tree, entries, 32, workers=n)) for n in (1, 2))
+    assert sum(len(chunk.names) for chunk in one) == 599 and len(one) > 2
+    for a, b in zip(one, two, strict=True):
+        assert a[1:] == b[1:] and all(map(np.array_equal, a.glyphs, b.glyphs))
+
+
+SCRIPT = """
+import sys
+from packing import open_pack
+print(len(open_pack(sys.argv[1], 32, workers=2)), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_scripts_without_a_main_guard_pack(tmp_path, stdin):
+    tree = many(tmp_path / "t", 600)
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-" if stdin else tmp_path / "script.py", tree],
+        input=SCRIPT if stdin else "",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["600", "False"], done.stderr
+
+
+def test_a_killed_worker_is_reported_in_a_sentence(tmp_path):
+    tree = many(tmp_path / "t", 3000)
+
+    def kill_one():
+        while not active_children():
+            time.sleep(0.01)
+        active_children()[0].kill()
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    with pytest.raises(OSError, match=r"worker process was killed.*fewer --workers"):
+        open_pack(tree, 64, workers=2)
+    assert not pack_folder(tree, 64).exists()
+
+
+# --- the Dataset
+
+
+def test_it_is_like_an_image_folder(tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+    tree = small_tree(tmp_path / "train", "一丁七")  # their code points are in GB order, too
+    theirs, ours = datasets.ImageFolder(str(tree)), CharacterDataset(tree, size=32)
+    assert len(ours) == len(theirs)
+    assert ours.classes == [character_of(name) for name in theirs.classes]
+    assert list(ours.class_to_idx.values()) == list(theirs.class_to_idx.values())
+    assert ours.samples == [(str(Path(path)), label) for path, label in theirs.samples]
+    assert ours.targets.tolist() == theirs.targets
+    image, label = ours[7]
+    assert image.shape == (1, 32, 32) and image.dtype == torch.float32 and label == theirs[7][1]
+    expected = to_glyph(read_picture(ours.samples[7][0]), 32)
+    assert torch.equal((image[0] * 255).round().byte(), torch.from_numpy(expected))
+
+
+def test_a_data_loader_reads_whole_batches(tmp_path, monkeypatch):
+    dataset = CharacterDataset(small_tree(tmp_path / "train"), size=32, workers=1)
+    items = [dataset[i] for i in range(len(dataset))]
+    monkeypatch.delattr(CharacterDataset, "__getitem__")  # what reads one by one fails
+    for part, workers in ((dataset, 0), (Subset(dataset, range(18)), 0), (dataset, 2)):
+        context = "spawn" if workers else None
+        loader = DataLoader(part, 8, num_workers=workers, multiprocessing_context=context)
+        images, labels = map(torch.cat, zip(*loader, strict=True))
+        assert labels.dtype == torch.int64 and labels.tolist() == [label for _, label in items]
+        assert torch.equal(images, torch.stack([image for image, _ in items]))
+    shuffled = torch.cat([labels for _, labels in DataLoader(dataset, 8, shuffle=True)])
+    assert sorted(shuffled.tolist()) == sorted(labels.tolist())
+    changed = CharacterDataset(dataset.packs, size=32, transform=lambda image: 1 - image)
+    assert torch.equal(next(iter(DataLoader(changed, 18)))[0], 1 - images)
+    assert len(pickle.dumps(dataset)) < 10_000  # without the glyphs
+
+
+def test_sources_of_several_kinds(tmp_path):
+    a, b, free, none = (small_tree(tmp_path / name, name) for name in ("一十", "十口", "人", "大"))
+    given = {"size": 32, "classes": ["十", "口", "一"]}
+    dataset = CharacterDataset([a, b], unlabelled=free, no_character=[none], **given)
+    indices = np.random.default_rng(0).permutation(len(dataset))
+    glyphs, labels = dataset.fetch(indices)
+    for glyph, label, index in zip(glyphs, labels.tolist(), indices, strict=True):
+        folder = Path(dataset.name(index)).parent
+        assert np.array_equal(glyph, to_glyph(read_picture(dataset.name(index)), 32))
+        assert (folder.parent == free) == dataset.unlabelled[index]
+        assert (folder.parent == none) == dataset.no_character[index]
+        if folder.parent in (a, b):
+            assert dataset.classes[label] == character_of(folder.name)
+        else:
+            assert label == NO_LABEL
+        assert dataset.writer_names[dataset.writers[index]] == Path(dataset.name(index)).name[:4]
+    dataset.to(torch.device("cpu"), 2 * len(dataset) * 32 * 32 + 1)
+    shutil.rmtree(tmp_path / "一十.pack32")
+    assert torch.equal(dataset.fetch(indices)[0], glyphs)
+
+
+def test_classes_that_the_labels_do_not_include(tmp_path):
+    tree = small_tree(tmp_path / "t")
+    with pytest.raises(ValueError, match="1 of its classes are not among the 2 of the model: 口"):
+        CharacterDataset(tree, size=32, classes=["一", "十"])
+    dataset = CharacterDataset(tree, size=32, classes=["一", "十"], skip_unknown=True)
+    assert sorted(dataset.targets) == [0] * 6 + [1] * 6
+    assert {dataset.classes[label] for label in dataset.targets} == {"一", "十"}
+
+
+def test_too_large_for_the_device_stays_where_it_is(tmp_path):
+    dataset = CharacterDataset(small_tree(tmp_path / "t", "一"), size=32, workers=1)
+    dataset.to(torch.device("meta"), 2 * 6 * 32 * 32)
+    assert dataset.fetch(np.arange(2))[0].device.type == "cpu"
+
+
+# --- validation
+
+
+@pytest.mark.parametrize(
+    ("fraction", "people"), [(0.1, 2), (0.02, 1), (0.3, 6), (0.5, 10), (0.0, 0)]
+)
+def test_writers_are_held_out(tmp_path_factory, fraction, people):
+    root = tmp_path_factory.getbasetemp() / "held-out"
+    if not root.exists():
+        write_tree(root / "a", range(1001, 1021), "一", 1)
+        write_tree(root / "b", range(1001, 1021), "十", 1)  # by the same writers
+        small_tree(root / "c")
+    dataset = CharacterDataset([root / "a", root / "b"], unlabelled=root / "c", size=32, workers=1)
+    train, validation, how = hold_out(dataset, fraction, seed=3)
+    assert len(train) + len(validation) == 40 and not dataset.unlabelled[train].any()
+    held = set(dataset.writers[validation])
+    assert len(held) == people and not held & set(dataset.writers[train])
+    assert how == (f"{people} held-out writer" + "s" * (people > 1) if people else "none")
+    assert np.array_equal(hold_out(dataset, fraction, seed=3)[1], validation)
+    if people:
+        assert not np.array_equal(hold_out(dataset, fraction, seed=4)[1], validation)
+        text = f"{2 * people} samples of 2 classes by {people} writer" + "s" * (people > 1)
+        assert dataset.describe(validation) == text
+
+
+def test_samples_are_held_out_where_writers_are_unknown(tmp_path):
+    tree = small_tree(tmp_path / "t", samples=1)
+    one = write_tree(tmp_path / "one", range(1001, 1002), samples=4)
+    _, validation, how = hold_out(CharacterDataset(one, size=32), 0.25, seed=0)
+    assert len(validation) == 6 and how == "6 of 24 samples of one writer, drawn by sample"
+    ink = bitmap("一", 7)
+    for i in range(20):
+        write_png(tree / "U+4E00" / f"scan{i}.png", ink)
+    dataset = CharacterDataset(tree, size=32)
+    _, validation, how = hold_out(dataset, 0.2, seed=0)
+    assert (dataset.writers[validation] < 0).sum() == 4 and len(validation) == 7
+    assert how == "1 held-out writer and 4 of 20 samples of unknown writers, drawn by sample"
+    assert hold_out(dataset, 0.01, seed=0)[2] == "1 held-out writer"  # of 20 samples none
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch():
+    order = epoch_order(50, 1, 2)
+    assert sorted(order) == list(range(50)) and np.array_equal(order, epoch_order(50, 1, 2))
+    assert not np.array_equal(order, epoch_order(50, 1, 3))
+    assert not np.array_equal(order, epoch_order(50, 2, 2)) and len(epoch_order(0, 0, 0)) == 0

@@ -48,7 +48,7 @@ def test_validation_source(trees):
         open_samples(config(trees / "a", val_data=str(trees / "b")), CPU)
     own = config(trees / "a", trees / "b", val_data=str(trees / "c"))
     samples = open_samples(own, CPU)
-    assert len(samples.train) == 22 and "validating on 1 samples of 1 classes" in samples.said
+    assert len(samples.train) == 22 and "validating on 1 sample of 1 class" in samples.said
     glyphs, labels = samples.val_source.fetch(samples.validation)
     assert {samples.classes[i] for i in labels} == {"口"} and glyphs.shape[1:] == (32, 32)
     assert samples.digest != open_samples(replace(own, val_data=str(trees / "d")), CPU).digest

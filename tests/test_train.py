@@ -73,7 +73,7 @@ def test_run_learns_and_leaves_its_files(trained):
     assert "resume" not in best and best["config"]["size"] == 32
     assert not any(key.startswith(("module.", "_orig_mod.")) for key in best["model"])
     assert list(trained.glob("events.out.tfevents.*"))
-    assert "1 held-out writers" in (trained / "stderr.txt").read_text(encoding="utf-8")
+    assert "1 held-out writer" in (trained / "stderr.txt").read_text(encoding="utf-8")
 
 
 def test_tensorboard_holds_curves_and_pictures(trained):

@@ -7,6 +7,7 @@ for glyphs, labels, soft in samples.batches(config, 0, 0, 3, Processes(0, 1, 0))
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from config import Config, flag
 from dataset import CharacterDataset, classes_of, epoch_order, hold_out
 from hwdb.characters import LEVEL1, class_order, select_classes
 from jobs.devices import Processes
-from packing import check_distinct, open_pack
+from packing import Pack, open_pack
 from synthesis.stream import SyntheticSet
 from training.teacher import LiveTeacher, Soft, SoftLabels, label_pack, load_teacher
 
@@ -138,15 +139,16 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
         skip_unknown=skip,
     )
     packs = source.packs
+    names = ["--data"] * len(known) + ["--unlabelled"] * len(free) + ["--outliers"] * len(empty)
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers)
         packs = [*packs, pack]
-        check_distinct(packs)
         other = CharacterDataset(pack, size=config.size, classes=classes, skip_unknown=skip)
         train, validation = np.flatnonzero(source.targets >= 0), np.arange(len(other))
         how = f"{config.val_data}"
     else:
         train, validation, how = hold_out(source, config.val_fraction, config.seed)
+    check_distinct([*names, "--val-data"], packs)
     said = (
         f"training on {source.describe(train)}; validating on {other.describe(validation)}: {how}"
     )
@@ -165,6 +167,20 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> S
     if device.type == "cuda":
         source.to(device, torch.cuda.mem_get_info(device)[0])
     return Samples(classes, source, train, other, validation, said, digest, soft, live)
+
+
+def check_distinct(options: list[str], packs: list[Pack]) -> None:
+    """Raise ValueError if two sources overlap: validation would score samples that were trained on.
+
+    `options` names the option of each pack.
+    """
+    given = zip(options, packs, [pack.source.resolve() for pack in packs], strict=False)
+    for (option, pack, path), (option2, pack2, path2) in combinations(given, 2):
+        both = f"{option} {pack.source} and {option2} {pack2.source}"
+        if path == path2 or pack.fingerprint == pack2.fingerprint:
+            raise ValueError(f"{both} hold the same samples; give each source once")
+        if path in path2.parents or path2 in path.parents:
+            raise ValueError(f"{both} overlap, one is part of the other; give each source once")
 
 
 def split_repeat(source: str) -> tuple[str, int]:

@@ -59,10 +59,10 @@ MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
 
 
 class Entry(NamedTuple):
-    """One file of a source: path below it, class folder ("" for a .gnt file), size, time."""
+    """One file of a source: path below it, label ("" for a .gnt file), size, time."""
 
     path: str
-    folder: str
+    label: str
     size: int
     mtime_ns: int
 
@@ -103,34 +103,37 @@ def _stamp(item: Path | os.DirEntry) -> list[int]:
 
 
 def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
-    """Add the content of a folder to a listing; `label` is its class folder, "" at the top."""
+    """Add the content of a folder to a listing; `label` is that of its class, "" at the top."""
     listing.folders[path] = _stamp(source / path)  # before it is read, so that no change is missed
     with os.scandir(source / path) as found:
         items = sorted((i for i in found if not is_hidden(i.name)), key=lambda item: item.name)
     if not label:
-        _check_class_folders(source, [item.name for item in items if item.is_dir()])
+        labels = _labels(source, [item.name for item in items if item.is_dir()])
     for item in items:
         below = f"{path}/{item.name}" if path else item.name
         suffix = os.path.splitext(item.name)[1].lower()
         if item.is_dir(follow_symlinks=not label):  # a link may lead back up, endlessly
-            _walk(source, below, label or item.name, listing)
+            _walk(source, below, label or labels[item.name], listing)
         elif suffix in (PICTURE_SUFFIXES if label else [".gnt"]) and item.is_file():
             listing.entries.append(Entry(below, label, *_stamp(item)))
         elif item.name not in NO_DATA:
             listing.others.append(below)
 
 
-def _check_class_folders(source: Path, names: list[str]) -> None:
-    """Raise ValueError for folders that are data sets, or whose names are not text."""
+def _labels(source: Path, names: list[str]) -> dict[str, str]:
+    """Return the label of each class folder; ValueError for data sets, and for labels not text."""
     for name in names:
         if name.lower() in SPLITS and any(item.is_dir() for item in (source / name).iterdir()):
             raise ValueError(f"{source}: {name} is a data set, not a class; give {source / name}")
-    if wrong := [name for name in names if not _is_text(character_of(name))]:
+    gbk = [name for name in names if not _is_text(name)]  # as unzip leaves them, all or none
+    labels = {name: character_of(name, bool(gbk)) for name in names}
+    if wrong := [name for name in names if not _is_text(labels[name])]:
         what = "names of class folders are neither UTF-8 nor a character in GBK"
         raise ValueError(f"{source}: {len(wrong)} {what}: {shorten(wrong)}; rename them")
-    if gbk := [name for name in names if not _is_text(name)]:
-        pairs = [f"{printable(name)} is {character_of(name)}" for name in gbk]
+    if gbk:
+        pairs = [f"{printable(name)} is {labels[name]}" for name in gbk]
         print(f"{source}: class folders named in GBK: {shorten(pairs)}", file=sys.stderr)
+    return labels
 
 
 def _is_text(name: str) -> bool:
@@ -167,7 +170,7 @@ def _in_parallel(function: Callable, entries: Sequence[Entry], workers: int) -> 
     """Yield the results of function(task) in order; a task is CHUNK images or one .gnt file."""
     tasks: list[list[Entry]] = []
     for entry in entries:
-        if entry.folder and tasks and tasks[-1][0].folder and len(tasks[-1]) < CHUNK:
+        if entry.label and tasks and tasks[-1][0].label and len(tasks[-1]) < CHUNK:
             tasks[-1].append(entry)
         else:
             tasks.append([entry])
@@ -214,8 +217,8 @@ def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
     for entry in task:
         path = Path(root, entry.path)
         writer = writer_of(path.name)
-        if entry.folder:
-            yield entry.path, str(path), character_of(entry.folder), writer, path
+        if entry.label:
+            yield entry.path, str(path), entry.label, writer, path
             continue
         with open(path, "rb") as stream:
             for item in read_gnt(stream, path.name):
@@ -415,7 +418,7 @@ def _write_glyphs(
     """Write glyphs and names of a pack; return what else pack.json and samples.npz hold."""
     labels, writers, counts, problems, checksums = [], [], [], [], []
     refused = Counter()
-    images = sum(1 for entry in entries if entry.folder)
+    images = sum(1 for entry in entries if entry.label)
     total = images if images == len(entries) else None  # .gnt files do not tell their number
     with (
         open(folder / "glyphs.bin", "wb") as glyphs,

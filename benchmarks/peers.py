@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.latency import files
 from benchmarks.timing import parser, start
-from hwdb.characters import LEVEL1, character_of
+from hwdb.characters import LEVEL1
 from hwdb.record import Damage, read_gnt
 from model import to_input
 from packing import scan
@@ -74,8 +74,8 @@ def pictures(source: str) -> Iterator[tuple[str, np.ndarray]]:
     root = Path(source)
     for entry in scan(source).entries:
         path = root / entry.path if root.is_dir() else root
-        if entry.folder:
-            yield character_of(entry.folder), read_picture(path)
+        if entry.label:
+            yield entry.label, read_picture(path)
             continue
         with open(path, "rb") as stream:
             for item in read_gnt(stream, path.name):

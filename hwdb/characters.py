@@ -69,11 +69,12 @@ def folder_name(character: str) -> str:
 
 
 @cache
-def character_of(folder: str) -> str:
+def character_of(folder: str, gbk: bool = False) -> str:
     """Return the label of a class folder: its character, or else its name.
 
     The character is understood in all of these forms: U+4E09, u+4e09, 0x4E09, "U+4E09 三", 三, as
-    base and combining mark (macOS), and as undecodable bytes that are a character in GBK.
+    base and combining mark (macOS), and as bytes in GBK that the file system could not decode. With
+    `gbk` also as bytes in GBK that happen to be UTF-8.
     """
     code = r"(?:[Uu]\+([0-9A-Fa-f]{4,6})|0[Xx]([0-9A-Fa-f]{2,6}))(?:[ _-]?(.))?"
     if match := re.fullmatch(code, folder):
@@ -81,8 +82,8 @@ def character_of(folder: str) -> str:
         if number <= 0x10FFFF and match[3] in (None, chr(number)):
             return chr(number)
     with contextlib.suppress(UnicodeError):
-        character = folder.encode("ascii", "surrogateescape").decode("gbk")
-        if len(character) == 1:
+        data = folder.encode("utf-8" if gbk else "ascii", "surrogateescape")
+        if len(character := data.decode("gbk")) == 1:
             return character
     return unicodedata.normalize("NFC", folder) if len(folder) > 1 else folder
 

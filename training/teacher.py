@@ -199,7 +199,7 @@ def labelled(pack: Pack, entries: Sequence, done: int) -> tuple[int, int]:
     while start < len(entries) and per_file[entries[start].path] <= done:
         done -= per_file[entries[start].path]
         start += 1
-    if start < len(entries) and entries[start].folder:
+    if start < len(entries) and entries[start].label:
         start -= start % CHUNK
     return start, sum(per_file[entry.path] for entry in entries[:start])
 

@@ -16,6 +16,7 @@
     metrics    dict of numbers: top1, top5, val_loss of the validation, temperature, reject
     epoch      finished epochs
     made_with  versions, and the time of writing
+    preprocessing  picture.SETTINGS that it was trained with
     resume     last.pt only: raw weights, optimizer, scaler, position in the schedule
 
 Before a file is loaded, its checksums are checked; after that each entry by name, type and range,
@@ -42,6 +43,7 @@ from config import from_dict
 from jobs.command import command, printable, sentence, shorten
 from jobs.files import write_file
 from model import mobilenet_v3
+from picture import SETTINGS, changed_settings
 
 FORMAT = 1
 # The fields of config that determine the network; the others do not change its shape.
@@ -50,6 +52,7 @@ CLASSES = 100_000  # at most
 FLOATS = torch.float16, torch.bfloat16, torch.float32
 SCHEMA = {"format": int, "model": dict, "config": dict, "classes": (str, list), "metrics": dict,
           "epoch": int}  # fmt: skip
+OPTIONAL = {"made_with": dict, "preprocessing": dict, "resume": dict}
 LARGEST = 1e30  # absolute value of a metric
 
 
@@ -66,6 +69,7 @@ def save(
     metrics: Mapping[str, float],
     epoch: int,
     resume: Mapping | None = None,
+    preprocessing: Mapping[str, float] = SETTINGS,
 ) -> None:
     """Write a checkpoint (atomically); see the module's table."""
     path = Path(path)
@@ -77,6 +81,7 @@ def save(
         "classes": join_classes(classes),
         "metrics": dict(metrics),
         "epoch": epoch,
+        "preprocessing": dict(preprocessing),
         "made_with": {
             "torch": str(torch.__version__),
             "python": platform.python_version(),
@@ -111,7 +116,7 @@ def load(path: str | Path) -> dict:
             raise ValueError("its weights share memory")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
-    loaded = {key: loaded[key] for key in (*SCHEMA, "made_with", "resume") if key in loaded}
+    loaded = {key: loaded[key] for key in (*SCHEMA, *OPTIONAL) if key in loaded}
     loaded["model"] = cast(loaded["model"], torch.float32)
     loaded["classes"] = list(loaded["classes"])
     return loaded
@@ -171,8 +176,8 @@ def check(loaded: object) -> None:
         raise ValueError(f"it holds a {type(loaded).__name__}, expected a dict")
     if missing := SCHEMA.keys() - loaded.keys():
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    loaded = {"made_with": {}, "resume": {}} | loaded
-    for key, kind in (SCHEMA | {"made_with": dict, "resume": dict}).items():
+    loaded = {key: {} for key in OPTIONAL} | loaded
+    for key, kind in (SCHEMA | OPTIONAL).items():
         if not isinstance(loaded[key], kind) or isinstance(loaded[key], bool):
             raise ValueError(f"{key} is a {type(loaded[key]).__name__}")
     if not 1 <= loaded["format"] <= FORMAT:
@@ -181,6 +186,8 @@ def check(loaded: object) -> None:
         raise ValueError(f"epoch is {loaded['epoch']}, expected 0 or more")
     if not all(isinstance(version, str) for version in loaded["made_with"].values()):
         raise ValueError("made_with is no table of versions")
+    if not all(type(value) in (int, float) for value in loaded["preprocessing"].values()):
+        raise ValueError("preprocessing is no table of numbers")
     check_classes(loaded["classes"])
     check_metrics(loaded["metrics"])
     config = loaded["config"]
@@ -267,6 +274,8 @@ def summarize(path: str, loaded: Mapping) -> str:
     """Return ten lines for people."""
     config, metrics, made = (loaded.get(key, {}) for key in ("config", "metrics", "made_with"))
     settings, classes = from_dict(config), loaded["classes"]
+    changed = changed_settings(loaded.get("preprocessing"))
+    preprocessing = f"other preprocessing than now: {shorten(changed)}" if changed else "as now"
     held_out = f"{settings.val_fraction:.0%} of the training writers, held out"
     validation = "unknown"
     if "top1" in metrics:
@@ -277,7 +286,7 @@ def summarize(path: str, loaded: Mapping) -> str:
     lines = {
         "file": f"{path}, {os.path.getsize(path) / 1e6:.2f} MB",
         "network": f"{kind}, head {settings.head}, {parameters(loaded):,} parameters",
-        "input": f"glyphs of {settings.size} x {settings.size} px",
+        "input": f"glyphs of {settings.size} x {settings.size} px, {preprocessing}",
         "classes": f"{len(classes):,}: {shorten(classes, 12)}",
         "trained on": "synthetic" if settings.synthetic else shorten(settings.data, 8),
         "epochs": f"{loaded['epoch']} of {settings.epochs}",
@@ -310,7 +319,8 @@ def main(argv: list[str] | None = None) -> int:
     loaded["config"] = without_folders(loaded["config"])
     loaded["model"] = cast(loaded["model"], torch.float16)
     check(loaded)  # values above 65504 are infinite in float16
-    save(given.new, **{key: loaded[key] for key in SCHEMA if key != "format"})
+    content = {key: loaded[key] for key in SCHEMA if key != "format"}
+    save(given.new, **content, preprocessing=loaded.get("preprocessing", {}))
     print(f"{given.new}: {os.path.getsize(given.new) / 1e6:.2f} MB")
     return 0
 

@@ -134,6 +134,7 @@ def to_onnx(
         "reject": json.dumps(loaded["metrics"].get("reject")),
         "metrics": json.dumps(loaded["metrics"]),
         "made": loaded.get("made_with", {}).get("time", ""),
+        "preprocessing": json.dumps(loaded.get("preprocessing")),
     }
     helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)

@@ -39,7 +39,7 @@ import cv2
 import numpy as np
 
 from hwdb.characters import character_of, class_order
-from hwdb.record import Damage, Record, read_gnt
+from hwdb.record import Damage, Record, other_format, read_gnt
 from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
@@ -87,6 +87,12 @@ def scan(source: str | Path) -> Listing:
     if source.is_file() and source.suffix.lower() == ".gnt":
         listing.entries.append(Entry("", "", *_stamp(source)))
         return listing
+    if source.is_file():
+        with open(source, "rb") as stream:
+            what = (
+                other_format(source.name, stream.read(64)) or "is neither a .gnt file nor a folder"
+            )
+        raise ValueError(f"{source}: {what}; expected class folders or .gnt files {MAKE_DATA}")
     if not source.is_dir():
         expected = f"expected class folders of images or .gnt files {MAKE_DATA}"
         raise FileNotFoundError(f"{source}: no such folder; {expected}")

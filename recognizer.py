@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jobs.command import needs, sentence
-from picture import Proposals, find_proposals, read_picture
+from jobs.command import needs, sentence, shorten
+from picture import Proposals, changed_settings, find_proposals, read_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,10 +79,11 @@ class Network(NamedTuple):
     reject: Mapping[str, float] | None = None  # see `character_score`
     top1: float | None = None  # on the validation samples of its training
     made: str = ""  # when the checkpoint was written: ISO 8601, UTC
+    preprocessing: Mapping[str, float] | None = None  # picture.SETTINGS of its training
 
     @property
     def summary(self) -> str:
-        """One line for users: file, classes, validation top-1, age, and the alternative."""
+        """One line for users: file, classes, validation top-1, age, and what to know of it."""
         from config import DEFAULT_CHECKPOINT
 
         shipped = DEFAULT_CHECKPOINT
@@ -90,12 +91,16 @@ class Network(NamedTuple):
             shipped = min(shipped, os.path.relpath(shipped), key=len)
         parts = [f"{self.source}: {len(self.classes)} classes"]
         if os.path.abspath(self.source) == DEFAULT_CHECKPOINT:
-            return f"{parts[0]}, the shipped weights"
-        if self.top1 is not None:
-            parts.append(f"validation top-1 {self.top1:.1%}".replace("%", " %"))
-        if age := _age(self.made):
-            parts.append(f"made {age}")
-        return f"{', '.join(parts)}; the shipped weights: --checkpoint {shipped}"
+            text = f"{parts[0]}, the shipped weights"
+        else:
+            if self.top1 is not None:
+                parts.append(f"validation top-1 {100 * self.top1:.1f} %")
+            if age := _age(self.made):
+                parts.append(f"made {age}")
+            text = f"{', '.join(parts)}; the shipped weights: --checkpoint {shipped}"
+        if changed := changed_settings(self.preprocessing):
+            text += f"; trained with another preprocessing ({shorten(changed)}): train it again"
+        return text
 
 
 def _age(made: str) -> str:
@@ -139,10 +144,16 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         tensor = torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last)
         return model(tensor).float().cpu().numpy()
 
-    metrics, size = loaded["metrics"], loaded["config"]["size"]
-    made = loaded.get("made_with", {}).get("time", "")
+    metrics = loaded["metrics"]
     return Network(
-        logits, size, loaded["classes"], str(path), metrics.get("reject"), metrics.get("top1"), made
+        logits,
+        loaded["config"]["size"],
+        loaded["classes"],
+        str(path),
+        metrics.get("reject"),
+        metrics.get("top1"),
+        loaded.get("made_with", {}).get("time", ""),
+        loaded.get("preprocessing"),
     )
 
 
@@ -207,12 +218,13 @@ def _load_onnx(path: str | Path) -> Network:
             reject = {key: float(reject[key]) for key in ("scale", "offset", "threshold")}
         top1 = json.loads(metadata.get("metrics", "{}")).get("top1")
         top1 = None if top1 is None else float(top1)
+        preprocessing = json.loads(metadata.get("preprocessing", "null"))
         _try(session, entry.name, size, classes)
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
     made = metadata.get("made", "")
-    return Network(logits, size, list(classes), str(path), reject, top1, made)
+    return Network(logits, size, list(classes), str(path), reject, top1, made, preprocessing)
 
 
 def _try(session, name: str, size: int, classes: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from evaluation.score import Result, evaluate, read
 from hwdb.characters import TWINS
 from jobs.command import command, printable, progress, shorten
 from jobs.devices import pick_device
-from jobs.files import write_file
+from jobs.files import is_hidden, write_file
 from packing import Pack, open_pack
 from picture import PICTURE_SUFFIXES
 from recognizer import Recognizer
@@ -85,7 +85,8 @@ def fit_temperature(test: Test) -> float:
 
 def rejection(test: Test, folder: Path) -> dict:
     """Return how well the network tells characters from the images of a folder without any."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES]
+    paths = [p for p in paths if not any(map(is_hidden, p.relative_to(folder).parts))]
     if not paths:
         raise ValueError(f"{folder}: no images; expected some that contain no character")
     energies = []

@@ -1,6 +1,7 @@
 """From a picture to what the network sees: the one preprocessing."""
 
 import sys
+from collections.abc import Mapping
 
 from picture.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from picture.files import decode_picture as decode_picture
@@ -19,3 +20,9 @@ SETTINGS = {
     for name, value in vars(sys.modules[module]).items()
     if name.isupper() and isinstance(value, int | float)
 }
+
+
+def changed_settings(stored: Mapping[str, float] | None) -> list[str]:
+    """Return the names of constants that differ from stored ones; none if nothing was stored."""
+    names = SETTINGS.keys() | stored.keys() if stored else ()
+    return sorted(name for name in names if SETTINGS.get(name) != stored.get(name))

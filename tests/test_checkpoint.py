@@ -122,6 +122,7 @@ WRONG = {
                        {"reject": REJECT | {"more": 1.0}}, {"reject": REJECT | {"scale": -1.0}},
                        {"top1": 1.001e30}],
            "made_with": [[], {"torch": [1]}],
+           "preprocessing": [[], {"picture.glyph.MARGIN": "2"}],
            "epoch": ["two", None, -1, 1.5, True],
            "resume": [[], 3],
        }.items() for value in values},

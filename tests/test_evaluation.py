@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
@@ -15,12 +16,13 @@ from conftest import SMALL, call_script, run_script, several, write_gnt, write_t
 
 import calibration
 import checkpoint
+import picture
 from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.mistakes import BAR, SIDE, Mistakes, safe_cell, scaled
 from evaluation.score import Result, evaluate
 from hwdb.characters import LEVEL1, SYMBOLS, TWINS, folder_name
-from recognizer import Recognizer
+from recognizer import Recognizer, load_network
 
 
 def result_of(rows: list[tuple[int, list[int], float]]) -> Result:
@@ -162,7 +164,7 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
     assert figures["top1_error_over"] == "4 writers"
     for text in ("top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%} {error}"):
         assert text in done.stdout
-    assert "best.pt" in done.stderr and "48 glyphs" in done.stderr
+    assert "best.pt" in done.stderr and ": 48 " in done.stderr
     wrong = round(48 * (1 - figures["top1"]))
     assert f"mistakes.csv lists all {wrong} mistakes" in done.stderr
     with open(tmp_path / "mistakes" / "mistakes.csv", encoding="utf-8-sig") as file:
@@ -297,10 +299,50 @@ def test_without_a_name_it_is_ones_own_checkpoint_then_the_shipped(trained, data
     assert done.stdout.splitlines()[0].split() == ["checkpoint", str(own)]
 
 
-@pytest.mark.parametrize("path", ["nowhere", "nowhere.gnt"])
-def test_missing_data(trained, path):
-    done = call_script("test.py", path, "--checkpoint", trained / "best.pt")
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere")
+@pytest.mark.parametrize(
+    ("days", "age"), [(3.1, "3 days ago"), (0.06, "1 hour ago"), (0, "just now"), (None, "")]
+)
+def test_summary_tells_the_age_and_another_preprocessing(trained, tmp_path, days, age):
+    content = torch.load(trained / "best.pt", weights_only=True)
+    content["metrics"] = {"top1": 0.0333}
+    if days is None:
+        content["made_with"], content["metrics"] = {}, {}
+        content["preprocessing"] = picture.SETTINGS | {"picture.glyph.MADE_UP": 1}
+    else:
+        time = datetime.now(timezone.utc) - timedelta(days=days)
+        content["made_with"]["time"] = time.isoformat()
+    path = tmp_path / "a.pt"
+    torch.save(content, path)
+    summary = load_network(path).summary
+    if days is None:
+        assert summary.startswith(f"{path}: 6 classes; the shipped weights: --checkpoint ")
+        assert "another preprocessing (picture.glyph.MADE_UP)" in summary
+        assert "MADE_UP" in call_script("checkpoint.py", path).stdout
+    else:
+        assert summary.startswith(f"{path}: 6 classes, validation top-1 3.3 %, made {age}; the ")
+        assert "preprocessing" not in summary
+
+
+def test_an_exported_file_has_the_summary_of_its_checkpoint(exported):
+    onnx, pt = (load_network(exported / name) for name in ("fp32.onnx", "best.pt"))
+    assert onnx.summary == pt.summary.replace("best.pt", "fp32.onnx") and "top-1" in onnx.summary
+    assert onnx.preprocessing == pt.preprocessing == picture.SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "expected"),
+    [
+        ("nowhere", None, "no such"), ("nowhere.gnt", None, "no such"),
+        ("page.dgrl", b"", "handwritten text"), ("a.zip", b"PK\x03\x04", "python process_gnt.py"),
+        ("text.txt", b"text", "neither a .gnt file nor a folder"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_no_source(trained, tmp_path, path, content, expected):
+    if content is not None:
+        (tmp_path / path).write_bytes(content)
+    done = call_script("test.py", path, "--checkpoint", trained / "best.pt", cwd=tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith(f"error: {path}") and expected in last
 
 
 def test_two_checkpoints_are_compared_on_the_same_samples(trained, data, tmp_path):

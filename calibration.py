@@ -13,7 +13,7 @@ Left out: reading and writing files (checkpoint.py), computing the score (recogn
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ def average(loaded: dict, other: Mapping, share: float) -> None:
     of classes that the other does not have stay. All metrics go: they are of other weights.
     Raises ValueError if the networks differ.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"--average: the share is {share}, expected above 0, below 1")
     weights, _ = convert(other, loaded["model"], loaded["classes"], "--average")
     for name, tensor in loaded["model"].items():
         if tensor.is_floating_point():
@@ -42,6 +44,8 @@ def average(loaded: dict, other: Mapping, share: float) -> None:
 
 def scale_logits(loaded: dict, temperature: float) -> None:
     """Divide the logits by a temperature, in the last layer; predictions do not change."""
+    if not 0 < temperature < 100:
+        raise ValueError(f"--temperature is {temperature}, expected above 0, below 100")
     for name in ("classifier.3.weight", "classifier.3.bias"):
         loaded["model"][name] = loaded["model"][name] / temperature
     kept = {key: value for key, value in loaded["metrics"].items() if key != "reject"}
@@ -81,7 +85,11 @@ def add_prior(loaded: dict, spec: str, amount: float) -> None:
 
 def set_rejection(loaded: dict, *numbers: float) -> None:
     """Store scale, offset and threshold of the score that tells characters from other images."""
-    loaded["metrics"] = loaded["metrics"] | {"reject": dict(zip(REJECT, numbers, strict=True))}
+    reject = dict(zip(REJECT, numbers, strict=True))
+    check_rejection(reject)
+    if not 0 < reject["threshold"] < 1:
+        raise ValueError(f"--reject: the threshold is {reject['threshold']}, expected 0 to 1")
+    loaded["metrics"] = loaded["metrics"] | {"reject": reject}
 
 
 def check_rejection(reject: object) -> None:
@@ -92,10 +100,8 @@ def check_rejection(reject: object) -> None:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"metrics: reject: {key} is {value!r}, expected a number")
     if reject["scale"] < 0:
-        raise ValueError(
-            f"metrics: reject: scale is {reject['scale']}, expected 0 or more: below 0, images "
-            "without a character have the higher score"
-        )
+        why = "below 0, images without a character have the higher score"
+        raise ValueError(f"metrics: reject: scale is {reject['scale']}, expected 0 or more; {why}")
 
 
 def fit_rejection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float] | None:
@@ -234,22 +240,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "test.py --no-characters after the temperature was set")  # fmt: skip
 
 
-def check_options(given: argparse.Namespace) -> None:
-    """Raise ValueError for an option without a file to write, or out of range."""
-    for option in ("average", "temperature", "class_prior", "reject"):
-        if getattr(given, option) is not None and not given.new:
-            flag = "--" + option.replace("_", "-")
-            raise ValueError(f"{flag} needs a second file name, NEW, to write to")
-    if given.average and not 0 < number(given.average[1], "--average") < 1:
-        raise ValueError(f"--average: the share is {given.average[1]}, expected above 0, below 1")
-    if given.temperature is not None and not 0 < given.temperature < 100:
-        raise ValueError(f"--temperature is {given.temperature}, expected above 0, below 100")
+def apply(loaded: dict, given: argparse.Namespace, load: Callable[[str], dict]) -> None:
+    """Change a loaded checkpoint as the options say; raise ValueError for one out of range."""
+    if given.average:
+        share = number(given.average[1], "--average")
+        average(loaded, load(given.average[0]), share)
+    if given.temperature is not None:
+        scale_logits(loaded, given.temperature)
     if given.class_prior:
-        number(given.class_prior[1], "--class-prior")
+        add_prior(loaded, given.class_prior[0], number(given.class_prior[1], "--class-prior"))
     if given.reject is not None:
-        check_rejection(dict(zip(REJECT, given.reject, strict=True)))
-        if not 0 < given.reject[-1] < 1:
-            raise ValueError(f"--reject: the threshold is {given.reject[-1]}, expected 0 to 1")
+        set_rejection(loaded, *given.reject)
 
 
 def number(text: str, option: str) -> float:
@@ -258,15 +259,3 @@ def number(text: str, option: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{option}: {text!r} is not a number") from None
-
-
-def apply(loaded: dict, given: argparse.Namespace, other: Mapping | None) -> None:
-    """Change a loaded checkpoint as the options say; `other` is the one of --average."""
-    if other is not None:
-        average(loaded, other, float(given.average[1]))
-    if given.temperature is not None:
-        scale_logits(loaded, given.temperature)
-    if given.class_prior:
-        add_prior(loaded, given.class_prior[0], float(given.class_prior[1]))
-    if given.reject is not None:
-        set_rejection(loaded, *given.reject)

@@ -186,10 +186,15 @@ def check(loaded: object) -> None:
         raise ValueError(f"epoch is {loaded['epoch']}, expected 0 or more")
     if not all(isinstance(version, str) for version in loaded["made_with"].values()):
         raise ValueError("made_with is no table of versions")
-    if not all(type(value) in (int, float) for value in loaded["preprocessing"].values()):
-        raise ValueError("preprocessing is no table of numbers")
     check_classes(loaded["classes"])
-    check_metrics(loaded["metrics"])
+    metrics = dict(loaded["metrics"])
+    if "reject" in metrics:
+        calibration.check_rejection(metrics.pop("reject"))
+    for key, value in [*metrics.items(), *loaded["preprocessing"].items()]:
+        if not isinstance(key, str) or type(value) not in (int, float):
+            raise ValueError(f"{key!r} is a {type(value).__name__}, expected a number")
+        if abs(value) > LARGEST:
+            raise ValueError(f"{key} is out of range")
     config = loaded["config"]
     if missing := {"size", *ARCHITECTURE} - config.keys():
         raise ValueError(f"its config lacks {', '.join(sorted(missing))}")
@@ -200,21 +205,8 @@ def check(loaded: object) -> None:
     check_weights(loaded["model"], skeleton(loaded).state_dict())
 
 
-def check_metrics(metrics: dict) -> None:
-    """Check that metrics are numbers, and `reject`, if there is one, those of calibration.py."""
-    if "reject" in metrics:
-        calibration.check_rejection(metrics["reject"])
-    for key, value in metrics.items():
-        if key == "reject":
-            continue
-        if not isinstance(key, str) or type(value) not in (int, float):
-            raise ValueError(f"metrics: {key!r} is a {type(value).__name__}, expected a number")
-        if abs(value) > LARGEST:
-            raise ValueError(f"metrics: {key} is out of range")
-
-
 def check_classes(classes: str | list) -> None:
-    """Check that labels are one or more different non-empty strings."""
+    """Raise ValueError if labels are not one or more different non-empty strings."""
     if not 1 <= len(classes) <= CLASSES:
         raise ValueError(f"classes are {len(classes)}, expected 1 to {CLASSES:,}")
     if not all(isinstance(label, str) and label for label in classes):
@@ -257,41 +249,33 @@ def without_folders(config: Mapping) -> dict:
     return short
 
 
-def parameters(loaded: Mapping) -> int:
-    return sum(p.numel() for p in skeleton(loaded).parameters())
-
-
-def describe(loaded: Mapping) -> str:
-    """Return everything but the weights and the training state as JSON."""
+def describe(loaded: Mapping) -> dict:
+    """Return everything but the weights and the training state."""
     content = {key: value for key, value in loaded.items() if key not in ("model", "resume")}
     content["classes"] = join_classes(loaded["classes"])
     content["number_of_classes"] = len(loaded["classes"])
-    content["parameters"] = parameters(loaded)
-    return json.dumps(content, ensure_ascii=False, indent=1, default=str, skipkeys=True)
+    content["parameters"] = sum(p.numel() for p in skeleton(loaded).parameters())
+    return content
 
 
 def summarize(path: str, loaded: Mapping) -> str:
     """Return ten lines for people."""
-    config, metrics, made = (loaded.get(key, {}) for key in ("config", "metrics", "made_with"))
-    settings, classes = from_dict(config), loaded["classes"]
+    settings, metrics, about = from_dict(loaded["config"]), loaded["metrics"], describe(loaded)
+    size, made = f"{settings.size} x {settings.size} px", loaded.get("made_with", {})
     changed = changed_settings(loaded.get("preprocessing"))
-    preprocessing = f"other preprocessing than now: {shorten(changed)}" if changed else "as now"
-    held_out = f"{settings.val_fraction:.0%} of the training writers, held out"
-    validation = "unknown"
-    if "top1" in metrics:
-        validation = f"top-1 {metrics['top1']:.2%} on {settings.val_data or held_out}"
-    reject = metrics.get("reject")
-    numbers = "none" if reject is None else ", ".join(f"{k} {v:g}" for k, v in reject.items())
     kind = f"MobileNetV3-{settings.variant.capitalize()}, width {settings.width:g}"
+    held_out = f"{settings.val_fraction:.0%} of the training writers, held out"
+    top1 = f"top-1 {metrics.get('top1', 0):.2%} on {settings.val_data or held_out}"
+    numbers = ", ".join(f"{k} {v:g}" for k, v in metrics.get("reject", {}).items())
     lines = {
         "file": f"{path}, {os.path.getsize(path) / 1e6:.2f} MB",
-        "network": f"{kind}, head {settings.head}, {parameters(loaded):,} parameters",
-        "input": f"glyphs of {settings.size} x {settings.size} px, {preprocessing}",
-        "classes": f"{len(classes):,}: {shorten(classes, 12)}",
+        "network": f"{kind}, head {settings.head}, {about['parameters']:,} parameters",
+        "input": f"glyphs of {size}; other preprocessing than now: {shorten(changed) or 'no'}",
+        "classes": f"{len(loaded['classes']):,}: {shorten(loaded['classes'], 12)}",
         "trained on": "synthetic" if settings.synthetic else shorten(settings.data, 8),
         "epochs": f"{loaded['epoch']} of {settings.epochs}",
-        "validation": validation,
-        "calibration": f"temperature {metrics.get('temperature', 1):g}; rejection: {numbers}",
+        "validation": top1 if "top1" in metrics else "unknown",
+        "calibration": f"temperature {metrics.get('temperature', 1):g}; reject {numbers or '-'}",
         "written": f"{made.get('time', 'unknown')} with PyTorch {made.get('torch', '?')}",
         "resumable": "yes, by train.py --resume" if "resume" in loaded else "no, weights only",
     }
@@ -310,12 +294,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print everything but the weights")
     calibration.add_options(parser)
     given = parser.parse_args(argv)
-    calibration.check_options(given)
     loaded = load(given.checkpoint)
+    calibration.apply(loaded, given, load)
     if given.new is None:
-        print(describe(loaded) if given.json else summarize(given.checkpoint, loaded))
+        if given.average or given.class_prior or given.temperature or given.reject:
+            raise ValueError("options that change the weights need a second file name, NEW")
+        if given.json:
+            options = {"ensure_ascii": False, "indent": 1, "default": str, "skipkeys": True}
+            print(json.dumps(describe(loaded), **options))
+        else:
+            print(summarize(given.checkpoint, loaded))
         return 0
-    calibration.apply(loaded, given, load(given.average[0]) if given.average else None)
     loaded["config"] = without_folders(loaded["config"])
     loaded["model"] = cast(loaded["model"], torch.float16)
     check(loaded)  # values above 65504 are infinite in float16

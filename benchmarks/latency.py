@@ -1,19 +1,18 @@
-"""Time the reading of prepared glyphs on one thread: checkpoint, exports, and a teacher.
+"""Time a checkpoint and its exports on one CPU thread, and another network beside them.
 
     python -m benchmarks.latency
     python -m benchmarks.latency --checkpoint runs/train/best.pt --teacher teacher.onnx
 
-One glyph at a time (latency) and 64 at a time (throughput), input to logits, all files in the same
-run; the ONNX files are made by export.py. `preparation` is picture.to_glyph, and what takes its
-place in a file that takes pictures, in processor time, the best of the rounds: scans of 128 x 128
-pixels, dark on light as they are, light on dark, whose contrast is stretched, and on grey, whose
-paper is estimated, too; in turn with the fp32 network, a fixed piece of work to compare with.
+Input to logits, one glyph at a time (latency) and 64 at a time (throughput); then pictures of
+128 x 128 pixels to logits, with picture.to_glyph and the fp32 file, and with the file that takes
+pictures. Processor time, since the clock counts other programs, too; contestants take turns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -31,18 +30,20 @@ from picture import to_glyph
 from recognizer import load_network, open_session
 
 REPEAT = 40  # calls in a row: one is too short for the clock, and finds the caches cold
+PICTURE = 128  # pixels
 
 
 def files(given: Path | None, folder: Path) -> dict[str, Path]:
-    """Return name and path of the checkpoint and its exports."""
+    """Return name and path of the checkpoint and its exports, which are made in a folder."""
     source = given or Path(DEFAULT_CHECKPOINT)
+    options = {name: ["--precision", name] for name in ("fp32", "fp16", "int8")}
+    options["picture"] = ["--input", "picture"]
     made = {"checkpoint": source}
-    for precision in ("fp32", "fp16", "int8"):
-        made[precision] = folder / f"{precision}.onnx"
-        arguments = ["--checkpoint", str(source), "--precision", precision]
+    for name, chosen in options.items():
+        made[name] = folder / f"{name}.onnx"
         with contextlib.redirect_stdout(sys.stderr):
-            if export.main([*arguments, "--out", str(made[precision])]):
-                raise ValueError(f"export.py --precision {precision} failed")
+            if export.main(["--checkpoint", str(source), *chosen, "--out", str(made[name])]):
+                raise ValueError(f"export.py {' '.join(chosen)} failed")
     return made
 
 
@@ -52,87 +53,65 @@ def reader(path: Path, batch: int) -> Callable[[], object]:
     if path.suffix != ".onnx":
         network = load_network(path)
         x = torch.rand(batch, 1, network.size, network.size)
-
-        @torch.inference_mode()
-        def read() -> None:
-            for _ in range(repeat):
-                network.logits(x)
-
-        return read
+        return lambda: [network.logits(x) for _ in range(repeat)]
     session = open_session(path)
     entry = session.get_inputs()[0]
     if isinstance(entry.shape[0], int) or not all(isinstance(n, int) for n in entry.shape[1:]):
         raise ValueError(f"{path}: input of shape {entry.shape}, expected (N, 1, S, S) with N free")
-    shape = [batch, *entry.shape[1:]]
-    glyphs = {entry.name: np.random.default_rng(0).random(shape, np.float32)}
+    x = np.random.default_rng(0).random([batch, *entry.shape[1:]], np.float32)
+    return lambda: [session.run(None, {entry.name: x}) for _ in range(repeat)]
 
-    def run() -> None:
-        for _ in range(repeat):
-            session.run(None, glyphs)
 
-    return run
+def picture_readers(paths: dict[str, Path]) -> dict[str, Callable[[], object]]:
+    """Return two ways from pictures to logits, one picture at a time."""
+    sides = (PICTURE, PICTURE)
+    scans = [cv2.resize(scan, sides, interpolation=cv2.INTER_AREA) for _, scan in samples(REPEAT)]
+    network, session = load_network(paths["fp32"]), open_session(paths["picture"])
+
+    def ours(scan: np.ndarray) -> np.ndarray:
+        glyph = to_glyph(scan, network.size)
+        return network.logits(glyph[None, None].astype(np.float32) / 255)
+
+    return {
+        "pictures, picture/ and fp32": lambda: [ours(scan) for scan in scans],
+        "pictures, --input picture": lambda: [
+            session.run(["logits"], {"picture": scan[None, None]}) for scan in scans
+        ],
+    }
 
 
 def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
+    """Return the rows of all contestants."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    rows = []
+    rows, baseline = [], "teacher" if teacher else "checkpoint"
+
+    def race(contestants: dict, rounds: int, each: int, kind: str = "") -> None:
+        seconds = alternate(contestants, rounds, clock=time.process_time)
+        for name, times in seconds.items():
+            gain = None
+            if baseline in seconds and name != baseline:
+                gain = ratio(seconds, baseline, name)
+            value = 1e3 * statistics.median(times) / each
+            rows.append(Row(name + kind, value, "ms", gain, f"as fast as {baseline}"))
+
     with tempfile.TemporaryDirectory() as folder:
         paths = files(given, Path(folder))
+        pictures = picture_readers(paths)
+        del paths["picture"]
         if teacher:
             paths["teacher"] = teacher
-        baseline = "teacher" if teacher else "checkpoint"
-        for batch, kind in ((1, "one at a time"), (64, "64 at a time")):
-            contestants = {name: reader(path, batch) for name, path in paths.items()}
-            few = rounds if batch == 1 else max(3, rounds // 5)
-            seconds = alternate(contestants, few)
-            each = REPEAT if batch == 1 else batch
-            for name, times in seconds.items():
-                gain = None if name == baseline else ratio(seconds, baseline, name)
-                value = 1e3 * float(np.median(times)) / each
-                rows.append(Row(f"{name}, {kind}", value, "ms", gain, f"as fast as {baseline}"))
+        one, many = ({name: reader(p, n) for name, p in paths.items()} for n in (1, 64))
+        race(one, rounds, REPEAT, ", one at a time")
+        race(many, max(3, rounds // 5), 64, ", 64 at a time")
+        race(pictures, rounds, REPEAT)
         for name, path in paths.items():
             rows.append(Row(f"{name}, size of the file", os.path.getsize(path) / 1e6, "MB"))
-        size = load_network(paths["checkpoint"]).size
-        whole = Path(folder) / "picture.onnx"
-        arguments = ["--checkpoint", str(given or DEFAULT_CHECKPOINT), "--input", "picture"]
-        with contextlib.redirect_stdout(sys.stderr):
-            export.main([*arguments, "--out", str(whole)])
-        scans = [
-            cv2.resize(bitmap, (128, 128), interpolation=cv2.INTER_NEAREST)
-            for _, bitmap in samples(REPEAT)
-        ]
-        network = reader(paths["fp32"], 1)
-        light, grey = [255 - scan for scan in scans], [scan // 2 + 100 for scan in scans]
-        for kind, pictures in (("dark", scans), ("light", light), ("grey", grey)):
-            contestants = {
-                "network": network,
-                "whole": picture_reader(whole, pictures),
-                "picture/": lambda given=pictures: [to_glyph(picture, size) for picture in given],
-            }
-            seconds = alternate(contestants, rounds, clock=time.process_time)
-            each = {name: 1e3 * min(times) / REPEAT for name, times in seconds.items()}
-            each["in the file"] = each["whole"] - each["network"]
-            rows += [
-                Row(
-                    f"preparation of a {kind} scan, {name}",
-                    each[name],
-                    "ms",
-                    each[name] / each["network"],
-                    "the network",
-                )
-                for name in ("picture/", "in the file")
-            ]
     return rows
 
 
-def picture_reader(path: Path, pictures: list[np.ndarray]) -> Callable[[], object]:
-    """Return a function that reads pictures, one at a time."""
-    session = open_session(path)
-    return lambda: [session.run(["logits"], {"picture": p[None, None]}) for p in pictures]
-
-
 def main(argv: list[str] | None = None) -> int:
+    """Print the rows."""
     options = parser(__doc__)
     options.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: shipped weights")
     options.add_argument(

@@ -173,35 +173,22 @@ def test_the_module_leaves_a_blank_picture_empty(ink):
 
 
 def test_an_exported_file_reads_pictures(picture_file):
-    session = open_alone(picture_file)
-    network, module = load_network(picture_file.with_name("best.pt")), ToGlyph(32)
+    session, module = open_alone(picture_file), ToGlyph(32)
+    network = load_network(picture_file.with_name("best.pt"))
+    pictures = [cv2.resize(KINDS[kind](2), (90, 70)) for kind in KINDS] + [np.full((70, 90), 255)]
+    batch = np.stack(pictures).astype(np.uint8)[:, None]
     names = ["glyph", "logits", "labels", "probabilities", "character_score"]
-    for seed, kind in enumerate(KINDS):
-        picture = KINDS[kind](seed)
-        results = session.run(names, {"picture": picture[None, None]})
-        glyph, logits, labels, probabilities, score = results
-        assert np.array_equal(glyph, module(torch.from_numpy(picture)[None, None]).numpy())
-        expected = network.logits(glyph[:, None].astype(np.float32) / 255)
-        np.testing.assert_allclose(logits, expected, atol=1e-4)
-        order = np.argsort(-logits, 1)
-        assert np.array_equal(labels, order)
-        np.testing.assert_allclose(probabilities, softmax(logits)[0, order], atol=1e-5)
-        np.testing.assert_allclose(
-            score, character_score(energy(logits), network.reject), rtol=1e-4
-        )
-
-
-def test_pictures_of_one_size_are_a_batch(picture_file):
-    session = open_alone(picture_file)
-    page = cv2.resize(on_page(2), (90, 70), interpolation=cv2.INTER_AREA)
-    kinds = (page, 255 - page, np.full_like(page, 255), np.where(page < 128, 200, 10), page // 2)
-    batch = np.stack(kinds).astype(np.uint8)
-    logits, glyphs = session.run(["logits", "glyph"], {"picture": batch[:, None]})
-    for picture, one, glyph in zip(batch, logits, glyphs, strict=True):
-        expected = session.run(["logits", "glyph"], {"picture": picture[None, None]})
-        np.testing.assert_allclose(one, expected[0][0], atol=1e-4)
-        assert np.array_equal(glyph, expected[1][0])
-    assert not glyphs[2].any() and glyphs[0].any()
+    glyphs, logits, labels, probabilities, scores = session.run(names, {"picture": batch})
+    assert np.array_equal(glyphs, module(torch.from_numpy(batch)).numpy())
+    assert glyphs[:-1].any((1, 2)).all() and not glyphs[-1].any()
+    expected = network.logits(glyphs[:, None].astype(np.float32) / 255)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert np.array_equal(labels[:-1], np.argsort(-logits, 1)[:-1])
+    np.testing.assert_allclose(probabilities, -np.sort(-softmax(logits), 1), atol=1e-5)
+    np.testing.assert_allclose(scores, character_score(energy(logits), network.reject), rtol=1e-4)
+    other = on_page(5)[None, None]  # of another size, alone
+    (glyph,) = session.run(["glyph"], {"picture": other})
+    assert np.array_equal(glyph, module(torch.from_numpy(other)).numpy())
 
 
 def test_a_file_for_pictures_is_no_recognizer(picture_file):

@@ -1,10 +1,9 @@
-"""The page without a server: a folder of files in a real browser, with and without a network."""
+"""The page for a static host (export.py --page) in a real browser, online and offline."""
 
 from __future__ import annotations
 
 import base64
 import http.server
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import browser as chromium
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, call_script
+from conftest import call_script
 
 import page as published
 from config import DEFAULT_CHECKPOINT
@@ -27,7 +26,7 @@ MISSING = chromium.missing()
 if not MISSING and not (published.RUNTIME / published.RUNTIME_FILES[0]).is_file():
     MISSING = "onnxruntime-web is not there: npm ci --prefix page"
 needs_page = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-CHARACTERS = np.random.default_rng(7).permutation(list(LEVEL1))[:200].tolist()
+CHARACTERS = np.random.default_rng(7).permutation(list(LEVEL1))[:60].tolist()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -37,7 +36,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def serve(folder: Path) -> Iterator[http.server.ThreadingHTTPServer]:
-    """Yield a static host, at an address under which nothing else was kept."""
+    """Yield a static host at an address that no browser has cached."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -53,7 +52,7 @@ def host(site) -> Iterator[http.server.ThreadingHTTPServer]:
 
 @pytest.fixture
 def visit(host) -> Iterator:
-    """Open the page; whatever it complains of or asks of other hosts fails the test."""
+    """Open the page; complaints and requests to other hosts fail the test."""
     complaints, asked = [], []
     url = f"http://127.0.0.1:{host.server_port}/"
     with chromium.launch() as browser:
@@ -86,31 +85,6 @@ def pixels(page) -> np.ndarray:
     return decode_picture(base64.b64decode(data))
 
 
-def milliseconds(page, count: int = 41) -> tuple[float, float]:
-    """Return the processor time that a reading takes, and its median by the clock."""
-    tools = page.context.new_cdp_session(page)
-    tools.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def thread_time() -> float:
-        metrics = tools.send("Performance.getMetrics")["metrics"]
-        return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
-
-    begin = thread_time()
-    clock = page.evaluate(
-        """async n => {
-            const taken = [];
-            while (n--) {
-                const begin = performance.now();
-                await readHere(drawing(), 'all');
-                taken.push(performance.now() - begin);
-            }
-            return taken;
-        }""",
-        count,
-    )
-    return 1e3 * (thread_time() - begin) / count, float(np.median(clock))
-
-
 @needs_page
 def test_reads_drawings_as_predict_does(visit):
     page = visit[0]()
@@ -119,18 +93,18 @@ def test_reads_drawings_as_predict_does(visit):
     expected = recognizer.recognize([picture for _, picture in drawn], top_k=1)
     same = [r[0].character == here for (here, _), r in zip(drawn, expected, strict=True)]
     right = [c == here for c, (here, _) in zip(CHARACTERS, drawn, strict=True)]
-    assert np.mean(same) >= 0.99 and np.mean(right) >= 0.9
-    processor, clock = milliseconds(page)
-    print(f"a reading: {processor:.1f} ms of processor time, {clock:.1f} ms by the clock")
-    assert processor <= 25  # the clock counts others' work, too
+    assert np.mean(same) >= 0.98 and np.mean(right) >= 0.9
 
 
 @needs_page
-def test_works_without_a_network_after_the_first_visit(visit, host):
+def test_asks_for_its_files_once_and_then_works_without_a_network(visit, host):
     open_page, asked = visit
     page = open_page()
     chromium.wait(page, "navigator.serviceWorker.controller !== null", 60)
+    count = len(asked)
+    assert count <= 2 * 9  # each file, and once more for the time without a network
     first = write(page, "永")
+    assert len(asked) == count
     page.close()
     host.shutdown()
     host.server_close()
@@ -139,32 +113,7 @@ def test_works_without_a_network_after_the_first_visit(visit, host):
 
 
 @needs_page
-def test_asks_for_its_files_and_for_nothing_while_one_draws(visit):
-    open_page, asked = visit
-    page = open_page()
-    chromium.wait(page, "navigator.serviceWorker.controller !== null", 60)
-    count = len(asked)
-    assert count <= 2 * 9  # each file, and once more for the time without a network
-    write(page, "大")
-    page.locator("#pen").press("End")
-    chromium.settle(page)
-    assert len(asked) == count
-
-
-@needs_page
-def test_reads_the_samples_as_predict_does(visit):
-    page = visit[0]()
-    files = sorted((ROOT / "samples").glob("*.png"))  # photos need picture/
-    done = call_script("predict.py", *files, "--checkpoint", DEFAULT_CHECKPOINT, "--json")
-    for element in json.loads(done.stdout):
-        page.locator("#file").set_input_files(element["path"])
-        chromium.wait(page, "state.picture !== null")
-        assert chromium.settle(page) == element["predictions"][0]["character"], element["path"]
-        page.get_by_role("button", name="Clear").click()
-
-
-@needs_page
-def test_a_blank_picture_is_said(visit, tmp_path):
+def test_a_blank_picture_is_an_error(visit, tmp_path):
     page = visit[0]()
     cv2.imwrite(str(tmp_path / "blank.png"), np.full((50, 70), 200, np.uint8))
     page.locator("#file").set_input_files(tmp_path / "blank.png")
@@ -187,13 +136,13 @@ def test_narrows_the_classes_and_doubts(doubting, tmp_path):
         assert chromium.narrow(page, "all") == set("一十口人12")
 
 
-def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):
+def test_a_missing_runtime_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "RUNTIME", tmp_path / "node_modules")
     done = call_script("export.py", "--page", tmp_path / "site")
     assert done.returncode == 2 and "npm ci --prefix page" in done.stderr
     assert not (tmp_path / "site").exists()
 
 
-def test_choices_are_what_the_classes_leave():
+def test_choices_depend_on_the_classes():
     assert published.choices("天地") == ["all"] == published.choices(["one", "two"])
     assert published.choices("天地12") == ["all", "level1", "symbols"]

@@ -1,23 +1,19 @@
-"""Time process_gnt.py against the usual converter and against the floor, in one run.
+"""Time process_gnt.py against two plain converters, in one run.
 
     python -m benchmarks.convert                       # on files made of random strokes
     python -m benchmarks.convert --data FOLDER --json  # on .gnt files of your own
 
-    usual   the serial loop found in most repositories: np.fromfile for header and bitmap,
+    usual   the serial loop of most repositories: np.fromfile for header and bitmap,
             PIL.Image.fromarray(...).convert("RGB").save(...)
-    imwrite the same loop with cv2.imwrite, by as many processes, a file each in turn
-    floor   the same bitmaps, already in memory, encoded as PNG and written by the same number of
-            processes: what no converter with this encoder can beat
-    level6  the size of the same pictures as PNG files of zlib level 6 (greyscale)
+    imwrite the same loop with cv2.imwrite, by as many processes, one file at a time
 
-The four take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a
-whole, from the command line to its exit, with the start of Python; so is imwrite but for the start.
+They take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a whole,
+from the command line to its exit; imwrite without the start of Python.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import os
@@ -36,8 +32,7 @@ from PIL import Image
 
 from benchmarks.timing import ROOT, at_least_one, start
 from hwdb.characters import LEVEL1, folder_name
-from hwdb.record import Record, read_gnt, write_record
-from process_gnt import Batch, write_batch
+from hwdb.record import write_record
 
 
 def make_files(folder: Path, writers: int, characters: int) -> None:
@@ -87,82 +82,39 @@ def imwrite(files: list[Path], out: Path, workers: int) -> None:
         pool.starmap(_imwrite_file, [(path, out) for path in files], chunksize=1)
 
 
-def _write_share(batch: Batch, ready, go) -> None:
-    ready.release()
-    go.wait()
-    write_batch(batch)
-
-
-def floor(shares: list[Batch]) -> float:
-    """Encode and write bitmaps that every process already holds, and return the seconds."""
-    context = multiprocessing.get_context()
-    ready, go = context.Semaphore(0), context.Event()
-    processes = [context.Process(target=_write_share, args=(share, ready, go)) for share in shares]
-    for process in processes:
-        process.start()
-    for _ in processes:
-        ready.acquire()
-    begin = time.perf_counter()
-    go.set()
-    for process in processes:
-        process.join()
-    return time.perf_counter() - begin
-
-
-def load(files: list[Path]) -> list[tuple]:
-    """Return every picture as process_gnt.py hands it to its workers."""
-    records = []
-    for path in files:
-        with path.open("rb") as stream:
-            records += [r[:4] for r in read_gnt(stream, path.name) if isinstance(r, Record)]
-    return [(number, *record) for number, record in enumerate(records)]
-
-
-def level6_bytes(items: list[tuple]) -> int:
-    """Return the size of the pictures as greyscale PNG files of zlib level 6."""
-    total = 0
-    for _, _, width, height, pixels in items:
-        stream = io.BytesIO()
-        picture = Image.frombytes("L", (width, height), pixels)
-        picture.save(stream, "png", compress_level=6)
-        total += stream.tell()
-    return total
+def process_gnt(files: list[Path], out: Path, workers: int) -> None:
+    """Convert with the script of this repository."""
+    command = [sys.executable, str(ROOT / "process_gnt.py"), *map(str, files)]
+    command += ["--out", str(out), "--split", "train", "--workers", str(workers)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def measure(files: list[Path], work: Path, workers: int, repeat: int) -> dict:
-    """Return the figures of all four, each timed `repeat` times in turn."""
-    items = load(files)
-    shares = [Batch(str(work / "floor"), "1001", items[i::workers]) for i in range(workers)]
-    names = ("usual", "imwrite", "floor", "process_gnt")
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    """Return images per second of all three, each timed `repeat` times in turn."""
+    ways = {
+        "usual": lambda out: usual(files, out),
+        "imwrite": lambda out: imwrite(files, out, workers),
+        "process_gnt": lambda out: process_gnt(files, out, workers),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeat):
-        for name, times in seconds.items():
+        for name, convert in ways.items():
             out = work / name
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
             begin = time.perf_counter()
-            if name == "usual":
-                usual(files, out)
-            elif name == "imwrite":
-                imwrite(files, out, workers)
-            elif name == "floor":
-                times.append(floor(shares))
-                continue
-            else:
-                command = [sys.executable, str(ROOT / "process_gnt.py"), *map(str, files)]
-                command += ["--out", str(out), "--split", "train", "--workers", str(workers)]
-                subprocess.run(command, check=True, capture_output=True)
-            times.append(time.perf_counter() - begin)
-    size = sum(path.stat().st_size for path in (work / "process_gnt").rglob("*.png"))
-    rate = {name: len(items) / statistics.median(times) for name, times in seconds.items()}
+            convert(out)
+            seconds[name].append(time.perf_counter() - begin)
+    images = [path.stat().st_size for path in (work / "process_gnt").rglob("*.png")]
+    plain = [path.stat().st_size for path in (work / "imwrite").rglob("*.png")]
+    rate = {name: len(images) / statistics.median(times) for name, times in seconds.items()}
     return {
-        "images": len(items),
+        "images": len(images),
         "workers": workers,
         "images_per_second": {name: round(value) for name, value in rate.items()},
         "times_usual": round(rate["process_gnt"] / rate["usual"], 2),
         "times_imwrite": round(rate["process_gnt"] / rate["imwrite"], 2),
-        "time_over_floor": round(rate["floor"] / rate["process_gnt"], 3),
-        "size_over_level6": round(size / level6_bytes(items), 3),
+        "size_over_imwrite": round(sum(images) / sum(plain), 3),
     }
 
 
@@ -202,8 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"process_gnt: {figures['times_imwrite']} x cv2.imwrite with {figures['workers']} processes"
     )
-    print(f"process_gnt: {figures['time_over_floor']} x the time of the floor")
-    print(f"process_gnt: {figures['size_over_level6']} x the size at level 6")
+    print(f"process_gnt: {figures['size_over_imwrite']} x the size of cv2.imwrite")
     return 0
 
 

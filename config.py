@@ -3,8 +3,8 @@
     python train.py --epochs 5 --lr 0.001        # any field, with dashes
     python train.py --help                       # all fields, with defaults
 
-Each field carries its default, its help and its check. A script shows its part of the fields
-(`add_arguments`) and gets a `Config` back (`from_arguments`). Imports nothing of ours.
+Each field has a default, a help text and a check. A script adds the fields it uses to its parser
+(`add_arguments`) and gets a `Config` back (`from_arguments`).
 """
 
 import argparse
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
-# The weights that are shipped.
+# The shipped weights.
 DEFAULT_CHECKPOINT = os.path.join(os.path.dirname(__file__), "checkpoints", "small80.pt")
 
 
 class Check(NamedTuple):
-    """What a value has to be, and that in words."""
+    """A condition on a value, and the same in words."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -41,15 +41,15 @@ def between(low: float, high: float) -> Check:
     return Check(lambda v: low <= v <= high, f"{low} to {high}")
 
 
-SHARE = between(0, 1)
+FRACTION = between(0, 1)
 
 
 def setting(default: Any, help: str, check: Check = ANYTHING) -> Any:
-    """Declare a field."""
+    """Declare a field of Config."""
     return field(default=default, metadata={"help": help, "check": check})
 
 
-# The help's headings, each above the field named.
+# Headings of --help, each above the field named.
 HEADINGS = {
     "data": "data",
     "variant": "model",
@@ -57,10 +57,9 @@ HEADINGS = {
     "rotation": "augmentation",
     "teacher": "distillation",
     "out": "run",
-    "device": "device",
 }
 TEXTS = tuple[str, ...]
-# The types of fields in words.
+# Types of fields, in words.
 KINDS = {
     str: "a text",
     bool: "true or false",
@@ -71,7 +70,7 @@ KINDS = {
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value has the type of a field; a whole number is a float, no bool is a number."""
+    """Whether a value has a field's type; an int is also a float, a bool is not a number."""
     if kind == TEXTS:
         return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     if kind is float:
@@ -81,25 +80,24 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a training run; stored in its checkpoints as a dict."""
+    """All settings of a training run, stored in its checkpoints as a dict."""
 
     data: TEXTS = setting(
         ("data/train",),
-        "training sources: trees of class folders, .gnt files or folders of them; DIR@N is seen N "
-        "times an epoch",
+        "training sources: trees of class folders, .gnt files or folders of .gnt files; DIR@N is "
+        "repeated N times an epoch",
     )
     val_data: str = setting("", "validation source; default: held-out writers of --data")
-    val_fraction: float = setting(0.1, "share of the writers held out for validation", BELOW_ONE)
+    val_fraction: float = setting(0.1, "fraction of the writers held out", BELOW_ONE)
     classes: str = setting(
         "all",
-        "train on: level1, symbols, all (--synthetic: level1), a number N (first N in GB order) or "
-        "a file",
+        "classes of the data to train on: level1, symbols, all (--synthetic: level1), a number N "
+        "(the first N in GB order) or a file of characters",
     )
     size: int = setting(80, "side of a glyph, pixels", between(16, 512))
-    workers: int = setting(0, "processes that decode pictures, 0: one a core", NOT_NEGATIVE)
+    workers: int = setting(0, "processes that decode images, 0: one a core", NOT_NEGATIVE)
     synthetic: bool = setting(False, "train on endless synthetic handwriting instead of --data")
-    synthetic_epoch: int = setting(100_000, "glyphs in an epoch of --synthetic", POSITIVE)
-    fonts: str = setting("", "folder of font files for --synthetic")
+    synthetic_epoch: int = setting(100_000, "samples in an epoch of --synthetic", POSITIVE)
 
     variant: str = setting("small", "MobileNetV3 variant", one_of("small", "large"))
     width: float = setting(1.0, "width multiplier", between(0.01, 8))
@@ -109,64 +107,56 @@ class Config:
     dropout: float = setting(0.1, "dropout before the classifier", BELOW_ONE)
 
     epochs: int = setting(30, "epochs", NOT_NEGATIVE)
-    batch_size: int = setting(256, "samples a step, over all processes", POSITIVE)
+    batch_size: int = setting(256, "samples of a batch, over all processes", POSITIVE)
+    accumulate: int = setting(1, "batches whose gradients are added up for one step", POSITIVE)
     lr: float = setting(3e-3, "peak learning rate of AdamW", POSITIVE)
-    final_lr: float = setting(0.01, "learning rate at the end, as a share of --lr", SHARE)
-    warmup: float = setting(0.02, "share of all steps with a growing learning rate", SHARE)
+    warmup: float = setting(0.02, "fraction of the steps with a rising learning rate", FRACTION)
     weight_decay: float = setting(0.05, "weight decay; not on norms and biases", NOT_NEGATIVE)
     label_smoothing: float = setting(0.1, "label smoothing", BELOW_ONE)
-    clip: float = setting(5.0, "largest gradient norm, 0: no clipping", NOT_NEGATIVE)
     ema: float = setting(0.999, "decay of the averaged weights a step, 0: none", BELOW_ONE)
-    sync_bn: bool = setting(False, "BatchNorm statistics over all processes (GPUs)")
 
-    rotation: float = setting(10.0, "degrees", NOT_NEGATIVE)
-    shear: float = setting(0.2, "share of the side", NOT_NEGATIVE)
-    scale: float = setting(0.15, "log-range of the scale", NOT_NEGATIVE)
-    shift: float = setting(0.04, "share of the side", NOT_NEGATIVE)
-    elastic: float = setting(1.5, "deviation of the bending, pixels at 64 px", NOT_NEGATIVE)
-    stroke: float = setting(0.5, "probability of thicker or thinner strokes", SHARE)
-    blur: float = setting(0.3, "probability of a soft picture", SHARE)
-    coarse: float = setting(0.0, "probability of a drawing of few pixels, black or white", SHARE)
-    erase: float = setting(0.1, "probability of an erased rectangle", SHARE)
-    remains: float = setting(0.1, "probability of remains of lines and neighbours", SHARE)
+    rotation: float = setting(10.0, "largest rotation, degrees", NOT_NEGATIVE)
+    shear: float = setting(0.2, "largest shear, fraction of the side", NOT_NEGATIVE)
+    scale: float = setting(0.15, "largest logarithm of the scale", NOT_NEGATIVE)
+    shift: float = setting(0.04, "largest shift, fraction of the side", NOT_NEGATIVE)
+    elastic: float = setting(
+        1.5, "standard deviation of the elastic distortion, pixels at 64 px", NOT_NEGATIVE
+    )
+    stroke: float = setting(0.5, "probability of thicker or thinner strokes", FRACTION)
+    blur: float = setting(0.3, "probability of blur", FRACTION)
+    coarse: float = setting(0.0, "probability of a low-resolution binary image", FRACTION)
+    leftovers: float = setting(
+        0.1, "probability of lines, frames or a neighbor beside the character", FRACTION
+    )
 
-    teacher: str = setting("", "checkpoint or ONNX file to learn from")
-    unlabelled: TEXTS = setting(
-        (),
-        "more pictures (DIR@N as --data), whose labels do not count: the teacher alone says what "
-        "they are",
-    )
-    outliers: TEXTS = setting((), "pictures of no character: all logits are to be alike")
-    teacher_weight: float = setting(0.7, "share of the loss that is the teacher's", SHARE)
-    logit_weight: float = setting(0.0, "weight of the error in the teacher's logits", NOT_NEGATIVE)
-    misread_weight: float = setting(
-        1.0, "share of the teacher's part that counts where it misreads a labelled picture", SHARE
-    )
-    temperature: float = setting(1.0, "softens teacher and student", POSITIVE)
-    teacher_live: bool = setting(
-        False, "the teacher looks at every augmented view, not once at every glyph (for GPUs)"
-    )
-    join: float = setting(
-        0.0, "probability of halves of two pictures put together, for --teacher-live to read", SHARE
-    )
+    teacher: str = setting("", "checkpoint or ONNX file to distil from")
     teacher_input: str = setting(
         "",
-        "what an ONNX teacher expects and its metadata do not say: scale=V (value of full ink, "
+        "input of an ONNX teacher where its metadata do not say it: scale=V (value of full ink, "
         "default 1), margin=P (pixels of paper around the ink, default a 32nd of its side), "
-        "classes=C (order of its logits: level1, symbols, all or a file); with commas between",
+        "classes=C (order of its logits: level1, symbols, a number or a file); comma-separated",
+    )
+    unlabelled: TEXTS = setting((), "more sources, whose labels are not used (needs --teacher)")
+    no_characters: TEXTS = setting(
+        (), "sources of images without a character: all logits are trained to be equal"
+    )
+    teacher_weight: float = setting(0.7, "weight of the teacher's probabilities", FRACTION)
+    logit_weight: float = setting(
+        0.0, "weight of the squared error to the teacher's logits", NOT_NEGATIVE
     )
 
     out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files")
-    resume: bool = setting(False, "go on with OUT/last.pt")
+    resume: bool = setting(False, "continue OUT/last.pt")
     init_from: str = setting("", "checkpoint to start from; other classes, smaller --head allowed")
-    seed: int = setting(0, "seed of everything random", NOT_NEGATIVE)
-    save_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", POSITIVE)
-    dry_run: bool = setting(False, "two steps and one validation batch, nothing kept")
-
+    keep_classes: bool = setting(False, "also keep the classes of --init-from that --data lacks")
+    seed: int = setting(0, "random seed", NOT_NEGATIVE)
+    dry_run: bool = setting(False, "two steps and one validation batch, nothing is written")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    amp: str = setting("auto", "precision; auto: bf16 or fp16 on GPUs, fp32 on CPUs", one_of(*AMP))
-    compile: bool = setting(False, "torch.compile the model")
-    threads: int = setting(0, "CPU threads, 0: PyTorch's choice", NOT_NEGATIVE)
+    amp: str = setting(
+        "auto", "precision of training; auto: bf16 or fp16 on GPUs, fp32 on CPUs", one_of(*AMP)
+    )
+    compile: bool = setting(False, "torch.compile the model (needs a C++ compiler)")
+    threads: int = setting(0, "CPU threads, 0: PyTorch's default", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -177,20 +167,20 @@ class Config:
                 raise ValueError(f"{flag(item.name)} is {value!r}, expected {check.words}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as stored in checkpoints."""
+        """Return plain values (lists for tuples), as stored in checkpoints."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
 def default_checkpoint() -> str:
-    """Return what is read where no checkpoint is named: best.pt of `train.py` here, else ours."""
+    """Return the default checkpoint: runs/train/best.pt if it exists, else the shipped one."""
     own = os.path.join(Config.out, "best.pt")
     return own if os.path.isfile(own) else DEFAULT_CHECKPOINT
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a config; ignore settings that this version does not know.
+    """Rebuild a config; unknown settings are ignored.
 
-    Raises ValueError if a value is of another type than its setting, or fails its check.
+    Raises ValueError if a value has the wrong type or fails its check.
     """
     known = Config.__dataclass_fields__
     kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}

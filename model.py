@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 # The epsilon is that of the paper's code and torchvision. Their momentum of 0.01 suits batches of
-# thousands over hundreds of epochs: in a short run the running averages lag behind the weights, and
-# validation is at chance for the first thousand steps. The EMA of train.py does the slow averaging.
+# thousands over hundreds of epochs; in short runs the running statistics would lag behind the
+# weights. The averaging of train.py makes up for it.
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.1
 
@@ -163,7 +163,7 @@ class MobileNetV3(nn.Module):
         rows: tuple[Bneck, ...],  # block table, `LARGE` or `SMALL`
         num_classes: int,  # K, the number of logits
         in_channels: int = 1,
-        width: float = 1.0,  # multiplier of all channel counts but the head's
+        width: float = 1.0,  # multiplier of all channel counts but `head`
         stem_stride: int = 2,  # 1 keeps the input's resolution in the stem
         last_stride: int = 2,  # of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2
         head: int = 1024,  # width of the layer before the classifier
@@ -197,9 +197,9 @@ class MobileNetV3(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialize one layer: He normal (fan out) for convolutions, N(0, 0.01) for linear layers."""
+    """Initialize a layer: He normal (fan out) for convolutions, N(0, 0.01) for linear layers."""
     if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
-        return  # only names and shapes are wanted
+        return  # only names and shapes are needed
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
         if module.bias is not None:
@@ -223,15 +223,16 @@ def mobilenet_v3(
 ) -> MobileNetV3:
     """Build a variant by name, 'large' or 'small'; see `MobileNetV3` for the options.
 
-    A `head` of 0 is the paper's (1280 large, 1024 small). Raises ValueError for what is unknown, or
-    out of range.
+    A `head` of 0 is the paper's (1280 large, 1024 small) times the width, as in torchvision. Raises
+    ValueError for an unknown variant or a value out of range.
     """
     if variant not in VARIANTS:
         raise ValueError(f"model variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
     if num_classes < 1 or head < 0:
         raise ValueError(f"num_classes is {num_classes}, head {head}; expected 1 or more, 0: paper")
     rows, default_head = VARIANTS[variant]
-    return MobileNetV3(rows, num_classes, head=head or default_head, **options)
+    head = head or make_divisible(default_head * options.get("width", 1.0))
+    return MobileNetV3(rows, num_classes, head=head, **options)
 
 
 def count_macs(model: MobileNetV3, size: int, in_channels: int = 1) -> tuple[int, int]:

@@ -7,7 +7,7 @@ usual   ImageFolder -> Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> Da
         workers that stay alive
 
 Both read the same PNG files; ours were packed before, which growth.py times. `affine` is the same
-distortion for both; `all` is what train.py does beyond it: bending, stroke width, blur, erasing.
+distortion for both; `all` is what train.py does beyond it: bending, stroke width, blur, leftovers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def ours(glyphs: CharacterDataset, strength: Augmentation | None) -> None:
 def measure(images: int, rounds: int) -> list[timing.Row]:
     config = Config()
     everything = Augmentation(**{key: getattr(config, key) for key in Augmentation._fields})
-    affine = everything._replace(elastic=0, stroke=0, blur=0, erase=0, remains=0)
+    affine = everything._replace(elastic=0, stroke=0, blur=0, leftovers=0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = timing.write_tree(Path(folder) / "train", images)

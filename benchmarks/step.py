@@ -5,19 +5,19 @@
 
 mobilenet   forward, backward and AdamW step of the paper's network on a batch in memory, against
             torchvision's of the same shape: 1 channel, 3755 classes, 64 px, dropout 0.2
-train.py    its network, loss, EMA and clipping on a batch in memory, against the same with
+train.py    its network, loss, averaging and clipping on a batch in memory, against the same with
             fetching and augmentation, as in an epoch
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 import train
 from benchmarks import timing
@@ -75,22 +75,16 @@ def start_run(
 def contestants(run: train.Run, state: train.State, steps: int) -> dict[str, Callable[[], None]]:
     """Return training for some steps: on one batch in memory, and as in an epoch."""
     network = train.wrap(run, state.model.train())
-
-    def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        drawn = run.samples.batches(run.config, 0, 0, count, run.processes)
-        for glyphs, labels, _ in drawn:
-            yield train.prepare(run, state.step, glyphs, labels)[:2]
-
-    x, labels = next(batches(1))
+    view = next(run.samples.views(0, 0, 1))
 
     def pure() -> None:
         for _ in range(steps):
-            train.train_step(run, state, network, x, labels, None)
+            train.train_step(run, state, network, [view])
         train.check_finite(run, state)  # waits for the device
 
     def whole() -> None:
-        for batch, truth in batches(steps):
-            train.train_step(run, state, network, batch, truth, None)
+        for view in run.samples.views(0, 0, steps):
+            train.train_step(run, state, network, [view])
         train.check_finite(run, state)
 
     return {"pure": pure, "whole": whole}

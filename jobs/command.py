@@ -11,11 +11,14 @@ Results go to stdout, notices and progress to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,3 +109,20 @@ def progress(iterable=None, **options) -> tqdm:
 
     quiet = sys.stderr is None or not sys.stderr.isatty()
     return tqdm(iterable, disable=quiet, **options)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT or SIGTERM sets; a second SIGINT raises KeyboardInterrupt."""
+    stop = threading.Event()
+
+    def request(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

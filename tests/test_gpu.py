@@ -1,7 +1,6 @@
 """What a GPU alone can show; skipped where there is none."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +8,14 @@ from conftest import CHARACTERS, SMALL, call_script, write_tree
 from test_teacher import write_onnx
 
 from config import Config
+from dataset import CharacterDataset
 from jobs.devices import Processes
 from model import mobilenet_v3
-from train import State, check_finite, open_run, prepare, train_step, wrap
+from train import State, check_finite, open_run, train_step, wrap
 from training.augment import Augmentation, augment
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-EVERYTHING = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 1.0, 1.0)
+EVERYTHING = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 1.0)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -55,15 +55,14 @@ def test_what_was_trained_there_is_resumed_there_and_tested_here(tree, tmp_path)
 def test_a_step_waits_for_nothing(tree, tmp_path):
     """Glyphs, teacher, augmentation, loss, optimizer, average: all is queued, none is read back."""
     write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
-    teacher = {"teacher": str(tmp_path / "t.onnx"), "teacher_live": True, "logit_weight": 1.0}
-    run, state = start(tree, device="cuda", coarse=0.5, join=0.5, **teacher)
-    batches = run.samples.batches(run.config, 0, 0, 3, run.processes)
-    for number, (glyphs, labels, _) in enumerate(batches):
+    teacher = {"teacher": str(tmp_path / "t.onnx"), "logit_weight": 1.0}
+    run, state = start(tree, device="cuda", coarse=0.5, leftovers=0.5, **teacher)
+    views = run.samples.views(0, 0, 3, run.teacher)
+    for number in range(3):
         if number:  # the first one warms up
             torch.cuda.set_sync_debug_mode("error")
         try:
-            x, labels, seen = prepare(run, state.step, glyphs, labels)
-            train_step(run, state, state.model.train(), x, labels, seen)
+            train_step(run, state, state.model.train(), [next(views)])
         finally:
             torch.cuda.set_sync_debug_mode("default")
     check_finite(run, state)
@@ -75,9 +74,8 @@ def test_compiled_steps_are_those_of_the_network(tree):
     for compile in (False, True):
         run, state = start(tree, **plain, compile=compile)
         network = wrap(run, state.model.train())
-        for glyphs, labels, _ in run.samples.batches(run.config, 0, 0, 3, run.processes):
-            x, labels, _ = prepare(run, state.step, glyphs, labels)
-            train_step(run, state, network, x, labels, None)
+        for view in run.samples.views(0, 0, 3):
+            train_step(run, state, network, [view])
         losses.append(float(state.totals[0]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
@@ -94,8 +92,7 @@ def test_bfloat16_reads_as_float32():
 
 def test_glyphs_that_do_not_fit_stay_on_the_host(tree):
     run, _ = start(tree, device="cuda")
-    source = run.samples.source
-    assert source.fetch(run.samples.train[:4])[0].is_cuda
-    source = replace(run.samples, source=type(source)(source.packs, source.classes)).source
+    assert run.samples.source.fetch(run.samples.train[:4])[0].is_cuda
+    source = CharacterDataset(tree, size=32)
     source.to(CUDA, free=100)
     assert not source.fetch(run.samples.train[:4])[0].is_cuda

@@ -1,6 +1,8 @@
 """Augmentation of whole batches on their device: input (B,1,S,S) float in 0...1 -> the same.
 
-x = augment(to_input(glyphs), Augmentation(rotation=10), torch.Generator().manual_seed(0))
+    x = augment(to_input(glyphs), Augmentation(rotation=10), torch.Generator().manual_seed(0))
+
+Random numbers come from a generator on the CPU, so that every device draws the same ones.
 """
 
 from functools import lru_cache
@@ -12,14 +14,13 @@ from torch import Tensor
 
 from jobs.devices import send
 
-# Side of the grid of pulls that bends a glyph.
-PULLS = 4
-# Pixels that a stroke gains at most on either side: at 80 px, pens of 3 become pens of 9.
-THICKER = 3
+PULLS = 4  # side of the grid of displacements of an elastic distortion
+THICKER = 3  # pixels that a stroke gains at most on either side: at 80 px, 3 become 9
+LEFTOVER_CONFIDENCE = 0.4  # of a view with leftovers beside the character
 
 
 class Augmentation(NamedTuple):
-    """Strengths of the batch augmentation, see config.py; 0 switches a part off."""
+    """Strengths of the batch augmentation, see config.py; 0 turns a part off."""
 
     rotation: float = 0.0
     shear: float = 0.0
@@ -29,39 +30,33 @@ class Augmentation(NamedTuple):
     stroke: float = 0.0
     blur: float = 0.0
     coarse: float = 0.0
-    erase: float = 0.0
-    remains: float = 0.0
+    leftovers: float = 0.0
 
 
 def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Distort a whole batch of inputs, each sample in its own way, on the batch's device.
-
-    One warp (affine and elastic together), then what makes a picture worse without moving a stroke.
-    Random numbers come from `generator`, which lives on the CPU, so that every device draws the
-    same ones. From (B,1,S,S) float in 0...1 to the same, in a memory of its own.
-    """
-    return spoil(warp(x, draw_maps(len(x), strength, generator)), strength, generator)
+    """Augment a batch (B,1,S,S), each sample in its own way, into new memory of the same shape."""
+    x = degrade(warp(x, draw_maps(len(x), strength, generator)), strength, generator)
+    return add_leftovers(x, strength.leftovers, generator)[0]
 
 
-def spoil(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change stroke width, blur, coarsen, erase, add remains: (B,1,S,S), in place where it can."""
-    ways = {"stroke": vary_stroke_width, "blur": blur, "coarse": coarsen, "erase": erase,
-            "remains": add_remains}  # fmt: skip
-    for name, way in ways.items():
+def degrade(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change stroke width and resolution of some samples (B,1,S,S), in place."""
+    parts = {"stroke": vary_stroke_width, "blur": blur, "coarse": coarsen}
+    for name, part in parts.items():
         if probability := getattr(strength, name):
-            x = way(x, probability, generator)
+            x = part(x, probability, generator)
     return x
 
 
 def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    """Draw from -1...1."""
+    """Draw uniformly from -1...1."""
     return torch.rand(shape, generator=generator) * 2 - 1
 
 
 def draw_maps(count: int, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Draw where points come from: maps (B,2,3 + PULLS^2) for `warp`, (B,2,3) without bending.
+    """Draw affine and elastic maps (B,2,3 + PULLS^2) for `warp`; (B,2,3) without the elastic part.
 
-    That is linear in the affine map and in the pulls, see `warp_basis`: one matrix product.
+    They are coefficients of `warp_basis`: where a pixel comes from is one matrix product.
     """
     angle = _uniform(generator, count) * (strength.rotation * torch.pi / 180)
     shear = _uniform(generator, count) * strength.shear
@@ -83,9 +78,9 @@ def draw_maps(count: int, strength: Augmentation, generator: torch.Generator) ->
 
 
 def warp(x: Tensor, maps: Tensor, side: int = 0, extent: float = 1.0) -> Tensor:
-    """Rotate, shear, scale, shift and bend each sample of (B,1,S,S), bilinear, paper outside.
+    """Rotate, shear, scale, shift and distort each sample of (B,1,S,S), bilinear, paper outside.
 
-    The result is `side` pixels wide (0: as x) and shows `extent` of the picture's width.
+    The result is `side` pixels wide (0: as x) and shows `extent` of the width of x.
     """
     side = side or x.shape[-1]
     basis = warp_basis(side, extent, x.device)[: maps.shape[2]]
@@ -96,9 +91,9 @@ def warp(x: Tensor, maps: Tensor, side: int = 0, extent: float = 1.0) -> Tensor:
 
 @lru_cache(maxsize=8)
 def warp_basis(side: int, extent: float, device: torch.device) -> Tensor:
-    """Return (3 + PULLS^2, side^2): x, y, 1, and the bicubic weight of each pull at each pixel.
+    """Return (3 + PULLS^2, side^2): x, y, 1, and the bicubic weight of each displacement.
 
-    Bending by a coarse grid of random pulls, smooth in between, stands for the Gaussian-smoothed
+    A coarse grid of random displacements, interpolated smoothly, replaces the Gaussian-smoothed
     noise of Simard et al. 2003 ("Best Practices for CNNs Applied to Visual Document Analysis").
     """
     at = ((torch.arange(side) * 2 + 1) / side - 1) * extent
@@ -111,15 +106,15 @@ def warp_basis(side: int, extent: float, device: torch.device) -> Tensor:
 
 
 def _chosen(generator: torch.Generator, count: int, probability: float) -> Tensor:
-    """Draw which of `count` samples something happens to."""
+    """Draw which of `count` samples are changed: indices (n,) int64."""
     return torch.nonzero(torch.rand(count, generator=generator) < probability)[:, 0]
 
 
 def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Make the strokes of some samples thicker by up to THICKER pixels on either side, or thinner.
 
-    A 3x3 maximum thickens by a pixel, a 3x3 minimum thins; each sample gets its own mix with what
-    was there before. Much is rarer than little.
+    A 3x3 maximum thickens by a pixel, a 3x3 minimum thins; each sample gets its own mix with the
+    original. Small changes are more frequent than large ones.
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = _uniform(generator, len(rows))
@@ -143,9 +138,9 @@ def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator)
 
 
 def _resizing(x: Tensor, least: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw matrices (S,s), (s,S) that reduce and enlarge a side; s is `least` to 0.4 more of it.
+    """Draw matrices (S,s), (s,S) that reduce and enlarge a side; s / S is `least` to `least` + 0.4.
 
-    A product is quick on every device.
+    A matrix product is fast on every device.
     """
     side = x.shape[-1]
     small = max(4, round(side * (least + 0.4 * float(torch.rand((), generator=generator)))))
@@ -155,10 +150,10 @@ def _resizing(x: Tensor, least: float, generator: torch.Generator) -> tuple[Tens
 
 
 def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Soften some samples as if small pictures had been enlarged; full ink stays full.
+    """Blur some samples as if small images had been enlarged; the darkest ink stays as dark.
 
-    A batch is reduced to between 0.2 and 0.6 of its side, enlarged and levelled to its old maxima;
-    each sample gets its own mix with the original.
+    The batch is reduced to 0.2 to 0.6 of its side and enlarged; each sample gets its own mix with
+    the original.
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = torch.rand(len(rows), 1, 1, 1, generator=generator)
@@ -172,10 +167,10 @@ def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
 
 
 def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make drawings of few pixels, black or white, of some samples, as of a mouse or a pad.
+    """Turn some samples into low-resolution binary images, as drawn with a mouse or on a pad.
 
-    A batch is reduced to between 0.3 and 0.7 of its side, each sample parted into ink and paper at
-    a level of its own, and enlarged.
+    The batch is reduced to 0.3 to 0.7 of its side, binarized at a threshold drawn for each sample,
+    and enlarged.
     """
     rows = _chosen(generator, x.shape[0], probability)
     level = 0.25 + 0.35 * torch.rand(len(rows), 1, 1, 1, generator=generator)
@@ -186,72 +181,69 @@ def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor
     return x
 
 
-def join_halves(x: Tensor, probability: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Give some samples one half of the sample before; return (B,1,S,S) and which, (n,) int64.
+def add_leftovers(
+    x: Tensor, probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Add to some samples what an imperfect segmentation leaves beside a character.
 
-    They are cut at the same place near the middle, level or upright, as CutMix does (Yun et al.
-    2019), so that components meet that no character joins. What they are, a teacher has to say.
+    That is a neighbor, whole or cut (another sample of the batch), a line, a frame, or a grid with
+    or without diagonals, solid or dashed. The character becomes smaller and leaves the center, as
+    its box does when it contains more than the character.
+
+    Returns the batch (B,1,S,S), and (B,) float32 the confidence with which the network should
+    predict each view: with less where there are leftovers, so that its energy (log-sum-exp minus
+    mean of the logits) tells a good proposal of a picture from a bad one.
     """
-    rows = _chosen(generator, len(x), probability)
-    cut = 0.35 + 0.3 * torch.rand(len(rows), 1, generator=generator)
-    swap, level = torch.rand(2, len(rows), 1, generator=generator) < 0.5
-    side = x.shape[-1]
-    own = ((torch.arange(side) + 0.5) / side < cut) ^ swap  # (n,S)
-    own = torch.where(level[..., None], own[:, :, None], own[:, None, :])
-    rows, own = send(rows, x.device), send(own[:, None], x.device)
-    return x.index_copy(0, rows, torch.where(own, x[rows], x.roll(1, 0)[rows])), rows
-
-
-def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Make paper of one random rectangle, a tenth to a third of the side long, in some samples."""
-    side = x.shape[-1]
-    rows = _chosen(generator, x.shape[0], probability)
-    box = torch.rand(len(rows), 4, generator=generator)
-    length = 0.1 + box[:, :2] * 0.23
-    start = box[:, 2:] * (1 - length)
-    rows, start, end = (send(t, x.device) for t in (rows, start * side, (start + length) * side))
-    at = torch.arange(side, device=x.device)
-    inside = (at >= start[..., None]) & (at < end[..., None])  # (n,2,S): rows, columns
-    hole = inside[:, 0, :, None] & inside[:, 1, None, :]
-    x[rows] = x[rows].masked_fill(hole.unsqueeze(1), 0)
-    return x
-
-
-def add_remains(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Put what an imperfect crop leaves beside some characters: lines, pieces of neighbours.
-
-    The character becomes smaller and leaves the middle, as its box does when there is more in it
-    than the character. The neighbours are other samples of the batch.
-    """
-    chosen = _chosen(generator, len(x), probability)
-    n, side = len(chosen), x.shape[-1]
+    confidence = torch.ones(len(x), device=x.device)
+    rows = send(_chosen(generator, len(x), probability), x.device)
+    n, side = len(rows), x.shape[-1]
     if n == 0:
-        return x
-    chosen = send(chosen, x.device)
-    some = x[chosen]
-    random = send(torch.rand(n, 12, generator=generator), x.device)
-    scale = 0.7 + 0.3 * random[:, 0]
-    theta = torch.zeros(n, 2, 3, device=x.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
-    theta[:, :, 2] = (2 * random[:, 1:3] - 1) * (1 - scale)[:, None] / scale[:, None]
+        return x, confidence
+    some = x[rows]
+    random = send(torch.rand(n, 13, generator=generator), x.device)
+    kind = (random[:, 0] * 5).floor()  # neighbor, line, frame, grid, grid with diagonals
+    beside, level = kind == 0, random[:, 5] < 0.7
+    # A whole neighbor needs half of the view, part of one and lines need less.
+    scale = torch.where(beside, 0.45 + 0.5 * random[:, 1], 0.65 + 0.35 * random[:, 1])
+    free = (1 - scale) / scale
+    direction = torch.sign(random[:, 4] - 0.5)
+    shift = (2 * random[:, 2:4] - 1) * free[:, None]
+    # The character makes room: the neighbor is on the opposite side.
+    along = torch.stack([level, ~level], 1)
+    shift = torch.where(beside[:, None] & along, (direction * free)[:, None], shift)
+    theta = torch.cat([torch.eye(2, device=x.device) / scale[:, None, None], shift[..., None]], 2)
     size = [n, 1, side, side]
-    page = F.grid_sample(some, F.affine_grid(theta, size, align_corners=False), align_corners=False)
-    # A neighbour stands one and a half to two sides away, along one axis.
-    away = (1.5 + 0.45 * random[:, 3]) * torch.sign(random[:, 4] - 0.5)
-    along = (random[:, 5] < 0.7).float()
-    theta[:, 0, 2] = theta[:, 0, 2] + away * along
-    theta[:, 1, 2] = theta[:, 1, 2] + away * (1 - along)
+    view = F.grid_sample(some, F.affine_grid(theta, size, align_corners=False), align_corners=False)
+    away = -direction * (1.7 + 0.4 * random[:, 6])
+    theta[:, :, 2] += away[:, None] * along
     grid = F.affine_grid(theta, size, align_corners=False)
-    neighbour = F.grid_sample(some.roll(1, 0), grid, align_corners=False)
-    neighbour = neighbour * (random[:, 6] < 0.6).float()[:, None, None, None]
-    # A line: level or upright, a few degrees off, at times a diagonal; mostly near the border.
-    turn = (random[:, 7] - 0.5) * 0.2 + (random[:, 8] * 4).floor() * (torch.pi / 2)
-    turn = turn + (random[:, 9] < 0.15) * (torch.pi / 4)
-    offset = 1 - 0.9 * random[:, 10] ** 2
-    cos, sin, offset = (part[:, None, None] for part in (turn.cos(), turn.sin(), offset))
-    axis = torch.linspace(-1, 1, side, device=x.device)
-    distance = (axis * cos + axis[:, None] * sin - offset).abs() * (side / 2)
-    strength = (0.3 + 0.7 * random[:, 11]) * (random[:, 6] > 0.4)
-    line = (1.5 - distance).clamp(0, 1) * strength[:, None, None]
-    page = torch.maximum(torch.maximum(page, neighbour), line[:, None])
-    return x.index_copy(0, chosen, page.to(x.dtype))
+    neighbor = F.grid_sample(some.roll(1, 0), grid, align_corners=False)
+    view = torch.maximum(view, neighbor * beside[:, None, None, None])
+    view = torch.maximum(view, _lines(kind, random[:, 7:], side)[:, None]).to(x.dtype)
+    return x.index_copy(0, rows, view), confidence.index_fill(0, rows, LEFTOVER_CONFIDENCE)
+
+
+def _lines(kind: Tensor, random: Tensor, side: int) -> Tensor:
+    """Draw a line (kind 1), a frame (2), a cross (3) or one with diagonals (4): (n,S,S) in 0...1.
+
+    Other kinds are blank. Crosses are often framed. `random` (n,6) is uniform in 0...1.
+    """
+    at = torch.linspace(-1, 1, side, device=random.device)
+    turn, offset, dash, width, dark = (
+        part[:, None, None] for part in (
+            (random[:, 0] - 0.5) * 0.16 + (random[:, 1] * 4).floor() * (torch.pi / 2),
+            *random[:, 2:].unbind(1))
+    )  # fmt: skip
+    u = at * turn.cos() + at[:, None] * turn.sin()  # (n,S,S), turned axes
+    v = at[:, None] * turn.cos() - at * turn.sin()
+    line = (u - (1 - 0.9 * offset**2)).abs()
+    frame = (torch.maximum(u.abs(), v.abs()) - (1 - 0.25 * offset)).abs()
+    cross = torch.minimum(u.abs(), v.abs())
+    star = torch.minimum(cross, torch.minimum((u - v).abs(), (u + v).abs()) / 2**0.5)
+    framed = dash < 0.6
+    cross, star = (torch.where(framed, torch.minimum(d, frame), d) for d in (cross, star))
+    distances = torch.stack([line, line, frame, cross, star])  # by kind
+    distance = distances[kind.long(), torch.arange(len(kind), device=kind.device)]
+    ink = (1.2 + 0.8 * width - distance * (side / 2)).clamp(0, 1)
+    dashed = (dash > 0.75) & (torch.sin((u + v) * (side / 3)) <= -0.2)
+    return ink * ~dashed * (0.35 + 0.65 * dark) * (kind > 0)[:, None, None]

@@ -1,17 +1,16 @@
-"""What a run tells: a line an epoch on stdout and in log.jsonl, and TensorBoard files.
+"""The log of a run: a line an epoch on stdout and in log.jsonl, and TensorBoard files.
 
-    tag in TensorBoard             from
-    accuracy/top1, accuracy/top5   validation
-    loss/train, loss/validation    with and without label smoothing and augmentation
-    confidence                     histogram of the validation's best probabilities
-    pace/...                       learning rate, images a second
-    pictures/inputs                the first batch as the network sees it
-    pictures/mistakes              the worst of the validation; their names are in the text tab
-
-A log is given values and asks for none.
+tag in TensorBoard             from
+accuracy/top1, accuracy/top5   validation
+loss/train, loss/validation    with and without label smoothing and augmentation
+confidence                     histogram of the validation's best probabilities
+pace/...                       learning rate, images a second
+pictures/inputs                the first batch as the network sees it
+pictures/mistakes              the worst of the validation; their names are in the text tab
 """
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +33,7 @@ COMPARED = ("variant", "width", "size", "lr")
 
 
 class Log:
-    """The log of a run in `folder`, of which `done` epochs are finished already."""
+    """The log of a run in `folder`, with `done` epochs finished before."""
 
     def __init__(self, folder: Path, config: Config, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -42,7 +41,7 @@ class Log:
         self.path = folder / "log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text().splitlines() if self.path.exists() and done else []
-        # The last line may be half written; a whole one of an epoch that is done again goes, too.
+        # Drop a line that is cut off, and those of epochs that are repeated.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] <= done]
         write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder), purge_step=done + 1)
@@ -54,7 +53,7 @@ class Log:
         )
 
     def describe(self, config: Config) -> None:
-        """Tell TensorBoard the settings (as text, and to compare runs by) and which curves pair."""
+        """Write the settings (as text, and to compare runs by) and which curves share a chart."""
         from torch.utils.tensorboard.summary import hparams
 
         defaults, rows = Config().to_dict(), ["| setting | value | default |", "|---|---|---|"]
@@ -75,7 +74,7 @@ class Log:
             self.board.file_writer.add_summary(summary)
 
     def inputs(self, x: Tensor, epoch: int) -> None:
-        """Show inputs (B,1,S,S) as the network sees them."""
+        """Log inputs (B,1,S,S) in 0...1 as an image."""
         from torchvision.utils import make_grid
 
         self.board.add_image("pictures/inputs", make_grid(1 - x, nrow=8, pad_value=0.5), epoch)
@@ -83,8 +82,8 @@ class Log:
     def epoch(
         self, row: Mapping[str, float], confidence: np.ndarray, sheet: np.ndarray, names: str
     ) -> None:
-        """Tell of a finished epoch: its figures, of which those of SCALARS are drawn, the best
-        probabilities (n,) of the validation, and picture (H,W) uint8 and table of the mistakes.
+        """Log an epoch: its figures, the highest probability (n,) of each validation sample, an
+        image (H,W) uint8 of the mistakes and their names.
         """
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -103,3 +102,35 @@ class Log:
 
     def close(self) -> None:
         self.board.close()
+
+
+class Duration:
+    """Estimates once, after the first steps, how long a run will take."""
+
+    STEPS, SECONDS = 50, 30.0  # whichever is over first
+
+    def __init__(self) -> None:
+        self.began: tuple[int, float] | None = None
+        self.done = False
+
+    def estimate(self, step: int, steps: int) -> str:
+        """Return the estimate for a run of `steps` in words, at the other calls ''."""
+        now = time.monotonic()
+        if self.began is None:  # behind the first step, which is slower
+            self.began = step, now
+            return ""
+        passed, seconds = step - self.began[0], now - self.began[1]
+        if self.done or (passed < self.STEPS and seconds < self.SECONDS):
+            return ""
+        self.done = True
+        each = seconds / passed
+        left = each * (steps - step)
+        return f"{each:.2g} s a step: about {in_words(left)} for the other {steps - step:,} steps"
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in minutes, or in hours and minutes."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else "a minute"

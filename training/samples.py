@@ -1,172 +1,194 @@
-"""What a run trains and validates on: packed sources, or an endless synthetic stream.
+"""The samples of a run: packed sources, or an endless synthetic stream.
 
-samples = open_samples(config, torch.device("cpu"))
-for glyphs, labels, soft in samples.batches(config, 0, 0, 3, Processes(0, 1, 0)):
-    ...
+samples = open_samples(Config(), torch.device("cpu"), Processes(0, 1, 0))
+for view in samples.views(epoch=0, first=0, last=3):
+    model(view.x)
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import checkpoint
 from config import Config, flag
-from dataset import CharacterDataset, classes_of, epoch_order, hold_out
+from dataset import NO_LABEL, CharacterDataset, classes_of, epoch_order, hold_out
 from hwdb.characters import LEVEL1, class_order, select_classes
 from jobs.devices import Processes
+from model import to_input
 from packing import Pack, open_pack
 from synthesis.stream import SyntheticSet
-from training.teacher import LiveTeacher, Soft, SoftLabels, label_pack, load_teacher
+from training.augment import Augmentation, add_leftovers, degrade, draw_maps, warp
+from training.teacher import Teacher
 
-UNLABELLED, NO_CHARACTER = -1, -2  # marks in the labels of a batch
+Source = CharacterDataset | SyntheticSet
+
+
+class View(NamedTuple):
+    """An augmented batch."""
+
+    x: Tensor  # (B,1,S,S) float32 in 0...1
+    labels: Tensor  # (B,) int64, dataset.NO_LABEL without a label
+    confidence: Tensor  # (B,) float32: 1, less with leftovers, 0 without a character
+    target: Tensor | None  # (B,K') float32, the teacher's logits
 
 
 @dataclass(frozen=True)
 class Samples:
     """Training and validation samples of a run, the same on every process."""
 
+    config: Config
+    device: torch.device
+    processes: Processes
     classes: list[str]
-    source: CharacterDataset | SyntheticSet
-    train: np.ndarray  # indices into `source`; those that are seen twice stand twice
-    val_source: CharacterDataset | SyntheticSet
+    source: Source
+    train: np.ndarray  # indices into `source`; of a source DIR@2 each index twice
+    val_source: Source
     validation: np.ndarray  # indices into `val_source`
-    said: str  # of the validation, in words
-    digest: str  # tells whether a resumed run finds the data that it began with
-    soft: SoftLabels | None = None
-    live: LiveTeacher | None = None
+    description: str
+    digest: str  # identifies the data of a resumed run
 
-    def batches(
-        self, config: Config, epoch: int, first: int, last: int, processes: Processes
-    ) -> Iterator[tuple[Tensor, Tensor, Soft | None]]:
-        """Yield a process's part of the steps first...last of an epoch.
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.train) // (self.config.batch_size * self.config.accumulate))
 
-        Each is glyphs (B,S,S) uint8, labels (B,) int64, and a teacher's logits where it labelled
-        the glyphs.
+    def views(
+        self, epoch: int, first: int, last: int, teacher: Teacher | None = None
+    ) -> Iterator[View]:
+        """Yield this process's share of the steps first...last of an epoch.
+
+        There are --accumulate batches a step. The random numbers of a batch are a function of
+        (seed, its number, process).
         """
-        share = config.batch_size // processes.world
+        config, count = self.config, self.config.accumulate
+        share = config.batch_size // self.processes.world
         order = self.train[epoch_order(len(self.train), config.seed, epoch)]
         if config.synthetic:
-            order = order + epoch * len(self.train)  # never the same glyph twice
-        starts = [step * config.batch_size + processes.rank * share for step in range(first, last)]
+            order = order + epoch * len(self.train)  # never the same sample twice
+        numbers = range(first * count, last * count)
+        starts = [n * config.batch_size + self.processes.rank * share for n in numbers]
         chosen = [order[start : start + share] for start in starts]
-        for indices, (glyphs, labels) in zip(chosen, self.source.batches(chosen), strict=True):
+        batches = self.source.batches(chosen)
+        before = epoch * self.steps_per_epoch * count
+        for n, indices, (glyphs, labels) in zip(numbers, chosen, batches, strict=True):
+            empty = torch.zeros(len(labels), dtype=torch.bool)
             if isinstance(self.source, CharacterDataset):
-                labels[torch.from_numpy(self.source.unlabelled[indices])] = UNLABELLED
-                labels[torch.from_numpy(self.source.no_character[indices])] = NO_CHARACTER
-            yield glyphs, labels, self.soft and self.soft.fetch(self.soft_rows(indices))
+                empty = torch.from_numpy(self.source.no_character[indices])
+            x, confidence, target = self.augment(before + n, glyphs, teacher)
+            labels, empty = (t.to(self.device, non_blocking=True) for t in (labels, empty))
+            yield View(x, labels, confidence * ~empty, target)
 
-    def soft_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return where samples stand among all samples of all packs."""
-        starts = np.cumsum([0, *map(len, self.source.packs)])
-        return starts[self.source.sources[indices]] + self.source.rows[indices]
+    def augment(
+        self, number: int, glyphs: Tensor, teacher: Teacher | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return input, confidence and the teacher's logits for batch `number` of a run.
+
+        The teacher sees the same warp at its own size, before the view is degraded.
+        """
+        words = np.random.SeedSequence([self.config.seed, number, self.processes.rank])
+        seed = int(words.generate_state(1, np.uint64)[0]) >> 1
+        torch.manual_seed(seed)  # dropout
+        generator = torch.Generator().manual_seed(seed)
+        strength = Augmentation(**{k: getattr(self.config, k) for k in Augmentation._fields})
+        x, maps = to_input(glyphs, self.device), draw_maps(len(glyphs), strength, generator)
+        target = teacher and teacher.predict(warp(x, maps, teacher.side, teacher.extent))
+        x = degrade(warp(x, maps), strength, generator)
+        x, confidence = add_leftovers(x, strength.leftovers, generator)
+        return x.contiguous(memory_format=torch.channels_last), confidence, target
 
 
-def open_samples(config: Config, device: torch.device, classes: list[str] | None = None) -> Samples:
-    """Open (and pack, and have labelled) what the config names.
+def open_samples(
+    config: Config,
+    device: torch.device,
+    processes: Processes,
+    classes: list[str] | None = None,
+) -> Samples:
+    """Open, and pack if needed, the sources of a config.
 
     `classes` is the label order of a resumed run. Raises ValueError or FileNotFoundError for
-    sources that exclude each other, are absent or hold too little.
+    sources that are missing, exclude each other, overlap, or have too few samples.
     """
     check_sources(config)
-    samples = (synthetic if config.synthetic else packed)(config, device, classes)
+    opened = (synthetic if config.synthetic else packed)(config, device, classes)
+    samples = Samples(config, device, processes, *opened)
     if len(samples.train) == 0 or len(samples.validation) == 0:
-        said = f"{len(samples.train)} training and {len(samples.validation)} validation samples"
-        raise ValueError(f"{said}; give more --data or another --val-fraction")
+        what = f"{len(samples.train)} training and {len(samples.validation)} validation samples"
+        raise ValueError(f"{what}; give more --data or another --val-fraction")
     return samples
 
 
 def check_sources(config: Config) -> None:
-    """Raise ValueError for settings of the samples that exclude each other."""
+    """Raise ValueError for settings that exclude each other."""
     default = Config()
-    for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
+    for key in ("data", "val_data", "teacher", "unlabelled", "no_characters"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
-            said = f"--synthetic draws all samples itself, {flag(key)} does not go with it"
-            raise ValueError(f"{said}; write files with synthesize_gnt.py and give them as --data")
-    if config.fonts and not config.synthetic:
-        raise ValueError("--fonts is for --synthetic alone; see also synthesize_gnt.py --fonts")
-    for key in ("unlabelled", "outliers"):
-        if getattr(config, key) and not config.teacher:
-            said = "is learned beside the logits of a --teacher; there is none"
-            raise ValueError(f"{flag(key)} {said}")
-    if config.teacher_input and not config.teacher:
-        raise ValueError("--teacher-input says what a --teacher expects; there is none")
-    if config.teacher_live and not config.teacher:
-        raise ValueError("--teacher-live says how a --teacher looks; there is none")
-    if config.join and not config.teacher_live:
-        raise ValueError(
-            "--join makes pictures that --teacher-live alone can read; it is not given"
-        )
+            what = f"--synthetic draws all samples, {flag(key)} cannot be combined with it"
+            raise ValueError(f"{what}; write files with synthesize_gnt.py and give them as --data")
+    needed = {"unlabelled": "teacher", "teacher_input": "teacher", "keep_classes": "init_from"}
+    for key, other in needed.items():
+        if getattr(config, key) and not getattr(config, other):
+            raise ValueError(f"{flag(key)} needs {flag(other)}")
 
 
-def synthetic(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
-    """Return the endless stream, and another one to validate on."""
-    chosen = select_classes(config.classes) or LEVEL1
-    classes = classes or sorted(chosen, key=class_order)
+def synthetic(config: Config, device: torch.device, classes: list[str] | None) -> tuple:
+    """Return the last fields of `Samples`: an endless stream, another one to validate on."""
+    classes = classes or choose_classes(config, select_classes(config.classes) or LEVEL1)
     source, other = (
-        SyntheticSet(classes, config.size, seed, config.fonts, config.workers)
+        SyntheticSet(classes, config.size, seed, workers=config.workers)
         for seed in (config.seed, config.seed + 1)
     )
     count = config.synthetic_epoch
     validation = np.arange(min(10_000, max(100, count // 10)))
-    said = f"{len(validation):,} validation glyphs: other synthetic writers"
-    return Samples(classes, source, np.arange(count), other, validation, said, f"{count}")
+    description = (
+        f"training on {count:,} samples an epoch of {len(classes):,} classes by synthetic writers; "
+        f"validating on {len(validation):,} samples by other synthetic writers"
+    )
+    return (classes, source, np.arange(count), other, validation, description, f"{count}")
 
 
-def packed(config: Config, device: torch.device, classes: list[str] | None) -> Samples:
-    """Return packed sources, parted by writer or with a source of their own to validate on."""
-    kinds = [
-        [split_repeat(source) for source in given]
-        for given in (config.data, config.unlabelled, config.outliers)
-    ]
+def packed(config: Config, device: torch.device, classes: list[str] | None) -> tuple:
+    """Return the last fields of `Samples`: packed sources, held-out writers or --val-data."""
+    given = config.data, config.unlabelled, config.no_characters
+    kinds = [[split_repeat(source) for source in sources] for sources in given]
     known, free, empty = (
         [open_pack(folder, config.size, config.workers) for folder, _ in kind] for kind in kinds
     )
-    chosen = select_classes(config.classes)
-    present = classes_of(known)
+    chosen, present = select_classes(config.classes), classes_of(known)
     if chosen is not None:
         present = [label for label in present if label in set(chosen)]
-    classes = classes or present
-    skip = chosen is not None
-    source = other = CharacterDataset(
-        known,
-        unlabelled=free,
-        no_character=empty,
-        size=config.size,
-        classes=classes,
-        skip_unknown=skip,
-    )
+    classes = classes or choose_classes(config, present)
+    options = {"size": config.size, "classes": classes, "skip_unknown": chosen is not None}
+    source = other = CharacterDataset(known, unlabelled=free, no_character=empty, **options)
     packs = source.packs
     names = ["--data"] * len(known) + ["--unlabelled"] * len(free) + ["--outliers"] * len(empty)
     if config.val_data:
         pack = open_pack(config.val_data, config.size, config.workers)
         packs = [*packs, pack]
-        other = CharacterDataset(pack, size=config.size, classes=classes, skip_unknown=skip)
-        train, validation = np.flatnonzero(source.targets >= 0), np.arange(len(other))
-        how = f"{config.val_data}"
+        other = CharacterDataset(pack, **options)
+        train, validation = np.flatnonzero(source.targets != NO_LABEL), np.arange(len(other))
+        how = config.val_data
     else:
         train, validation, how = hold_out(source, config.val_fraction, config.seed)
     check_distinct([*names, "--val-data"], packs)
-    said = (
-        f"training on {source.describe(train)}; validating on {other.describe(validation)}: {how}"
-    )
-    train = np.concatenate([train, np.flatnonzero(source.unlabelled | source.no_character)])
+    description = f"training on {source.describe(train)}; validating on "
+    description += f"{other.describe(validation)}: {how}"
+    train = np.concatenate([train, np.flatnonzero(source.targets == NO_LABEL)])
     repeats = np.array([times for kind in kinds for _, times in kind])
     train = np.repeat(train, repeats[source.sources[train]])
     digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
-    soft = live = None
-    if config.teacher:
-        teacher = load_teacher(config.teacher, config.teacher_input)
-        if config.teacher_live:
-            live = LiveTeacher(teacher, classes, config.size, device, config.compile)
-        else:  # labels every pack, once; kept beside the pack
-            folders = [label_pack(p, teacher, device, workers=config.workers) for p in source.packs]
-            soft = SoftLabels(folders, classes, device)
     if device.type == "cuda":
         source.to(device, torch.cuda.mem_get_info(device)[0])
-    return Samples(classes, source, train, other, validation, said, digest, soft, live)
+    return (classes, source, train, other, validation, description, digest)
+
+
+def choose_classes(config: Config, present: str | list[str]) -> list[str]:
+    """Return the label order: classes of the data, with --keep-classes also of the checkpoint."""
+    kept = checkpoint.load(config.init_from)["classes"] if config.keep_classes else []
+    return sorted({*present, *kept}, key=class_order)
 
 
 def check_distinct(options: list[str], packs: list[Pack]) -> None:

@@ -137,7 +137,7 @@ class Config:
         "classes=C (order of its logits: level1, symbols, a number or a file); comma-separated",
     )
     unlabelled: TEXTS = setting((), "more sources, whose labels are not used (needs --teacher)")
-    no_characters: TEXTS = setting(
+    outliers: TEXTS = setting(
         (), "sources of images without a character: all logits are trained to be equal"
     )
     teacher_weight: float = setting(0.7, "weight of the teacher's probabilities", FRACTION)

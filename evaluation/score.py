@@ -56,13 +56,13 @@ def evaluate(
     if isinstance(network, nn.Module):
         network.eval()
     parts: list[tuple[np.ndarray, ...]] = []
-    for chosen, logits in read(network, dataset, indices[rank::world], device, batch_size):
+    for chosen, labels, logits in read(network, dataset, indices[rank::world], device, batch_size):
         energies = logits.logsumexp(1) - logits.mean(1)
         if isinstance(network, Recognizer):
             if not energies.isfinite().all():
                 raise ValueError(f"{network.network.source}: its logits are not finite")
             logits = logits[:, torch.from_numpy(network.labels).to(logits.device)]
-        labels = torch.from_numpy(dataset.targets[chosen]).to(logits.device)
+        labels = labels.to(logits.device)
         logprob = logits.log_softmax(1)
         best = logprob.topk(min(TOP, logprob.shape[1]))
         losses = -logprob.gather(1, labels.clamp(min=0)[:, None])[:, 0]
@@ -87,12 +87,13 @@ def read(
     indices: np.ndarray,
     device: torch.device,
     batch_size: int = 256,
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield the indices (B,) of each batch and its logits (B,K) of all classes, float32."""
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Yield indices (B,), labels (B,) and logits (B,K) float32 of all classes, batch by batch."""
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         if not isinstance(network, Recognizer):
-            yield chosen, _logits(network, dataset.fetch(chosen)[0], device)
+            glyphs, labels = dataset.fetch(chosen)
+            yield chosen, labels, _logits(network, glyphs, device)
             continue
         glyphs, counts = dataset.proposals(chosen)
         parts = [_logits(network.network.logits, part, device) for part in glyphs.split(batch_size)]
@@ -102,7 +103,7 @@ def read(
             first = (counts.cumsum(0) - counts).tolist()
             rows = [at + choose(group) for at, group in zip(first, groups, strict=True)]
             logits = logits[rows]
-        yield chosen, logits
+        yield chosen, torch.from_numpy(dataset.targets[chosen]), logits
 
 
 def _logits(network: Callable[[Tensor], Tensor], glyphs: Tensor, device: torch.device) -> Tensor:

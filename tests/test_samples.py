@@ -69,7 +69,7 @@ def test_validation_source(trees):
     assert own.digest != other.digest
 
 
-@pytest.mark.parametrize("key", ["val_data", "unlabelled", "no_characters"])
+@pytest.mark.parametrize("key", ["val_data", "unlabelled", "outliers"])
 def test_a_source_is_not_both_trained_and_validated_on(trees, tmp_path, key):
     same = str(trees / "a")
     settings = {key: same if key == "val_data" else (same,)}
@@ -79,10 +79,10 @@ def test_a_source_is_not_both_trained_and_validated_on(trees, tmp_path, key):
         samples_of(trees / "a", **settings)
 
 
-def test_unlabelled_and_no_characters_have_no_labels(trees, tmp_path):
+def test_unlabelled_and_outliers_have_no_labels(trees, tmp_path):
     teacher = str(write_checkpoint(tmp_path / "teacher.pt"))
     a, b, c = (str(trees / name) for name in "abc")
-    settings = {"unlabelled": (f"{b}@2",), "no_characters": (c,), "teacher": teacher, **STILL}
+    settings = {"unlabelled": (f"{b}@2",), "outliers": (c,), "teacher": teacher, **STILL}
     samples = samples_of(a, val_fraction=0.1, **settings)
     assert samples.classes == ["十", "一"]  # 口 is not one: its folder has no labels
     assert samples.train[-5:].tolist() == [20, 20, 21, 21, 22]
@@ -92,7 +92,7 @@ def test_unlabelled_and_no_characters_have_no_labels(trees, tmp_path):
     confidence = torch.cat([view.confidence for view in views])
     assert (confidence == 0).sum() <= 1 and (labels[confidence == 0] == NO_LABEL).all()
     assert 2 <= (labels == NO_LABEL).sum() <= 5  # the last samples may not fill a batch
-    without = samples_of(a, val_fraction=0.1, no_characters=(c,))  # needs no teacher
+    without = samples_of(a, val_fraction=0.1, outliers=(c,))  # needs no teacher
     assert without.source.no_character[without.train].sum() == 1
 
 

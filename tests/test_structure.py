@@ -16,8 +16,8 @@ LAYERS = [
     ["synthesis", "calibration", "page"],
     ["checkpoint", "packing"],
     ["dataset"],
-    ["training"],
     ["recognizer"],
+    ["training"],
     ["evaluation"],
     ["process_gnt", "synthesize_gnt", "train", "test", "predict", "export", "demo", "hubconf"],
 ]

@@ -336,6 +336,7 @@ def test_a_class_is_added_and_the_old_ones_are_kept(trained, data, tmp_path):
     for tree, path in ((data / "test", before), (data / "test", tmp_path / "run" / "best.pt"),
                        (tmp_path / "new", tmp_path / "run" / "best.pt")):  # fmt: skip
         done = call_script("test.py", tree, "--checkpoint", path, "--json", "-")
+        assert done.returncode == 0, done.stderr
         top1.append(json.loads(done.stdout)["top1"])
     assert top1[1] > top1[0] - 0.15 and top1[2] > 0.7, top1
 
@@ -458,9 +459,9 @@ def test_validation_scores_the_averaged_weights_and_changes_none(data):
 def test_validation_follows_training_from_the_first_epochs(data, tmp_path):
     """BatchNorm's running statistics are of no use yet; with them validation is at chance."""
     train(data, tmp_path, "--epochs", 5, *PLAIN)
-    losses = [(row["loss"], row["val_loss"]) for row in rows(tmp_path)]
-    assert losses[2][0] < 1.7  # by chance: 1.79
-    assert all(validation < training + 0.25 for training, validation in losses[1:]), losses
+    log = rows(tmp_path)
+    assert log[2]["loss"] < 1.4 and log[2]["top1"] > 0.4, log  # by chance: 1.79 and 0.17
+    assert all(row["val_loss"] < row["loss"] + 0.5 for row in log[1:]), log
 
 
 def test_learning_rate_is_a_function_of_the_step():
@@ -552,7 +553,7 @@ def test_torchrun_starts_two_processes_that_train_together(tmp_path):
         (["--teacher-input", "margin=1"], "--teacher-input needs --teacher"),
         (["--keep-classes"], "--keep-classes needs --init-from"),
         (["--data", "data/train", "--synthetic", "--teacher", "x.onnx"], "cannot be combined"),
-        (["--synthetic", "--data", "x", "--no-characters", "y"], "--data cannot be combined"),
+        (["--synthetic", "--data", "x", "--outliers", "y"], "--data cannot be combined"),
     ],
 )
 def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, said):

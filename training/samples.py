@@ -124,7 +124,7 @@ def open_samples(
 def check_sources(config: Config) -> None:
     """Raise ValueError for settings that exclude each other."""
     default = Config()
-    for key in ("data", "val_data", "teacher", "unlabelled", "no_characters"):
+    for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
         if config.synthetic and getattr(config, key) != getattr(default, key):
             what = f"--synthetic draws all samples, {flag(key)} cannot be combined with it"
             raise ValueError(f"{what}; write files with synthesize_gnt.py and give them as --data")
@@ -152,7 +152,7 @@ def synthetic(config: Config, device: torch.device, classes: list[str] | None) -
 
 def packed(config: Config, device: torch.device, classes: list[str] | None) -> tuple:
     """Return the last fields of `Samples`: packed sources, held-out writers or --val-data."""
-    given = config.data, config.unlabelled, config.no_characters
+    given = config.data, config.unlabelled, config.outliers
     kinds = [[split_repeat(source) for source in sources] for sources in given]
     known, free, empty = (
         [open_pack(folder, config.size, config.workers) for folder, _ in kind] for kind in kinds

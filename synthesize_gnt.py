@@ -1,15 +1,16 @@
-"""Make the stand-in data set: synthetic handwriting as .gnt files like those of CASIA-HWDB1.1.
+"""Make synthetic handwriting as .gnt files, in the format of CASIA-HWDB1.1.
 
     python synthesize_gnt.py                                    # then: python process_gnt.py
     python synthesize_gnt.py --writers 300 --workers 8          # 1.1 million pictures
     python synthesize_gnt.py --fonts DIR --font-share 0.4       # mix in glyphs of font files
+    python synthesize_gnt.py --hands DIR                        # follow real pen trajectories
     python synthesize_gnt.py --classes 100 --writers 20 --out data/small
-    python synthesize_gnt.py --sheet sheet.png --writers 8      # only look: a row for each writer
+    python synthesize_gnt.py --sheet sheet.png --writers 8      # only draw a page to look at
 
-One file a writer, characters in GB order, as CASIA delivers them. Writers 10001, 10002, ... are
-for training, 20001, 20002, ... for testing: numbers no official file has. Equal seeds give equal
-bytes on any number of workers. A run that was stopped goes on where it was: finished files are
-kept, unless they were made with other settings. Left out are CASIA's blank and wrong samples.
+One file per writer, characters in GB order, as CASIA delivers them. Writers 10001, 10002, ... are
+for training and 20001, 20002, ... for testing; no official file has these numbers. Equal seeds give
+equal bytes on any number of workers. An interrupted run continues when it is started again:
+finished files are kept. The format of --hands is described in synthesis/trajectories.py.
 """
 
 import argparse
@@ -27,32 +28,29 @@ from hwdb.record import write_record
 from jobs.command import check_range, command, progress
 from jobs.files import only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import Workers, cores
+from synthesis.fonts import open_fonts
 from synthesis.papers import PAPERS, paper, remains
-from synthesis.templates import open_fonts, open_hands
+from synthesis.trajectories import open_hands
 from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
-SETTINGS, VERSION = "synthesis.json", 3  # one more whenever equal settings draw other bytes
-# The settings that decide the bytes of a file.
-DECIDING = (
-    *("characters", "seed", "hard", "small", "coarse", "pens", "neat", "paper"),
-    *("fonts", "font_share", "hands"),
-)
+SETTINGS, VERSION = "synthesis.json", 4  # increase whenever equal settings draw other bytes
+SHARES = ("small", "coarse", "pens", "neat")  # of the writers
 CELL = 80  # px of a character on a sheet
 
 
 def draw(
     job: argparse.Namespace, number: int, characters: str
 ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
-    """Yield the characters in the hand of a writer: bitmaps (h, w) uint8, and the generator."""
+    """Yield each character with its bitmap (h, w) uint8 by one writer, and the generator."""
     rng = np.random.default_rng((job.seed, number))
     hands = open_hands(job.hands)
-    shares = job.small, job.coarse, job.pens, job.neat
-    writer = Writer.draw(rng, rng.uniform(*job.hard), *shares, len(hands.banks) if hands else 0)
-    fonts = open_fonts(job.fonts, job.characters)
+    shares = {name: getattr(job, name) for name in SHARES}
+    banks = len(hands.banks) if hands else 0
+    writer = Writer.draw(rng, rng.uniform(*job.hard), **shares, banks=banks)
     for character in characters:
-        yield character, render(character, writer, rng, fonts, job.font_share, hands), rng
+        yield character, render(character, writer, rng, job.fonts, job.font_share, hands), rng
 
 
 def write_writer(job: argparse.Namespace, out: Path, number: int) -> None:
@@ -75,24 +73,24 @@ def kind(characters: str) -> str:
 
 
 def keep_settings(job: argparse.Namespace, out: Path) -> None:
-    """Record the settings beside the files; ValueError if the folder holds files of others."""
-    fonts = open_fonts(job.fonts, job.characters)
-    settings = {key: getattr(job, key) for key in DECIDING} | {
+    """Record the settings that determine the files; ValueError if the folder holds other files."""
+    names = ("characters", "seed", "paper", *SHARES)
+    settings = {name: getattr(job, name) for name in names} | {
         "version": VERSION,
         "hard": list(job.hard),
-        "fonts": [Path(name).name for name in fonts.files] if fonts else [],
-        "font_share": job.font_share if fonts else 0,
-        "hands": [Path(name).name for name in open_hands(job.hands).files] if job.hands else [],
+        "fonts": [Path(name).name for name in job.fonts.files] if job.fonts else [],
+        "font_share": job.font_share if job.fonts else 0,
+        "hands": [path.name for path in open_hands(job.hands).files] if job.hands else [],
     }
     before = read_mark(out / SETTINGS, VERSION)
     for left in out.glob(".*.part.gnt"):  # by a killed run
         left.unlink()
     if before is None and any(out.glob("*.gnt")):
-        said = f"{out} holds .gnt files of another origin, or {SETTINGS} is damaged or older"
-        raise ValueError(f"{said}; choose another --out or move them away")
+        problem = f"{out} holds .gnt files of another origin, or {SETTINGS} is damaged or older"
+        raise ValueError(f"{problem}; choose another --out or move them away")
     if before not in (None, settings):
-        said = f"{out} holds files made with other settings ({SETTINGS})"
-        raise ValueError(f"{said}; choose another --out or remove the folder")
+        problem = f"{out} holds files made with other settings ({SETTINGS})"
+        raise ValueError(f"{problem}; choose another --out or remove the folder")
     write_mark(out / SETTINGS, settings)
 
 
@@ -116,45 +114,46 @@ def draw_sheet(job: argparse.Namespace, numbers: list[int], path: Path, columns:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add = parser.add_argument_group("what to make").add_argument
+    add = parser.add_argument_group("data").add_argument
     add("--out", type=Path, default=Path("data/synthetic"), help="folder of the .gnt files")
     add("--writers", type=int, default=40, help="training writers, numbers 10001 and up")
     add("--test-writers", type=int, default=10, help="test writers, numbers 20001 and up")
     add("--classes", default="level1", metavar="SPEC",
         help="level1, symbols, all, a number N (the first N) or a file of characters")  # fmt: skip
     add("--seed", type=int, default=0, help="equal seeds give equal files")
+    add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
+        help="draw a page with a row per training writer instead of .gnt files")  # fmt: skip
+    add("--workers", type=int, default=cores(), help="processes")
+    add = parser.add_argument_group("writers").add_argument
     add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
-        help="range of the writers' unsteadiness: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
+        help="range of the writers' variation: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
     add("--small", type=float, default=0.0, metavar="SHARE",
-        help="share of the writers who write 16 to 50 pixels small with a thin pen")  # fmt: skip
+        help="share of writers who write 16 to 50 pixels small with a thin pen")  # fmt: skip
     add("--coarse", type=float, default=0.0, metavar="SHARE",
-        help="share of the writers who draw 26 to 50 px, black or white")  # fmt: skip
+        help="share of writers who draw 26 to 50 pixels small in pure black and white")  # fmt: skip
     add("--pens", type=float, default=0.0, metavar="SHARE",
-        help="share of the writers with a pen of 1 to 14 %% of the height")  # fmt: skip
+        help="share of writers with a pen of 1 to 14 %% of the height")  # fmt: skip
     add("--neat", type=float, default=0.0, metavar="SHARE",
-        help="share of the writers who write as straight as print")  # fmt: skip
-    add("--hands", type=Path, default=argparse.SUPPRESS, metavar="DIR",
-        help="folder of pen trajectories (.jsonl.gz) that the writers follow")  # fmt: skip
+        help="share of writers whose strokes are as straight as in print")  # fmt: skip
     add("--paper", type=float, default=0.0, metavar="SHARE",
         help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
-    add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
-        help="draw a page with a row for each training writer instead of .gnt files")  # fmt: skip
-    add = parser.add_argument_group("fonts").add_argument
+    add = parser.add_argument_group("templates").add_argument
+    add("--hands", type=Path, default=argparse.SUPPRESS, metavar="DIR",
+        help="folder of pen trajectories (.jsonl.gz); each writer follows one")  # fmt: skip
     add("--fonts", type=Path, default=argparse.SUPPRESS, metavar="DIR",
         help="folder of font files to draw from as well")  # fmt: skip
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
-    add = parser.add_argument_group("running").add_argument
-    add("--workers", type=int, default=cores(), help="processes")
     return parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None, hands=None))
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ValueError for settings that make no sense."""
+    """Raise ValueError for settings that are out of range."""
     check_range(args, 0, MOST_WRITERS, "writers", "test_writers")
-    check_range(args, 0, 1, "small", "coarse", "pens", "neat", "paper", "font_share")
+    check_range(args, 0, 1, "paper", "font_share", *SHARES)
     check_range(args, 1, math.inf, "workers")
     check_range(args, 0, math.inf, "seed")
     if args.writers + args.test_writers == 0:
@@ -171,9 +170,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     check(args)
     args.characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
-    args.fonts = str(args.fonts.absolute()) if args.fonts else ""
+    # Fonts take long to open: the workers get them opened. Trajectories are faster to read again.
+    args.fonts = open_fonts(str(args.fonts or ""), args.characters)
     args.hands = str(args.hands.absolute()) if args.hands else ""
-    drawable(args.characters, open_fonts(args.fonts, args.characters))
+    drawable(args.characters, args.fonts)
+    open_hands(args.hands)  # reports damage before anything is written
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
         draw_sheet(args, numbers, args.sheet)

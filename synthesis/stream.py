@@ -18,7 +18,7 @@ import numpy as np
 
 from jobs.pool import Workers
 from picture import to_glyph
-from synthesis.templates import Fonts, open_fonts
+from synthesis.fonts import Fonts, open_fonts
 from synthesis.writer import HARD, Writer, drawable, render
 
 if TYPE_CHECKING:

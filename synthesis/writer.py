@@ -1,18 +1,18 @@
 """Synthetic handwriting: draw Chinese characters as bitmaps like those of CASIA-HWDB.
 
-    writer = Writer.draw(seed=1)                      # one hand: slant, pen, joins, unsteadiness
+    writer = Writer.draw(seed=1)                      # a style: slant, pen, joins, variation
     bitmap = render("永", writer, np.random.default_rng(2))          # (h, w) uint8, 255 = paper
-    bitmap = render("永", writer, rng, fonts)         # two of five from fonts = Fonts("dir", "永")
+    bitmap = render("永", writer, rng, fonts)         # 40 % from fonts = Fonts("dir", "永")
 
-How a character becomes a picture:
+The steps from a character to a picture:
 
-template   its strokes, some components abbreviated, or the skeleton of a glyph (templates.py)
-pose       every stroke and component moved, turned, stretched; a smooth warp; the writer's slant
-path       hooks dropped, strokes joined by the lifted pen, corners rounded, pen width along the way
-field      for every pixel, how far it lies inside the ink (px)
+template   strokes as printed, as a real writer wrote them, or the skeleton of a font's glyph
+pose       strokes and components moved, turned and stretched; a smooth warp; the writer's slant
+path       hooks dropped, strokes joined, corners rounded, pen width along the path
+field      for each pixel, how far it lies inside the ink (px)
 ink        soft edges, grain, grey levels, tight box
 
-numpy and OpenCV only; Pillow where fonts are used. Left out are lines and pages of text.
+Lines and pages of text are left out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
+from synthesis.fonts import Fonts
 from synthesis.templates import (
     GAP,
     STEP,
-    Fonts,
-    Hands,
     Template,
     box,
     components,
@@ -39,26 +38,28 @@ from synthesis.templates import (
     stroke_template,
     symbols,
 )
+from synthesis.trajectories import Hands
 
-HARD = (0.6, 1.5)  # range from which a writer's unsteadiness is drawn
-# Fitted to real pen paths, per kind of stroke (横 竖 撇 捺 点 提, and parts of font glyphs).
+HARD = (0.6, 1.5)  # range from which the variation of a writer is drawn
+# Fitted to real pen trajectories, per kind of piece (see templates.KINDS).
 OF_KIND = np.array([
-    [-0.08, 0.06, 0.02, 0.0, 0.0, 0.1, 0.0],  # mean turn, radians, > 0 is clockwise
-    [1.2, 1.1, 2.0, 2.4, 4.2, 1.8, 0.4],  # its spread, of a writer's `turn`
-    [0.0, 0.02, 0.0, 0.0, 0.0, -0.1, 0.0],  # mean length, log
-    [1.9, 1.6, 3.3, 2.8, 5.0, 2.0, 0.4],  # its spread, of a writer's `stretch`
-    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],  # whether it has the length of a writer's `dots`
+    [-0.08, 0.06, 0.02, 0.0, 0.0, 0.1, 0.0],  # mean turn, rad, > 0 is clockwise
+    [1.2, 1.1, 2.0, 2.4, 4.2, 1.8, 0.4],  # its sd, in units of the writer's `turn`
+    [0.0, 0.02, 0.0, 0.0, 0.0, -0.1, 0.0],  # mean log length
+    [1.9, 1.6, 3.3, 2.8, 5.0, 2.0, 0.4],  # its sd, in units of the writer's `stretch`
+    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],  # 1 where the writer's `dots` scales the length
     [0.0, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0],  # mean bow
-    [1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0],  # its spread, of a writer's `bow_spread`
+    [1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0],  # its sd, in units of the writer's `bow_spread`
 ]).T.copy()  # fmt: skip
-MOST = 1024  # px that a character's sides stay below
+MOST = 1024  # px; upper bound of a character's sides
+DENSE = 0.45  # share of ink beyond which a symbol keeps a rim of paper, as a dot fills its box
 GAP_INDEX = np.arange(1, GAP + 1)
-GAP_PLACE = GAP_INDEX / (GAP + 1)  # of the points between two strokes, 0..1
+GAP_PLACE = GAP_INDEX / (GAP + 1)  # position of the points between two strokes, 0..1
 GAP_ARCH = np.sin(np.pi * GAP_PLACE)
 
 
 class Writer(SimpleNamespace):
-    """One writer's style, see `draw`; lengths in em unless noted, angles in radians."""
+    """A writer's style, see `draw`; lengths in em unless noted, angles in radians."""
 
     def but(self, **changes: float) -> Writer:
         """Return the style with some changes."""
@@ -75,11 +76,13 @@ class Writer(SimpleNamespace):
         neat: float = 0.0,
         banks: int = 0,
     ) -> Writer:
-        """Draw a style; `hard` scales every spread, 0.6 is a careful hand and 1.5 a wild one.
+        """Draw a style; `hard` scales all variation: 0.6 is a careful hand and 1.5 a wild one.
 
-        `small` is the chance of a hand of a few pixels and a thin pen; `coarse` that of a drawing
-        by mouse or on a pad: 26 to 50 px, black or white, with a pen of 1 to 16 % of the height;
-        `pens` that of a pen of 1 to 14 % of the height where HWDB's are 3 to 8 %.
+        The other arguments are the probabilities of special hands. `small`: 16 to 52 px with a thin
+        pen. `coarse`: drawn with a mouse or on a tablet, 28 to 54 px, pure black and white, pen of
+        1.5 to 16 % of the height. `pens`: a pen of 1 to 14 % of the height instead of HWDB's 3 to
+        8 %. `neat`: strokes as straight as in print. `banks` is the number of trajectory files, one
+        of which the writer follows; 0 means none.
         """
         rng = np.random.default_rng(seed)
         normal, uniform = rng.normal, rng.uniform
@@ -93,17 +96,17 @@ class Writer(SimpleNamespace):
         return cls(
             unsteady_size=hard * uniform(0.03, 0.09),  # log sd of the size, over characters
             aspect=spread(0.84, 0.1 * hard),  # width / height of the em box
-            unsteady_aspect=hard * uniform(0.05, 0.14),  # log sd of it, over characters
-            haste=uniform(0.1, 0.3),  # log sd of the unsteadiness, over characters
-            slant=normal(0.02, 0.075 * hard),  # x shift for every em of height: > 0 leans right
-            rise=float(np.clip(normal(0.045, 0.06 * hard), -0.1, 0.35)),  # y for every em of width
+            unsteady_aspect=hard * uniform(0.05, 0.14),  # log sd of the aspect, over characters
+            haste=uniform(0.1, 0.3),  # log sd of the variation, over characters
+            slant=normal(0.02, 0.075 * hard),  # x shift per em of height, > 0 leans right
+            rise=float(np.clip(normal(0.045, 0.06 * hard), -0.1, 0.35)),  # y shift per em of width
             rotation=normal(0, 0.035 * hard),
-            # sd of the low-pass along the pen's path
+            # sd of the low-pass filter along the pen's path
             smoothing=hard * float(np.clip(rng.gamma(2.2, 0.012), 0.002, 0.075)),
-            # log odds, against the average hand, that the pen stays down between strokes
+            # log odds that the pen stays down between strokes, relative to the average hand
             joining=float(normal(0.6 * hard - 1.1, 1.2)),
             tails=float(rng.beta(0.8, 2.0)),  # probability of an unfinished join
-            shift=hard * spread(0.011, 0.35),  # sd of a stroke's place
+            shift=hard * spread(0.011, 0.35),  # sd of a stroke's position
             turn=hard * spread(0.03, 0.35),  # sd of a stroke's direction
             stretch=hard * uniform(0.02, 0.06),  # log sd of a stroke's length
             bow=normal(0, 0.025 * hard),  # mean curvature of strokes
@@ -111,37 +114,56 @@ class Writer(SimpleNamespace):
             component_shift=hard * uniform(0.01, 0.03),  # sd
             component_stretch=hard * uniform(0.03, 0.08),  # log sd
             warp=hard * uniform(0.005, 0.024),  # sd of the smooth deformation
-            hookless=float(rng.beta(0.6, 2.5)),  # probability that an end hook is left out
+            hookless=float(rng.beta(0.6, 2.5)),  # probability that an end hook is dropped
             dots=uniform(0.8, 1.35),  # length of dots
-            skip=hard * uniform(0, 0.004),  # probability that a stroke is left out
-            # share of the components that are abbreviated
+            skip=hard * uniform(0, 0.004),  # probability that a stroke is dropped
+            # share of components that are abbreviated
             abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
             # probability that a stroke is written after the next one, which it crosses
             swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
-            habits=tuple(rng.random(64).tolist()),  # which abbreviations, of every component
+            habits=tuple(rng.random(64).tolist()),  # which abbreviations, per component
             brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
-            cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),  # from this grey on paper
-            straight=straight,  # level and upright lines
-            bank=int(rng.integers(banks)) if banks else -1,  # whose trajectories
+            cut=float(
+                uniform(190, 254) if rng.random() < 0.25 else 254
+            ),  # paper from this grey on
+            straight=straight,  # drawn from straight templates
+            bank=int(rng.integers(banks))
+            if banks
+            else -1,  # trajectory file, -1 for none
             **draw_pen(rng, small, coarse, pens),
-        )._settle()
+        )._adapted()
 
-    def _settle(self) -> Writer:
-        """Return the style as a neat hand, or one that follows real trajectories, has it."""
+    def _adapted(self) -> Writer:
+        """Return the style with less variation where the template has a style of its own."""
         if self.straight:
-            return self.but(rise=0.0, slant=0.3 * self.slant, rotation=0.3 * self.rotation,
-                smoothing=0.0005, joining=-6.0, tails=0.0, abbreviation=0.0, bow=0.0)  # fmt: skip
-        if self.bank >= 0:  # joined, bent and slanted by the one who wrote them
-            return self.but(joining=self.joining - 3, tails=0.3 * self.tails, turn=0.5 * self.turn,
-                stretch=0.5 * self.stretch, hookless=0.2 * self.hookless, rise=0.5 * self.rise,
-                smoothing=0.4 * self.smoothing, aspect=float(np.sqrt(self.aspect)))  # fmt: skip
+            return self.but(
+                rise=0.0,
+                slant=0.3 * self.slant,
+                rotation=0.3 * self.rotation,
+                smoothing=0.0005,
+                joining=-6.0,
+                tails=0.0,
+                abbreviation=0.0,
+                bow=0.0,
+            )
+        if self.bank >= 0:  # a real trajectory is joined, bent and slanted already
+            return self.but(
+                joining=self.joining - 3,
+                tails=0.3 * self.tails,
+                turn=0.5 * self.turn,
+                stretch=0.5 * self.stretch,
+                hookless=0.2 * self.hookless,
+                rise=0.5 * self.rise,
+                smoothing=0.4 * self.smoothing,
+                aspect=float(np.sqrt(self.aspect)),
+            )
         return self
 
 
 def draw_pen(
     rng: np.random.Generator, small: float, coarse: float, pens: float
 ) -> dict[str, float]:
-    """Draw the size of the writing and the pen: values of a `Writer`; see `Writer.draw`."""
+    """Return the fields of a `Writer` that describe the size of the writing and the pen."""
     uniform = rng.uniform
     if coarse and rng.random() < coarse:
         em = uniform(28, 54)
@@ -163,7 +185,7 @@ def draw_pen(
         "edge": edge,  # px from paper to full ink
         "ink": uniform(0, 90),  # grey value of full ink
         "grain": uniform(4, 22),  # sd of the grey values inside the ink
-        "lightness": uniform(0.25, 0.8),  # pen width of joins, share of the full width
+        "lightness": uniform(0.25, 0.8),  # pen width of joins, as a share of the full width
         "pressure": uniform(0.05, 0.22),  # amplitude of the pen width's waves
         "start": uniform(0.55, 1.15),  # pen width at the start of a run of the pen
         "end": uniform(0.3, 1.0),  # and at its end
@@ -178,21 +200,23 @@ def render(
     font_share: float = 0.4,
     hands: Hands | None = None,
 ) -> np.ndarray:
-    """Draw one character in a writer's hand.
+    """Draw one character by a writer: a bitmap (h, w) uint8, 255 = paper, cropped to its ink.
 
-    Returns a bitmap (h, w) uint8, 255 = paper, cropped to its ink. With `fonts`, a share of the
-    characters is taken from a random font that has them. Raises ValueError for a character of
-    which neither strokes nor glyphs are known.
+    The template comes from `hands` if the writer follows one, else with probability `font_share`
+    from `fonts`, else from the stroke data. Raises ValueError for a character without a template.
     """
     template = None
-    if character in symbols():  # written part by part
+    symbol = character in symbols()
+    if symbol:  # written part by part
         writer = writer.but(joining=writer.joining - 2.5, tails=0.3 * writer.tails)
-    drawn = character in stroke_data() or character in symbols()
+    drawn = symbol or character in stroke_data()
     if hands is not None and writer.bank >= 0:
         template = hands.template(writer.bank, character, rng)
     elif writer.straight and character in stroke_data() and rng.random() < 0.8:
         template = straight_template(character)
-    elif fonts is not None and (rng.random() < font_share or not drawn):
+    elif fonts is not None and rng.random() < font_share:
+        template = fonts.template(character, rng)
+    if template is None and fonts is not None and not drawn:
         template = fonts.template(character, rng)
     if template is None:
         swaps = tuple(k for k in crossings(character) if rng.random() < writer.swapping)
@@ -206,11 +230,14 @@ def render(
     else:
         brush = writer.brush * rng.uniform(0.5, 1)
         radius = np.maximum((1 - brush) * pen / 2 + brush * em * template.radius, 0.8)
-    return ink(field(points, radius, writer.edge / 2 + 1), writer, rng)
+    bitmap = ink(field(points, radius, writer.edge / 2 + 1), writer, rng)
+    if symbol and (bitmap < 255).mean() > DENSE:
+        bitmap = np.pad(bitmap, 1, constant_values=255)
+    return bitmap
 
 
 def forms(character: str, writer: Writer, rng: np.random.Generator) -> tuple[int, ...]:
-    """Choose the abbreviations (0 = as printed) of a character's components, mostly by habit."""
+    """Choose the forms of a character's components, mostly by habit; 0 is the printed form."""
     if character in symbols():
         return (int(rng.integers(len(symbols()[character]))),)
     chosen = []
@@ -225,13 +252,15 @@ def forms(character: str, writer: Writer, rng: np.random.Generator) -> tuple[int
 
 
 def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.ndarray:
-    """Move strokes, components and the whole character as a hand would; (N,) complex in em.
+    """Distort strokes, components and the whole character; returns points (N,) complex in em.
 
     An affine map of the plane is z -> a z + b conj(z) + c.
     """
     haste = np.exp(writer.haste * min(max(rng.standard_normal(), -2.0), 2.0))
     count = len(template.first)
-    loose = haste if template.radius is None else 0.4  # the parts of a glyph are whole components
+    loose = (
+        haste if template.radius is None else 0.4
+    )  # parts of a glyph are components
     centre = template.centre + (loose * writer.shift) * complex_normal(rng, (count,))
     local = bend(template, writer, haste, rng)
 
@@ -247,9 +276,9 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     home = (middle + haste * writer.component_shift * c)[group]
     home += a[group] * from_middle + b[group] * from_middle.conj()
 
-    moved = group[template.owner]  # with which group, of each point
+    moved = group[template.owner]  # (N,) group of each point
     placed = a[moved] * local + b[moved] * local.conj() + home[template.owner]
-    # A smooth warp: plane waves of up to 1.4 periods an em, more of them for the stiff glyphs.
+    # A smooth warp: plane waves of up to 1.4 periods per em; more of them for stiff font glyphs.
     at_x, at_y = template.points.real, template.points.imag
     for _ in range(2 if template.radius is None else 4):
         chance = rng.random(3)
@@ -268,15 +297,15 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
 
 
 def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw complex numbers whose two parts are normal with variance 1."""
+    """Draw complex numbers whose real and imaginary parts are standard normal."""
     return rng.standard_normal((*shape, 2)).view(complex)[..., 0]
 
 
 def bend(template: Template, writer: Writer, haste: float, rng: np.random.Generator) -> np.ndarray:
-    """Turn, stretch and bend the straight pieces of the strokes: points (N,) around their means.
+    """Turn, stretch and bend the straight pieces; returns points (N,) relative to stroke means.
 
-    The pen's steps are multiplied by exp(length + i angle), as the hand would lead it astray, and
-    summed up again, so that the pieces of a stroke stay together.
+    The steps between points are multiplied by exp(length + i angle) and summed up again, so that
+    the pieces of a stroke stay connected.
     """
     mean_turn, turn, mean_length, length, dot, mean_bow, bow = OF_KIND[template.kind].T
     z = rng.standard_normal((3, len(turn)))
@@ -296,7 +325,7 @@ def bend(template: Template, writer: Writer, haste: float, rng: np.random.Genera
 
 
 def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
-    """Group strokes (n,) that move together: the radical and the rest, or cuts in their order."""
+    """Group strokes (n,) that move together: by radical, or by cuts in the stroke order."""
     count = len(template.radical)
     if count < 4:
         return np.zeros(count, np.int64)
@@ -320,9 +349,9 @@ def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
 def trace(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lead the pen along the strokes: points (M,) in px, at most a pixel apart, and width (M,).
+    """Return the pen's path: points (M,) in px, at most a pixel apart, and width (M,).
 
-    `points` (N,) are the posed points of a stroke template in px; `width` is 1 for the full pen.
+    `points` (N,) are the posed points of a stroke template in px; a width of 1 is the full pen.
     """
     points, link, width = path(template, points, em, writer, rng)
     wave = rng.uniform(0.12, 0.35) * np.arange(len(points)) + rng.uniform(0, 2 * np.pi)
@@ -335,7 +364,7 @@ def trace(
 def path(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join and round the strokes: points (N,), `link` (N - 1,) pen down between two, width (N,)."""
+    """Join and round strokes: points (N,), `link` (N - 1,) whether the pen is down, width (N,)."""
     count = len(template.first)
     chance = rng.random((4, count))
     last = np.where(chance[0] < writer.hookless, template.hook, template.last)
@@ -366,9 +395,9 @@ def path(
 def hasten(
     template: Template, pinned: np.ndarray, way: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Cut joined strokes short: shift (N,) their ends along the ways (n - 1,) to each other.
+    """Cut joined strokes short: return shifts (N,) of their ends along `way` (n - 1,).
 
-    `pinned` (N,) is the index of the template's point at which each point is drawn.
+    `pinned` (N,) is the index of the template point at which each point is drawn.
     """
     ahead, back = np.zeros((2, len(way) + 1), complex)
     ahead[:-1], back[1:] = 0.3 * rng.random((2, len(way))) * way
@@ -379,10 +408,10 @@ def hasten(
 def drawn_share(
     way: np.ndarray, border: np.ndarray, chance: np.ndarray, writer: Writer
 ) -> np.ndarray:
-    """Return how much (k,) of the ways between strokes is drawn: 1 for joins, less for tails.
+    """Return which share (k,) of the way between strokes is drawn: 1 for joins, less for tails.
 
-    `way` (k,) complex in em; `border` (k,) where the radical ends or begins; `chance` (2, k) in
-    0..1. The law is a logistic regression on pen paths of 84 people.
+    `way` (k,) complex in em; `border` (k,) bool, where the radical begins or ends; `chance` (2, k)
+    in 0..1. A logistic regression on pen trajectories of 84 people.
     """
     x, y = way.real, way.imag
     far = np.maximum(-3.5 * y, 0.3 * y) + np.maximum(-4.5 * x, 3 * x)
@@ -393,9 +422,9 @@ def drawn_share(
 
 
 def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
-    """Low-pass the pen's path in place (Gaussian, `sigma` in points); run ends stay where they are.
+    """Low-pass filter the pen's path in place (Gaussian, `sigma` in points) with fixed run ends.
 
-    Diffusion with fixed ends: the runs need not be taken apart, `link[i]` ties i to i + 1.
+    Done as diffusion, which needs no loop over runs; `link[i]` connects points i and i + 1.
     """
     rounds = int(np.ceil(sigma**2))
     inner = (link[1:] & link[:-1]) * (sigma**2 / (2 * max(rounds, 1)))
@@ -404,7 +433,7 @@ def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
 
 
 def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
-    """Return the pen width (N,) as the pen lands at the start of a run and leaves at its end."""
+    """Return the pen width (N,) as the pen lands at the start and leaves at the end of a run."""
     count = len(link) + 1
     index = np.arange(count)
     cuts = (~link).nonzero()[0] + 1
@@ -420,10 +449,10 @@ def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
 
 
 def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
-    """Return how far inside the ink each pixel lies, (H, W) float32 px, negative on paper.
+    """Return how far inside the ink each pixel lies, (H, W) float32 in px, negative on paper.
 
-    `points` (M,) px, at most about a pixel apart; `radius` (M,) px of the ink around each. A
-    distance transform tells every pixel its nearest point; the distance is then taken exactly.
+    `points` (M,) in px, at most about a pixel apart; `radius` (M,) in px of the ink around each. A
+    distance transform finds the nearest point of every pixel; its exact distance is then computed.
     """
     low, high = box(points)
     rim = (float(radius.max()) + margin) * (1 + 1j)
@@ -431,7 +460,7 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     size = high - low + 2 * rim
     w, h = int(size.real) + 2, int(size.imag) + 2
     cell = np.rint(points.imag).astype(np.int32) * w + np.rint(points.real).astype(np.int32)
-    apart = np.ones(h * w, np.uint8)  # from the path
+    apart = np.ones(h * w, np.uint8)  # 0 on the path
     apart[cell] = 0
     _, label = cv2.distanceTransformWithLabels(
         apart.reshape(h, w), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
@@ -445,14 +474,14 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
 
 @functools.cache
 def pixels() -> np.ndarray:
-    """Return the places (MOST, MOST) complex64 of the pixels of a picture."""
+    """Return the coordinates (MOST, MOST) complex64 of pixels."""
     line = np.arange(MOST, dtype=np.float32)
     return line + 1j * line[:, None]
 
 
 @functools.cache
 def grain_texture() -> np.ndarray:
-    """Return a fixed texture (MOST, MOST) float32 of unit variance: grain and small blotches."""
+    """Return a fixed texture (MOST, MOST) float32 with unit variance: grain and small blotches."""
     white = np.random.default_rng(0).standard_normal((MOST, MOST)).astype(np.float32)
     texture = 0.35 * white + 1.8 * cv2.GaussianBlur(white, (0, 0), 1.0)
     texture += 0.5 * cv2.resize(white[:72, :72], (MOST, MOST), interpolation=cv2.INTER_LINEAR)
@@ -462,7 +491,7 @@ def grain_texture() -> np.ndarray:
 def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndarray:
     """Turn a field (H, W) into a bitmap (h, w) uint8: paper exactly 255, black near 0, tight box.
 
-    So are the images of HWDB: background removed, contrast stretched, cropped.
+    HWDB's images are made alike: background removed, contrast stretched, cropped.
     """
     h, w = inside.shape
     cover = np.minimum(np.maximum(inside * (1 / writer.edge) + 0.5, 0), 1)
@@ -483,7 +512,7 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
 
 
 def drawable(characters: Sequence[str], fonts: Fonts | None = None) -> None:
-    """Raise ValueError naming the characters for which neither strokes nor glyphs are known."""
+    """Raise ValueError naming the characters that have neither strokes nor a glyph."""
     known = set().union(stroke_data(), symbols(), *(fonts.faces if fonts else ()))
     missing = [c for c in characters if c not in known]
     if missing:

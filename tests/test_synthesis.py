@@ -20,18 +20,17 @@ from hwdb.sets import origin
 from jobs.files import only_one
 from picture import to_glyph
 from synthesis import papers
+from synthesis.fonts import Fonts, thin
 from synthesis.papers import NO_CHARACTERS, no_character, remains
 from synthesis.stream import Handwriting
 from synthesis.strokes import build
 from synthesis.templates import (
-    Fonts,
     components,
     crossings,
     parts,
     stroke_data,
     stroke_template,
     symbols,
-    thin,
 )
 from synthesis.writer import Writer, bend, drawable, drawn_share, field, render, smooth, trace
 

@@ -1,9 +1,9 @@
-"""What the benchmarks share: taking turns, medians, rows, and handwriting to measure on.
+"""Shared by the benchmarks: alternating runs, medians, rows of figures, and test data.
 
     from benchmarks.timing import Row, alternate, rate, ratio, report, start
 
-Contestants take turns, round by round, so that a busy machine is busy for all of them; a ratio is
-the median over the rounds of the ratio within a round.
+Contestants run alternately, round by round, so that other load on the machine hits all of them; a
+ratio is the median over the rounds of the ratio within a round.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ import cv2
 import numpy as np
 
 from hwdb.characters import LEVEL1, folder_name
-from hwdb.record import write_record
 from jobs.command import command
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class Row(NamedTuple):
-    """One figure, with its ratio to a baseline of the same run."""
+    """One figure, with its ratio to a baseline measured in the same run."""
 
     what: str
     value: float
@@ -60,18 +59,18 @@ def alternate(
 
 
 def rate(seconds: list[float], count: int) -> float:
-    """Return items a second, the median of the rounds."""
+    """Return items per second, the median of the rounds."""
     return count / statistics.median(seconds)
 
 
 def ratio(seconds: Mapping[str, list[float]], name: str, baseline: str) -> float:
-    """Return the time of one contestant over that of another, the median of the rounds."""
+    """Return the ratio of the times of two contestants, the median of the rounds."""
     pairs = zip(seconds[name], seconds[baseline], strict=True)
     return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def report(rows: list[Row], as_json: bool) -> None:
-    """Print rows, as a table or as one JSON list."""
+    """Print rows as a table or as one JSON list."""
     if as_json:
         print(json.dumps([row._asdict() for row in rows], ensure_ascii=False))
         return
@@ -83,7 +82,7 @@ def report(rows: list[Row], as_json: bool) -> None:
 
 
 def machine() -> str:
-    """Name the processor, the cores that may be used, and how busy they are."""
+    """Return the name of the processor, the number of cores and the load average."""
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -93,7 +92,7 @@ def machine() -> str:
 
 
 def at_least_one(text: str) -> int:
-    """Read a count of the command line."""
+    """Parse a positive integer of the command line."""
     count = int(text)
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
@@ -101,7 +100,7 @@ def at_least_one(text: str) -> int:
 
 
 def start(main: Callable[[], int]) -> NoReturn:
-    """Run a benchmark and exit; what it cannot do ends in one sentence and status 2."""
+    """Run a benchmark and exit; errors are one sentence and exit status 2."""
 
     @command
     def whole() -> int:
@@ -114,7 +113,7 @@ def start(main: Callable[[], int]) -> NoReturn:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the module's first line and the option that all benchmarks share."""
+    """Return a parser with the first line of a docstring and the option --json."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     made.add_argument("--json", action="store_true", help="print the figures as JSON")
     return made
@@ -130,9 +129,9 @@ def samples(count: int, seed: int = 0, classes: str = LEVEL1) -> list[tuple[str,
 
 
 def write_tree(root: Path, count: int, classes: int = 100, distinct: int = 1000) -> Path:
-    """Write `count` PNG files into class folders, a few distinct pictures again and again.
+    """Write `count` PNG files into class folders, repeating a few distinct pictures.
 
-    They are by 20 writers in turn, so that validation can hold two of them out.
+    They are named after 20 writers in turn, so that validation can hold out two of them.
     """
     files = [
         (character, cv2.imencode(".png", bitmap)[1].tobytes())
@@ -144,15 +143,4 @@ def write_tree(root: Path, count: int, classes: int = 100, distinct: int = 1000)
         character, data = files[number % len(files)]
         name = f"{1001 + number % 20}_{number:06}.png"
         (root / folder_name(character) / name).write_bytes(data)
-    return root
-
-
-def write_gnt(root: Path, count: int, files: int = 10, distinct: int = 1000) -> Path:
-    """Write `count` records into .gnt files with names of HWDB1.1's training writers."""
-    root.mkdir(parents=True, exist_ok=True)
-    drawn = samples(min(count, distinct))
-    for part in range(files):
-        with open(root / f"{1001 + part}-c.gnt", "wb") as stream:
-            for number in range(part, count, files):
-                write_record(stream, *drawn[number % len(drawn)])
     return root

@@ -45,6 +45,8 @@ class Workers(contextlib.AbstractContextManager):
         self.count = min(count or cores(), MOST)
         self.pool = None
         if self.count > 1:
+            # Workers inherit it: with the default, n of them would start n threads each.
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             context = multiprocessing.get_context("spawn")
             self.pool = ProcessPoolExecutor(self.count, context, _start)
 

@@ -1,12 +1,15 @@
-"""Paper under the writing, what an imperfect cleaning leaves of it, and pictures of no character.
+"""Paper under the writing, remains of an imperfect segmentation, and pictures of no character.
 
     page = paper("rice", 96, rng)            # (96, 96) uint8, 255 = blank: an empty 米字格
-    bitmap = remains(bitmap, rng)            # with pieces of lines and neighbours, gaps, off centre
-    bitmap = no_character("scribble", rng)   # nothing that could be read as one character
+    bitmap = remains(bitmap, rng)            # with parts of lines and neighbours, gaps, off centre
+    bitmap = no_character("scribble", rng)   # one of NO_CHARACTERS
 
     python -m synthesis.papers --count 50 --out data/none    # a folder of each kind of these
 
-Left out are photographs: uneven light and noise are the business of training/augment.py.
+Pictures of no character are empty papers, other marks, and wrong proposals: a character in its
+frame, struck by a line, beside another, cut in half, incomplete, or several at once. They are for
+`train.py --outliers` and `test.py --no-characters`. Uneven light and noise are left out: see
+training/augment.py.
 """
 
 import argparse
@@ -20,14 +23,16 @@ import numpy as np
 from hwdb.characters import LEVEL1
 from jobs.command import check_range, command
 from jobs.files import write_file
-from synthesis.writer import Writer, render
+from synthesis.templates import stroke_data
+from synthesis.writer import HARD, Writer, render
 
 PAPERS = ("field", "rice", "circle", "ruled", "cell")  # 田字格, 米字格, ring, lines, table
-NO_CHARACTERS = (*PAPERS, "scribble", "stamp", "words", "blob", "texture")
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
+DENSE = 7  # strokes of a character of which wrong proposals are made
 
 
 def paper(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw an empty paper (side, side) uint8 of one of PAPERS, 255 = blank."""
+    """Draw an empty paper (side, side) uint8, 255 = blank, of one of PAPERS."""
     page = np.full((side, side), 255, np.uint8)
     grey = int(rng.uniform(60, 210))
     width = 1 + int(rng.random() < 0.3)
@@ -62,22 +67,27 @@ def paper(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Spoil a bitmap (h, w) uint8 as an imperfect cleaning would; returns (h', w') uint8.
+    """Spoil a bitmap (h, w) uint8 as an imperfect segmentation would; returns (h', w') uint8.
 
-    One to three of: a piece of a line, of a neighbour, a gap where a line was taken out, a side
-    that is cut off or left with a margin.
+    One to three of: a part of a line, a part of a neighbour, a gap where a line was removed, a side
+    that is cut off or has a margin.
     """
-    ways = _line_left, _neighbour_left, _line_taken, _off_centre
+    ways = _line_left, _neighbour_left, _line_removed, _off_centre
     for number in rng.choice(4, rng.integers(1, 4), replace=False):
-        turns = int(rng.integers(4))  # to any of the four sides
-        turned = np.ascontiguousarray(np.rot90(bitmap, turns))
-        bitmap = np.ascontiguousarray(np.rot90(ways[number](turned, rng), -turns))
+        bitmap = _turned(lambda turned, way=ways[number]: way(turned, rng), bitmap, rng)
     x, y, w, h = cv2.boundingRect((bitmap < 255).view(np.uint8))
     return bitmap[y : y + h, x : x + w].copy() if h else bitmap
 
 
+def _turned(change, bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return change(bitmap), applied to one of the four sides."""
+    turns = int(rng.integers(4))
+    turned = change(np.ascontiguousarray(np.rot90(bitmap, turns)))
+    return np.ascontiguousarray(np.rot90(turned, -turns))
+
+
 def _line_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add a piece of a level line, mostly near a side."""
+    """Add a part of a level line, mostly near a side."""
     h, w = bitmap.shape
     rim = int(0.08 * h) + 1
     bitmap = np.pad(bitmap, ((rim, rim), (0, 0)), constant_values=255)
@@ -88,19 +98,21 @@ def _line_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(bitmap, drawn)
 
 
-def _neighbour_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add the edge of another character to the right of this one."""
+def _neighbour_left(
+    bitmap: np.ndarray, rng: np.random.Generator, least: float = 0.05, most: float = 0.25
+) -> np.ndarray:
+    """Add a share of another character to the right of this one."""
     h, w = bitmap.shape
     other = render(LEVEL1[rng.integers(len(LEVEL1))], Writer.draw(rng), rng)
     scale = h / len(other)
     other = cv2.resize(other, (max(1, int(scale * other.shape[1])), h))
-    share = other[:, : max(2, int(other.shape[1] * rng.uniform(0.05, 0.25)))]
+    share = other[:, : max(2, int(other.shape[1] * rng.uniform(least, most)))]
     gap = np.full((h, 1 + int(w * rng.uniform(0, 0.12))), 255, np.uint8)
     return np.hstack([bitmap, gap, share])
 
 
-def _line_taken(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Break the strokes along a level line that was taken out."""
+def _line_removed(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Break the strokes along a level line that was removed."""
     h, _ = bitmap.shape
     y, width = int(h * rng.uniform(0.15, 0.85)), max(1, round(h * rng.uniform(0.015, 0.04)))
     bitmap = bitmap.copy()
@@ -109,7 +121,7 @@ def _line_taken(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _off_centre(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut a little off below, or leave a speck there that widens the box."""
+    """Cut a little off at the bottom, or leave a speck there that widens the box."""
     h, w = bitmap.shape
     if rng.random() < 0.5:
         return bitmap[: max(4, int(h * rng.uniform(0.88, 0.97)))]
@@ -121,48 +133,162 @@ def _off_centre(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw a picture (h, w) uint8, 255 = paper, of one of NO_CHARACTERS: no single character."""
+    """Draw a picture (h, w) uint8, 255 = paper, of one of NO_CHARACTERS."""
+    if kind not in NO_CHARACTERS:
+        raise ValueError(f"{kind!r}, expected one of {', '.join(NO_CHARACTERS)}")
     side = int(rng.uniform(48, 160))
     if kind in PAPERS:
         return paper(kind, side, rng)
-    if kind == "words":  # three to six characters or letters in a row, as printed words are
-        pool = LEVEL1 if rng.random() < 0.6 else "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
-        writer = Writer.draw(rng, 0.2)
-        count = rng.integers(3, 7)
-        words = [render(pool[rng.integers(len(pool))], writer, rng) for _ in range(count)]
-        tall = max(map(len, words))
-        rims = [((tall - len(word), 0), (1, rng.integers(2, 9))) for word in words]
-        padded = zip(words, rims, strict=True)
-        return np.hstack([np.pad(word, rim, constant_values=255) for word, rim in padded])
-    page = np.full((side, side), 255, np.uint8)
-    grey = int(rng.uniform(0, 120))
-    if kind == "scribble":
-        steps = rng.normal(0, 1, (2, int(rng.integers(12, 60))))
-        way = np.cumsum(steps - rng.uniform(0.2, 0.7) * np.roll(steps, 1, axis=1), axis=1)
-        way = cv2.resize(way.astype(np.float32), None, fx=8, fy=1, interpolation=cv2.INTER_CUBIC)
-        low, high = way.min(axis=1, keepdims=True), way.max(axis=1, keepdims=True)
-        line = (3 + (way - low) / (high - low) * (side - 6)).T.round().astype(np.int32)
-        return cv2.polylines(page, [line], False, grey, int(rng.integers(1, 5)), cv2.LINE_AA)
-    if kind == "stamp":
-        middle, width = (side // 2, side // 2), int(rng.integers(2, 5))
-        if rng.random() < 0.5:
-            cv2.circle(page, middle, side // 2 - 4, grey, width, cv2.LINE_AA)
-        else:
-            cv2.rectangle(page, (3, 3), (side - 4, side - 4), grey, width)
-        writer = Writer.draw(rng, 0.2)
-        for corner in ((0.22, 0.22), (0.52, 0.22), (0.22, 0.52), (0.52, 0.52)):
-            y, x = (int(side * place) for place in corner)
-            piece = render(LEVEL1[rng.integers(len(LEVEL1))], writer, rng)
-            small = cv2.resize(piece, (int(0.26 * side),) * 2, interpolation=cv2.INTER_AREA)
-            page[y : y + len(small), x : x + len(small)] = small
-        return page
-    if kind in ("blob", "texture"):
-        coarse = rng.normal(0, 1, (side, side)).astype(np.float32)
-        sigma = side * rng.uniform(0.08, 0.2) if kind == "blob" else rng.uniform(0.6, 3)
-        noise = cv2.GaussianBlur(coarse, (0, 0), sigma)
-        noise = (noise - noise.mean()) / noise.std()
-        return np.where(noise > rng.uniform(0.3, 1.2), grey, 255).astype(np.uint8)
-    raise ValueError(f"{kind!r} is none of {', '.join(NO_CHARACTERS)}")
+    if kind in NOISE:
+        return NOISE[kind](side, rng)
+    return WRONG[kind](_dense(Writer.draw(rng, rng.uniform(*HARD)), rng), rng)
+
+
+# Marks of other kinds ----------------------------------------------------------------------------
+
+
+def _scribble(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a random walk of the pen."""
+    steps = rng.normal(0, 1, (2, int(rng.integers(12, 60))))
+    way = np.cumsum(steps - rng.uniform(0.2, 0.7) * np.roll(steps, 1, axis=1), axis=1)
+    way = cv2.resize(way.astype(np.float32), None, fx=8, fy=1, interpolation=cv2.INTER_CUBIC)
+    low, high = way.min(axis=1, keepdims=True), way.max(axis=1, keepdims=True)
+    line = (3 + (way - low) / (high - low) * (side - 6)).T.round().astype(np.int32)
+    page, grey = np.full((side, side), 255, np.uint8), int(rng.uniform(0, 120))
+    return cv2.polylines(page, [line], False, grey, int(rng.integers(1, 5)), cv2.LINE_AA)
+
+
+def _stamp(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a seal: a ring or a square with four characters."""
+    page, grey = np.full((side, side), 255, np.uint8), int(rng.uniform(0, 120))
+    width = int(rng.integers(2, 5))
+    if rng.random() < 0.5:
+        cv2.circle(page, (side // 2, side // 2), side // 2 - 4, grey, width, cv2.LINE_AA)
+    else:
+        cv2.rectangle(page, (3, 3), (side - 4, side - 4), grey, width)
+    writer = Writer.draw(rng, 0.2)
+    for corner in ((0.22, 0.22), (0.52, 0.22), (0.22, 0.52), (0.52, 0.52)):
+        y, x = (int(side * place) for place in corner)
+        piece = render(LEVEL1[rng.integers(len(LEVEL1))], writer, rng)
+        small = cv2.resize(piece, (int(0.26 * side),) * 2, interpolation=cv2.INTER_AREA)
+        page[y : y + len(small), x : x + len(small)] = small
+    return page
+
+
+def _words(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw three to six characters or letters in a row."""
+    pool = LEVEL1 if rng.random() < 0.6 else LETTERS
+    writer = Writer.draw(rng, 0.2)
+    count = rng.integers(3, 7)
+    return _row([render(pool[rng.integers(len(pool))], writer, rng) for _ in range(count)], rng)
+
+
+def _noise(side: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw spots of about `sigma` px."""
+    noise = cv2.GaussianBlur(rng.normal(0, 1, (side, side)).astype(np.float32), (0, 0), sigma)
+    noise = (noise - noise.mean()) / noise.std()
+    return np.where(noise > rng.uniform(0.3, 1.2), rng.uniform(0, 120), 255).astype(np.uint8)
+
+
+# Wrong proposals: what a faulty segmentation of a page takes for the character --------------------
+
+
+def _dense(writer: Writer, rng: np.random.Generator) -> np.ndarray:
+    """Draw a character of at least DENSE strokes: no part of it is likely to be another one."""
+    while len(stroke_data()[character := LEVEL1[rng.integers(len(LEVEL1))]][0]) < DENSE:
+        pass
+    return render(character, writer, rng)
+
+
+def _row(bitmaps: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Put bitmaps side by side on one base line."""
+    tall = max(map(len, bitmaps))
+    rims = [((tall - len(one), 0), (1, rng.integers(2, 9))) for one in bitmaps]
+    padded = zip(bitmaps, rims, strict=True)
+    return np.hstack([np.pad(one, rim, constant_values=255) for one, rim in padded])
+
+
+def _framed(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Leave the paper's lines around and behind a character."""
+    h, w = ink.shape
+    side = int(max(h, w) * rng.uniform(1.15, 1.8))
+    page = paper(PAPERS[rng.integers(len(PAPERS))], side, rng)
+    y, x = (int((side - length) * rng.uniform(0.3, 0.7)) for length in (h, w))
+    page[y : y + h, x : x + w] = np.minimum(page[y : y + h, x : x + w], ink)
+    return page
+
+
+def _struck(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Leave one or two ruled lines through or next to a character."""
+    h, w = ink.shape
+    rim = int(0.15 * h)
+    page = np.pad(ink, ((rim, rim), (rim, rim)), constant_values=255)
+    for _ in range(int(rng.integers(1, 3))):
+        y, grey = int(rng.integers(len(page))), int(rng.uniform(0, 170))
+        tilt = int(rng.normal(0, 0.02) * w)
+        lines = np.full_like(page, 255)
+        width = 1 + int(rng.gamma(1.2, 0.012) * h)
+        cv2.line(lines, (0, y), (page.shape[1] - 1, y + tilt), grey, width, cv2.LINE_AA)
+        page = np.minimum(page, lines)
+    return page
+
+
+def _beside(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Leave a neighbour, or a part of one, at one of the four sides."""
+    return _turned(lambda one: _neighbour_left(one, rng, 0.25, 0.9), ink, rng)
+
+
+def _half(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut a character in two where its strokes are cut, too; keep one of the parts."""
+    ink = np.rot90(ink, int(rng.integers(4)))
+    places = np.flatnonzero((ink < 128).sum(axis=1) > 1)
+    places = places[(places > 0.35 * len(ink)) & (places < 0.7 * len(ink))]
+    return ink[: rng.choice(places) if len(places) else len(ink) // 2].copy()
+
+
+def _incomplete(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Erase a part of a character, or all along a broad line through it."""
+    h, w = ink.shape
+    ink, middle = ink.copy(), (int(w * rng.uniform(0.2, 0.8)), int(h * rng.uniform(0.2, 0.8)))
+    if rng.random() < 0.5:
+        size = (int(w * rng.uniform(0.2, 0.35)), int(h * rng.uniform(0.2, 0.35)))
+        return cv2.ellipse(ink, middle, size, 0, 0, 360, 255, -1)
+    angle = rng.uniform(0, np.pi)
+    reach = 2 * max(h, w) * np.array([np.cos(angle), np.sin(angle)])
+    ends = [tuple((middle + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
+    return cv2.line(ink, *ends, 255, int(max(h, w) * rng.uniform(0.1, 0.25)))
+
+
+def _several(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw two or three characters in a row or in a column."""
+    writer = Writer.draw(rng, rng.uniform(*HARD))
+    scale = len(ink)
+    others = [_dense(writer, rng) for _ in range(int(rng.integers(1, 3)))]
+    others = [cv2.resize(o, (max(1, o.shape[1] * scale // len(o)), scale)) for o in others]
+    if rng.random() < 0.5:
+        return _row([ink, *others], rng)
+    wide = max(one.shape[1] for one in (ink, *others))
+    rims = [((2, 2), (0, wide - one.shape[1])) for one in (ink, *others)]
+    padded = zip((ink, *others), rims, strict=True)
+    return np.vstack([np.pad(one, rim, constant_values=255) for one, rim in padded])
+
+
+NOISE = {
+    "scribble": _scribble,
+    "stamp": _stamp,
+    "words": _words,
+    "blob": lambda side, rng: _noise(side, side * rng.uniform(0.08, 0.2), rng),
+    "texture": lambda side, rng: _noise(side, rng.uniform(0.6, 3), rng),
+}
+WRONG = {
+    "framed": _framed,
+    "struck": _struck,
+    "beside": _beside,
+    "half": _half,
+    "incomplete": _incomplete,
+    "several": _several,
+}
+NO_CHARACTERS = (*PAPERS, *NOISE, *WRONG)
 
 
 @command

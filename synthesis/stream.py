@@ -1,9 +1,9 @@
-"""Endless labelled handwriting: bitmaps one by one, or batches of glyphs from worker processes.
+"""Endless labelled handwriting: single bitmaps, or batches of glyphs from worker processes.
 
     bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # depends on (seed, 7) alone
     glyph, label = Handwriting("永和九年", seed=1).glyph(7, 64)  # as the network sees it
 
-PyTorch is needed for the batches alone.
+Only the batches of SyntheticSet need PyTorch.
 """
 
 from __future__ import annotations
@@ -24,42 +24,35 @@ from synthesis.writer import HARD, Writer, drawable, render
 if TYPE_CHECKING:
     from torch import Tensor
 
-PART = 32  # glyphs a task
-TRIES = 20  # pictures that may be refused one after the other
+PART = 32  # glyphs per task
 
 
 class Handwriting:
-    """Endless labelled handwriting: picture `index` depends on (seed, index) alone."""
+    """Endless labelled handwriting, every picture by a writer of its own.
+
+    Raises ValueError for classes that cannot be drawn.
+    """
 
     def __init__(self, classes: Sequence[str], seed: int = 0, fonts: Fonts | None = None) -> None:
         self.classes, self.seed, self.fonts = list(classes), seed, fonts
         drawable(self.classes, fonts)
 
-    def draw(self, index: int, variant: int = 0) -> tuple[np.ndarray, int]:
+    def draw(self, index: int) -> tuple[np.ndarray, int]:
         """Return picture number `index` >= 0: bitmap (h, w) uint8, 255 = paper, and its label.
 
-        Every picture has a writer of its own; every run of len(classes) pictures shows each class
-        once, in an order of its own. A variant is the same character by another writer.
+        Each run of len(classes) pictures shows every class once, in an order of its own.
         """
         count = len(self.classes)
         epoch, place = divmod(index, count)
         label = int(shuffled(self.seed, epoch, count)[place])
-        rng = np.random.default_rng((self.seed, 1, index, variant))
+        rng = np.random.default_rng((self.seed, 1, index, 0))
         writer = Writer.draw(rng, rng.uniform(*HARD))
         return render(self.classes[label], writer, rng, self.fonts), label
 
     def glyph(self, index: int, size: int) -> tuple[np.ndarray, int]:
-        """Return picture number `index` as a glyph (size, size) uint8, 0 = paper, and its label.
-
-        It is the first variant of the picture that is not refused as blank.
-        """
-        for variant in range(TRIES):
-            bitmap, label = self.draw(index, variant)
-            try:
-                return to_glyph(bitmap, size), label
-            except ValueError as error:
-                refused = error
-        raise refused
+        """Return picture number `index` as a glyph (size, size) uint8, 0 = paper, and its label."""
+        bitmap, label = self.draw(index)
+        return to_glyph(bitmap, size), label
 
 
 @lru_cache(maxsize=8)
@@ -69,11 +62,10 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class SyntheticSet:
-    """Synthetic handwriting without end, drawn by worker processes while the network trains.
+    """Endless synthetic handwriting, drawn by worker processes while the network trains.
 
-    Sample i depends on (seed, i) alone, so that a resumed run sees the same glyphs. Like a
-    `CharacterDataset`, it has `fetch` and `batches`. `fonts` is a folder or '', `workers` 0 means
-    one process a core.
+    Sample i depends on (seed, i) alone, so a resumed run sees the same glyphs. `fonts` is a folder
+    or ''; `workers` 0 means one process per core.
     """
 
     def __init__(
@@ -88,7 +80,7 @@ class SyntheticSet:
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of index arrays; a few are drawn ahead."""
-        import torch  # drawing does without
+        import torch  # drawing works without it
 
         parts = [np.array_split(indices, max(1, len(indices) // PART)) for indices in chosen]
         drawn = drawing_pool(self.workers).map(self.make, chain.from_iterable(parts))
@@ -106,7 +98,7 @@ def drawing_pool(workers: int) -> Workers:
 def _draw_batch(
     classes: tuple[str, ...], size: int, seed: int, fonts: str, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw glyphs (n,S,S) uint8 and labels (n,)."""
+    """Draw glyphs (n,S,S) uint8 and labels (n,) int64."""
     cv2.setNumThreads(1)
     drawn = [_handwriting(classes, seed, fonts).glyph(i, size) for i in indices.tolist()]
     glyphs, labels = zip(*drawn, strict=True)

@@ -123,13 +123,9 @@ class Writer(SimpleNamespace):
             swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
             habits=tuple(rng.random(64).tolist()),  # which abbreviations, per component
             brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
-            cut=float(
-                uniform(190, 254) if rng.random() < 0.25 else 254
-            ),  # paper from this grey on
+            cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),  # paper from this grey on
             straight=straight,  # drawn from straight templates
-            bank=int(rng.integers(banks))
-            if banks
-            else -1,  # trajectory file, -1 for none
+            bank=int(rng.integers(banks)) if banks else -1,  # trajectory file, -1 for none
             **draw_pen(rng, small, coarse, pens),
         )._adapted()
 
@@ -258,9 +254,7 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     """
     haste = np.exp(writer.haste * min(max(rng.standard_normal(), -2.0), 2.0))
     count = len(template.first)
-    loose = (
-        haste if template.radius is None else 0.4
-    )  # parts of a glyph are components
+    loose = haste if template.radius is None else 0.4  # parts of a glyph are components
     centre = template.centre + (loose * writer.shift) * complex_normal(rng, (count,))
     local = bend(template, writer, haste, rng)
 

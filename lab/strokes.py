@@ -1,19 +1,19 @@
-"""Build medians.npz, the stroke data of the synthetic handwriting, from the npm package.
+"""Build synthesis/strokes/medians.npz, the stroke data of the synthesizer, from an npm package.
 
     npm pack hanzi-writer-data@2.0.1
-    python -m synthesis.strokes.build hanzi-writer-data-2.0.1.tgz
+    python -m lab.strokes hanzi-writer-data-2.0.1.tgz
 
-The package holds one JSON file a character; taken over are `medians` (one polyline a stroke, in
-stroke order, in a box of 1024 units with y up) and `radStrokes` (which strokes are the radical).
+The package holds one JSON file per character. Used are `medians` (one polyline per stroke, in
+stroke order, in a box of 1024 units with y up) and `radStrokes` (the strokes of the radical).
 
-array      type    length       meaning
+array      type    length       content
 characters uint16  K            code points: GB2312 level 1 in GB order
 strokes    uint8   K            number of strokes of each character
-radical    uint8   packed bits  one bit a stroke: part of the radical
+radical    uint8   packed bits  one bit per stroke: part of the radical
 points     uint8   strokes      number of points of each stroke
-steps      uint8   (2, points)  x and y of each point less those of the point before, modulo 256
+steps      uint8   (2, points)  x and y of each point minus those of the previous one, modulo 256
 
-Points stand on a grid of 256, y down. Left out are all characters beyond level 1 and the outlines.
+Points lie on a grid of 256, y down. Characters beyond level 1 and the outlines are left out.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from hwdb.characters import LEVEL1
 from jobs.command import command
 from jobs.files import replacing
 
-TOLERANCE = 4.0  # units of the package's 1024 box; the pen of the outlines is 40 to 60 wide
-BASELINE = 900  # the package's y of the top edge of the box
+TOLERANCE = 4.0  # units of the package's box of 1024; the strokes are 40 to 60 wide
+BASELINE = 900  # y of the top edge of the box in the package
+OUT = Path(__file__).parents[1] / "synthesis" / "strokes" / "medians.npz"
 
 
 def simplify(line: np.ndarray, tolerance: float) -> np.ndarray:
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("package", type=Path, help="hanzi-writer-data-2.0.1.tgz of `npm pack`")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("medians.npz"))
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     arrays = build(read_package(args.package))
     with replacing(args.out) as temporary, temporary.open("wb") as stream:

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Make small80.pt from weights shipped before it: draw, recombine, distil on a GPU, then on a core.
-# Run it again to go on. Six minutes of one H200, four hours of one core; drawing takes an hour.
+# Make checkpoints/small80.pt from its predecessor: draw data, distil on a GPU, then on one core.
+# Continues when run again. Six minutes of one H200, four hours of one core; drawing takes an hour.
+# Uses options that were removed later, so run it in the commit that it was written for:
 #
-#     bash checkpoints/small80.sh TEACHER.onnx REAL FONTS [WORK]
+#     git worktree add ../small80 41f3382 && cp lab/small80.sh ../small80/checkpoints
+#     bash ../small80/checkpoints/small80.sh TEACHER.onnx REAL FONTS [WORK]
 #
-# TEACHER.onnx   the network of Xiao et al. 2017, see README.md beside this file
+# TEACHER.onnx   the network of Xiao et al. 2017, see checkpoints/README.md
 # REAL           real handwriting: hwdb63, hwdb25 (.gnt files), symreal (a tree of digits, letters and
 #                signs), scans (a class folder of any name with pictures of any character)
-# FONTS          a folder for each typeface of README.md
-# WORK           what is made, some 10 GB (default: data/small80)
+# FONTS          one folder for each typeface of checkpoints/README.md
+# WORK           output, about 10 GB (default: data/small80)
 set -euo pipefail
 if [ $# -lt 3 ]; then
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 cd "$(dirname "$0")/.."
@@ -44,8 +46,11 @@ done
 python -m synthesis.papers --count 500 --seed 55 --out "$work/none55"
 python -m synthesis.papers --count 300 --seed 95 --out "$work/none95"
 
-# The weights shipped before, without their temperature and their prior of the symbols.
-git cat-file blob 5c46384c4d018f91fdd4a659511397750660978b > "$work/before.pt"
+# The weights shipped before, without their temperature and their class prior of the symbols. They
+# are in the history only, which a shallow clone lacks.
+before=5c46384c4d018f91fdd4a659511397750660978b
+git cat-file -e $before 2> /dev/null || git fetch --unshallow
+git cat-file blob $before > "$work/before.pt"
 python checkpoint.py "$work/before.pt" "$work/raw.pt" --temperature 1.869 --class-prior symbols 1.0165
 
 # train NAME OPTION...: what the runs share; a run that was interrupted goes on.

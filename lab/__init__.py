@@ -1,0 +1,1 @@
+"""How the shipped data and weights were made, and how they are examined; not needed for use."""

@@ -44,10 +44,11 @@ from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, SETTINGS, proposals, read_picture
+from picture import PICTURE_SUFFIXES, SETTINGS, decode_picture, proposals, read_picture
 
 PACK_VERSION = 9  # of the format
 CHUNK = 256  # images per task
+LARGE = 1 << 28  # bytes; what larger files are refused for is known to read_picture
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data, skipped silently
@@ -103,8 +104,8 @@ def scan(source: str | Path) -> Listing:
     return listing
 
 
-def _stamp(item: Path | os.DirEntry) -> list[int]:
-    info = item.stat()
+def _stamp(item: str | Path | os.DirEntry) -> list[int]:
+    info = item.stat() if isinstance(item, os.DirEntry) else os.stat(item)
     return [info.st_size, info.st_mtime_ns]
 
 
@@ -198,14 +199,12 @@ def _checksums(root: str, task: list[Entry]) -> list[int]:
 def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
     """Decode a task into chunks of at most CHUNK samples; what cannot be read is left out."""
     cv2.setNumThreads(1)  # processes are the parallelism here
-    chunks = [Chunk([], [], [], [], [], [], _checksums(root, task))]
-    for number, (name, where, label, writer, picture) in enumerate(_samples(root, task), 1):
+    checksums = [] if task[0].label else _checksums(root, task)
+    chunks = [Chunk([], [], [], [], [], [], checksums)]
+    for number, (name, where, label, writer, item) in enumerate(_samples(root, task), 1):
         chunk = chunks[-1]
         try:
-            if isinstance(picture, Damage):
-                raise ValueError(picture.reason)
-            pixels = picture.bitmap if isinstance(picture, Record) else read_picture(picture)
-            chunk.glyphs.append(proposals(pixels, size, margin))
+            chunk.glyphs.append(proposals(_pixels(item, where, checksums), size, margin))
         except (ValueError, OSError) as error:
             chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
             chunk.refused.append(label)
@@ -219,18 +218,32 @@ def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list
 
 
 def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
-    """Yield name for names.jsonl, place for people, label ("" if damaged), writer, and picture."""
+    """Yield name for names.jsonl, place for people, label ("" if damaged), writer, and item."""
     for entry in task:
         path = Path(root, entry.path)
         writer = writer_of(path.name)
         if entry.label:
-            yield entry.path, str(path), entry.label, writer, path
+            yield entry.path, str(path), entry.label, writer, entry
             continue
         with open(path, "rb") as stream:
             for item in read_gnt(stream, path.name):
                 name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
                 label = "" if isinstance(item, Damage) else item.character
                 yield name, where, label, writer, item
+
+
+def _pixels(item: Entry | Record | Damage, where: str, checksums: list[int]) -> np.ndarray:
+    """Return the pixels of a sample; note the checksum of an image file, which is read but once."""
+    if isinstance(item, Damage):
+        raise ValueError(item.reason)
+    if isinstance(item, Record):
+        return item.bitmap
+    checksums.append(0)
+    if item.size > LARGE:
+        return read_picture(where)
+    data = Path(where).read_bytes()
+    checksums[-1] = zlib.crc32(data)
+    return decode_picture(data, where)
 
 
 # --- pack: glyphs -> one folder, made once
@@ -328,7 +341,9 @@ def _is_current(source: Path, folder: Path, mark: dict, workers: int) -> bool:
         return False
     stamps = (read_mark(folder / "stamps.json", PACK_VERSION) or {}).get("stamps")
     with contextlib.suppress(OSError, AttributeError):
-        if all(_stamp(source / path) == stamp for path, stamp in stamps.items()):
+        # Not pathlib, which takes longer than the file system.
+        root = f"{source}/" if source.is_dir() else str(source)
+        if all(_stamp(root + path) == stamp for path, stamp in stamps.items()):
             return True
     listing = scan(source)
     same = _digest(listing.entries) == mark.get("names")

@@ -42,8 +42,9 @@ from config import DEFAULT_CHECKPOINT, Config, add_arguments, flag, from_argumen
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from jobs import devices
-from jobs.command import command, progress, sentence, stop_signals
+from jobs.command import command, progress, sentence, shorten, stop_signals
 from model import mobilenet_v3
+from picture import changed_settings
 from training.log import Duration, Log
 from training.samples import Samples, View, open_samples
 from training.teacher import Teacher, load_teacher
@@ -308,6 +309,8 @@ def start_from(run: Run, model: nn.Module) -> None:
     for key in ("size", "stem_stride", "last_stride", "head"):
         if (before := loaded["config"][key]) != (now := getattr(run.config, key)):
             run.notice(f"{path} was trained with {flag(key)} {before}, not {now}")
+    if changed := changed_settings(loaded.get("preprocessing")):
+        run.notice(f"{path} was trained with another preprocessing: {shorten(changed)}")
 
 
 def wrap(run: Run, model: nn.Module) -> nn.Module:

@@ -315,12 +315,16 @@ def test_init_from_keeps_rows_of_shared_characters(trained, tmp_path, capsys):
     assert "no larger --head" in capsys.readouterr().err
 
 
-def test_init_from_says_what_differs(trained, data, capsys):
-    best = str(trained / "best.pt")
+def test_init_from_says_what_differs(trained, data, tmp_path, capsys):
+    best = str(tmp_path / "best.pt")
+    content = torch.load(trained / "best.pt", weights_only=True)
+    content["preprocessing"]["picture.glyph.OLD"] = 1
+    torch.save(content, best)
     small_run(data, init_from=best, size=48, width=0.5, head=8, last_stride=1)
-    said = capsys.readouterr().err
+    notices = capsys.readouterr().err
     for change in ("size 32, not 48", "last-stride 2, not 1", "head 64, not 8"):
-        assert f"{best} was trained with --{change}" in said
+        assert f"{best} was trained with --{change}" in notices
+    assert f"{best} was trained with another preprocessing: picture.glyph.OLD" in notices
 
 
 def test_a_class_is_added_and_the_old_ones_are_kept(trained, data, tmp_path):

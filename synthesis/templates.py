@@ -242,7 +242,8 @@ def straight_pieces(line: np.ndarray) -> np.ndarray:
     behind = line[index] - line[np.maximum(index - 2, 0)]
     turn = np.abs(np.angle(ahead * behind.conj()))
     # The sharpest point among its neighbours is the corner.
-    near = np.lib.stride_tricks.sliding_window_view(np.pad(turn, 3), 7).max(axis=1)
+    padded = np.concatenate([[0, 0, 0], turn, [0, 0, 0]])
+    near = functools.reduce(np.maximum, (padded[k : k + len(turn)] for k in range(7)))
     corner = (turn > 0.87) & (turn == near) & (index > 1) & (index < count - 2)
     piece = np.zeros(count, np.int64)
     piece[index + 1] = np.cumsum(corner)
@@ -306,24 +307,34 @@ def parts(character: str) -> tuple[tuple[int, int, int], ...]:
     drawn = np.stack([resample(line, 6) for line in stroke_data()[character][0]])
     total = len(drawn)
     found, taken = [], np.zeros(total, bool)
-    runs: dict[int, np.ndarray] = {}  # number of strokes n -> all runs of n strokes (k, n, 6)
-    for number, component in enumerate(components()):
-        count = len(component.shape)
-        if count > total or character in component.absent:
+    for count, (numbers, shapes) in shapes_by_size().items():
+        if count > total:
             continue
-        if count not in runs:
-            index = np.arange(total - count + 1)[:, None] + np.arange(count)
-            runs[count] = outline(drawn[index])
-        error = np.abs(runs[count] - component.shape).mean(axis=2)  # (k, n)
-        alike = (error.mean(axis=1) < 0.09) & (error.max(axis=1) < 0.17)
-        for start in np.flatnonzero(alike).tolist():
-            stop = start + count
+        index = np.arange(total - count + 1)[:, None] + np.arange(count)
+        runs = outline(drawn[index])  # all k runs of as many strokes, (k, count, 6)
+        error = np.abs(runs - shapes[:, None]).mean(axis=3)  # (components, k, count)
+        alike = (error.mean(axis=2) < 0.09) & (error.max(axis=2) < 0.17)
+        for row, start in np.argwhere(alike).tolist():
+            component, stop = components()[numbers[row]], start + count
             at_start, at_end = start == 0, stop == total
             fits = {"start": at_start, "end": at_end, "alone": at_start and at_end, "any": True}
-            if fits[component.place] and not taken[start:stop].any():
-                found.append((start, stop, number))
+            free = character not in component.absent and not taken[start:stop].any()
+            if fits[component.place] and free:
+                found.append((start, stop, numbers[row]))
                 taken[start:stop] = True
     return tuple(sorted(found))
+
+
+@functools.cache
+def shapes_by_size() -> dict[int, tuple[list[int], np.ndarray]]:
+    """Return number of strokes n -> indices in `components()` and shapes (m, n, 6)."""
+    groups: dict[int, list[int]] = {}
+    for number, component in enumerate(components()):
+        groups.setdefault(len(component.shape), []).append(number)
+    return {
+        count: (numbers, np.stack([components()[number].shape for number in numbers]))
+        for count, numbers in groups.items()
+    }
 
 
 def outline(runs: np.ndarray) -> np.ndarray:

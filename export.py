@@ -246,8 +246,8 @@ def compare(path: Path, network: Network) -> tuple[float, float]:
     return float(difference), float((logits.argmax(1) == expected.argmax(1)).mean())
 
 
-def export(source: Path, out: Path, precision: str, takes: str) -> dict:
-    """Write and check a file and print its figures; return the contents of the checkpoint."""
+def export(source: Path, out: Path, precision: str, takes: str) -> None:
+    """Write and check a file and print its figures."""
     loaded = checkpoint.load(source)
     model = checkpoint.build_model(loaded).eval()
     network = load_network(source)
@@ -267,17 +267,17 @@ def export(source: Path, out: Path, precision: str, takes: str) -> dict:
     if agreement < LEAST_AGREEMENT:
         problem = f"top-1 of {out} differs from the checkpoint's for {1 - agreement:.0%}"
         print(f"warning: {problem}; use another --precision", file=sys.stderr)
-    return loaded
 
 
 def publish(source: Path, folder: Path, precision: str) -> None:
     """Make a folder with the network and a page that reads with it."""
     page.check_runtime()
-    loaded = export(source, folder / "network.onnx", precision, "picture")
-    if any(len(label) != 1 for label in loaded["classes"]):
+    network = load_network(source)
+    if any(len(label) != 1 for label in network.classes):
         raise ValueError(f"{source}: some labels are longer than one character; the page needs one")
-    threshold = loaded["metrics"].get("reject", {}).get("threshold")
-    page.publish(folder, source.name, loaded["classes"], loaded["config"]["size"], threshold)
+    export(source, folder / "network.onnx", precision, "picture")
+    threshold = network.reject and network.reject["threshold"]
+    page.publish(folder, source.name, network.classes, network.size, threshold)
     print(f"{folder}: for any static host; to try it: python -m http.server -d {folder}")
 
 

@@ -27,7 +27,6 @@ from synthesis.templates import stroke_data
 from synthesis.writer import HARD, Writer, render
 
 PAPERS = ("field", "rice", "circle", "ruled", "cell")  # 田字格, 米字格, ring, lines, table
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
 DENSE = 7  # strokes of a character of which wrong proposals are made
 
 
@@ -175,14 +174,6 @@ def _stamp(side: int, rng: np.random.Generator) -> np.ndarray:
     return page
 
 
-def _words(side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw three to six characters or letters in a row."""
-    pool = LEVEL1 if rng.random() < 0.6 else LETTERS
-    writer = Writer.draw(rng, 0.2)
-    count = rng.integers(3, 7)
-    return _row([render(pool[rng.integers(len(pool))], writer, rng) for _ in range(count)], rng)
-
-
 def _noise(side: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
     """Draw spots of about `sigma` px."""
     noise = cv2.GaussianBlur(rng.normal(0, 1, (side, side)).astype(np.float32), (0, 0), sigma)
@@ -198,14 +189,6 @@ def _dense(writer: Writer, rng: np.random.Generator) -> np.ndarray:
     while len(stroke_data()[character := LEVEL1[rng.integers(len(LEVEL1))]][0]) < DENSE:
         pass
     return render(character, writer, rng)
-
-
-def _row(bitmaps: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Put bitmaps side by side on one base line."""
-    tall = max(map(len, bitmaps))
-    rims = [((tall - len(one), 0), (1, rng.integers(2, 9))) for one in bitmaps]
-    padded = zip(bitmaps, rims, strict=True)
-    return np.hstack([np.pad(one, rim, constant_values=255) for one, rim in padded])
 
 
 def _framed(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -260,23 +243,21 @@ def _incomplete(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _several(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw two or three characters in a row or in a column."""
+    """Draw two to five characters in a row or in a column."""
     writer = Writer.draw(rng, rng.uniform(*HARD))
-    scale = len(ink)
-    others = [_dense(writer, rng) for _ in range(int(rng.integers(1, 3)))]
-    others = [cv2.resize(o, (max(1, o.shape[1] * scale // len(o)), scale)) for o in others]
-    if rng.random() < 0.5:
-        return _row([ink, *others], rng)
-    wide = max(one.shape[1] for one in (ink, *others))
-    rims = [((2, 2), (0, wide - one.shape[1])) for one in (ink, *others)]
-    padded = zip((ink, *others), rims, strict=True)
-    return np.vstack([np.pad(one, rim, constant_values=255) for one, rim in padded])
+    inks = [ink, *(_dense(writer, rng) for _ in range(int(rng.integers(1, 5))))]
+    turns = int(rng.integers(2))  # a column is a row turned by 90 degrees
+    turned = [np.rot90(one, turns) for one in inks]
+    tall = max(map(len, turned))
+    rims = [((tall - len(one), 0), (1, int(rng.integers(2, 9)))) for one in turned]
+    padded = zip(turned, rims, strict=True)
+    row = np.hstack([np.pad(one, rim, constant_values=255) for one, rim in padded])
+    return np.ascontiguousarray(np.rot90(row, -turns))
 
 
 NOISE = {
     "scribble": _scribble,
     "stamp": _stamp,
-    "words": _words,
     "blob": lambda side, rng: _noise(side, side * rng.uniform(0.08, 0.2), rng),
     "texture": lambda side, rng: _noise(side, rng.uniform(0.6, 3), rng),
 }

@@ -15,10 +15,9 @@ from conftest import KILLS, ROOT, call_script, kill_at_random, run_script
 from hwdb.characters import LEVEL1, SYMBOLS
 from hwdb.record import Record, read_gnt
 from hwdb.sets import origin
-from jobs.files import only_one
 from picture import to_glyph
 from synthesis import papers
-from synthesis.fonts import Fonts, thin
+from synthesis.fonts import Fonts
 from synthesis.papers import NO_CHARACTERS, no_character, remains
 from synthesis.stream import Handwriting
 from synthesis.templates import (
@@ -30,7 +29,7 @@ from synthesis.templates import (
     stroke_template,
     symbols,
 )
-from synthesis.writer import Writer, drawable, render, smooth
+from synthesis.writer import Writer, drawable, render
 
 STROKES = ROOT / "synthesis" / "strokes"
 
@@ -59,11 +58,6 @@ def drawn(character, seed, hard=1.0, **style):
     return render(character, Writer.draw(seed, hard, **style), np.random.default_rng(seed))
 
 
-def pieces(bitmap):
-    """Return the number of connected pieces of ink."""
-    return cv2.connectedComponents((bitmap < 128).astype(np.uint8))[0] - 1
-
-
 def system_font():
     """Return a font file that has Latin letters, if the system has one."""
     folders = ["/usr/share/fonts", "/Library/Fonts", "C:/Windows/Fonts"]
@@ -79,17 +73,9 @@ def test_data_is_small_complete_and_licensed():
     assert "ARPHIC PUBLIC LICENSE" in (STROKES / "ARPHICPL.TXT").read_text()
     notice = (STROKES / "README.md").read_text(encoding="utf-8")
     assert "Notice of change" in notice and "2.0.1" in notice
-    assert "".join(stroke_data()) == LEVEL1
-    assert set(symbols()) == set(SYMBOLS)
-
-
-def test_stroke_counts_and_order():
+    assert "".join(stroke_data()) == LEVEL1 and set(symbols()) == set(SYMBOLS)
     for character, count in {"一": 1, "人": 2, "永": 5, "国": 8, "龙": 5, "霸": 21}.items():
         assert len(stroke_data()[character][0]) == count
-    across, down = stroke_data()["十"][0]
-    assert np.ptp(across.real) > 3 * np.ptp(across.imag)
-    assert np.ptp(down.imag) > 3 * np.ptp(down.real)
-    assert across[0].real < across[-1].real and down[0].imag < down[-1].imag  # y points down
 
 
 def test_components_are_found():
@@ -139,15 +125,6 @@ def test_straight_templates_have_level_and_upright_strokes():
     assert len(np.unique(stroke_template("十").points[:10].imag)) > 1
 
 
-def test_thinning_leaves_a_line_one_pixel_wide():
-    body = np.zeros((40, 80), np.uint8)
-    body[15:24, 10:70] = 1
-    line = thin(body)
-    assert set(np.unique(line)) == {0, 1} and body[line == 1].all()
-    assert (line[:, 20:60].sum(axis=0) == 1).all()
-    assert cv2.connectedComponents(line)[0] == 2
-
-
 # Drawing ----------------------------------------------------------------------------------------
 
 
@@ -194,23 +171,6 @@ def test_variation_grows_with_hard_and_is_least_for_neat_hands():
 
     assert spread(0.0) < spread(0.6) < spread(1.5)
     assert spread(1.0, neat=1.0) < spread(1.0)
-
-
-def test_joined_strokes():
-    writer = Writer.draw(0, 0.0).but(tails=0.0, skip=0.0, em=80, ink=0, grain=0)
-    counts = [
-        pieces(render("三", writer.but(joining=joining), np.random.default_rng(0)))
-        for joining in (-50.0, 50.0)
-    ]
-    assert counts == [3, 1]
-
-
-def test_smoothing_rounds_corners_and_keeps_ends():
-    points = np.concatenate([np.arange(20), 19 + 1j * np.arange(1, 20)]).astype(complex)
-    rounded = points.copy()
-    smooth(rounded, np.ones(len(points) - 1, bool), 2.0)
-    assert rounded[0] == points[0] and rounded[-1] == points[-1]
-    assert 0.5 < abs(rounded[19] - points[19]) < 3
 
 
 def test_size_pen_and_ink_follow_those_of_real_crops():
@@ -340,7 +300,6 @@ def test_writers_follow_pen_trajectories(tmp_path):
         assert "".join(item.character for item in hand) == "一口大"  # 大 comes from the stroke data
         assert len(hand[0].bitmap) > 0.6 * hand[0].bitmap.shape[1]
         assert len(plain[0].bitmap) < 0.5 * plain[0].bitmap.shape[1]
-        assert pieces(hand[1].bitmap) >= 2
     files = contents(tmp_path / "hands")
     synthesize(*settings, "--hands", tmp_path / "hands", "--workers", 2, "--out", tmp_path / "two")
     assert contents(tmp_path / "two") == files and len(set(files.values())) == 3
@@ -419,20 +378,12 @@ def test_a_killed_run_continues(tmp_path):
     kill_at_random(lambda: synthesize(*settings, "--out", out), KILLS, check)
 
 
-def test_two_runs_do_not_write_into_one_folder(tmp_path):
-    with only_one(tmp_path, "synthesize_gnt.py"):
-        done = synthesize("--classes", 3, "--out", tmp_path, check=False)
-    assert done.returncode == 2 and "is writing here" in done.stderr
-    assert not contents(tmp_path)
-
-
 def test_other_settings_do_not_mix(tmp_path):
     synthesize("--classes", 3, "--writers", 1, "--test-writers", 0, "--out", tmp_path)
     done = synthesize("--classes", 4, "--writers", 1, "--out", tmp_path, check=False)
     assert done.returncode == 2 and "other settings" in done.stderr
     assert len(samples(tmp_path / "10001-c.gnt")) == 3
     synthesize("--classes", 3, "--writers", 2, "--test-writers", 0, "--out", tmp_path)
-    assert len(contents(tmp_path)) == 2
     (tmp_path / "synthesis.json").unlink()
     done = synthesize("--classes", 3, "--writers", 1, "--out", tmp_path, check=False)
     assert done.returncode == 2 and "another origin" in done.stderr
@@ -452,10 +403,8 @@ def test_sheet(tmp_path):
     [
         (["--writers", "0", "--test-writers", "0"], "nothing to do"),
         (["--writers", "10000"], "9999"),
-        (["--workers", "0"], "--workers"),
         (["--seed", "-1"], "--seed"),
         (["--hard", "2", "1"], "--hard"),
-        (["--coarse", "-1"], "--coarse"),
         (["--neat", "1.5"], "--neat"),
         (["--paper", "2"], "--paper"),
         (["--classes", "nowhere.txt"], "nowhere.txt"),

@@ -196,21 +196,11 @@ class Run(NamedTuple):
 
 
 def open_run(config: Config, processes: devices.Processes, classes: list[str] | None) -> Run:
-    """Choose the device, open samples and teacher; ValueError if they do not fit the settings."""
+    """Choose the device, open samples and teacher; raise as `open_samples` and `load_teacher`."""
     device = devices.pick_device(config.device, processes.local_rank)
     dtype = devices.pick_dtype(config.amp, device)
-    size, world = config.batch_size, processes.world
-    if size % world:
-        raise ValueError(f"--batch-size {size} cannot be divided among {world} processes")
     # The first process packs, the others find the pack.
     samples = devices.in_turn(processes, lambda: open_samples(config, device, processes, classes))
-    count, wanted = len(samples.train), size * config.accumulate
-    if count < wanted and (world > 1 or config.accumulate > 1):
-        what = f"a step takes {wanted} samples, there are {count} training samples"
-        raise ValueError(f"{what}; lower --batch-size or --accumulate")
-    if min(size // world, count) < 2:
-        what = f"--batch-size {size} with {count} training samples and {world} process(es)"
-        raise ValueError(f"{what}: BatchNorm needs 2 or more samples a process")
     teacher = None
     if config.teacher:
         network = load_teacher(config.teacher, config.teacher_input)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from jobs import devices
-from jobs.devices import Processes, in_turn, pick_device, pick_dtype
+from jobs.devices import Processes, pick_device, pick_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 
@@ -89,27 +89,6 @@ def test_a_process_without_a_gpu_is_one_sentence(machine, monkeypatch):
         devices.start_processes("auto")
 
 
-def test_the_group_is_left_where_there_is_one(monkeypatch):
-    left = []
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(1))
-    for there in (False, True):
-        monkeypatch.setattr(dist, "is_initialized", lambda there=there: there)
-        devices.stop_processes()
-        assert len(left) == there
-
-
-@pytest.mark.parametrize(
-    ("processes", "turn"),
-    [(Processes(0, 8, 0), 0), (Processes(4, 8, 0), 1), (Processes(1, 8, 1), 2)],
-)
-def test_work_is_done_in_turn(monkeypatch, processes, turn):
-    waited = []
-    monkeypatch.setattr(dist, "barrier", lambda: waited.append(1))
-    assert in_turn(processes, lambda: ("made", len(waited))) == ("made", turn)
-    assert len(waited) == 3  # all of them wait for all
-    assert in_turn(Processes(0, 1, 0), lambda: "made") == "made" and len(waited) == 3
-
-
 FAULTS = """
 import resource, sys, torch
 from jobs import devices
@@ -131,8 +110,3 @@ def test_memory_that_is_freed_is_kept():
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert faults("keep") * 10 < faults("leave")
-
-
-def test_where_memory_cannot_be_kept_nothing_happens(monkeypatch):
-    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())
-    devices.keep_memory()

@@ -65,6 +65,7 @@ def test_run_learns_and_leaves_its_files(trained):
     assert log[-1]["loss"] < log[0]["loss"] and max(row["top1"] for row in log) > 0.3
     stdout = (trained / "stdout.txt").read_text(encoding="utf-8").splitlines()
     assert len(stdout) == 17  # a heading and a line an epoch
+    assert list(trained.glob("events.out.tfevents.*"))
     best = checkpoint.load(trained / "best.pt")
     assert "".join(best["classes"]) == "".join(sorted(CHARACTERS, key=lambda c: c.encode("gbk")))
     assert best["metrics"]["top1"] == max(row["top1"] for row in log)
@@ -115,17 +116,6 @@ def test_a_folder_with_a_run_is_not_overwritten(trained, data, tmp_path, capsys)
     assert "--resume" in said and "another --out" in said
     assert (trained / "best.pt").read_bytes() == before
     assert main([*arguments, "--dry-run"]) == 0
-
-
-def test_tensorboard_holds_curves_and_images(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(trained))
-    events.Reload()
-    tags = events.Tags()
-    assert {"loss/train", "pace/learning_rate", "accuracy/top1"} <= set(tags["scalars"])
-    assert {"pictures/inputs", "pictures/mistakes"} <= set(tags["images"])
-    assert len(events.Scalars("accuracy/top5")) == 16
 
 
 def test_log_writes_the_same_to_stdout_file_and_tensorboard(tmp_path, capsys):
@@ -432,23 +422,6 @@ def test_accumulated_batches_make_the_step_of_one(data):
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-6)
 
 
-def test_compiled_network_is_the_one_that_trains(data, monkeypatch):
-    calls = []
-
-    def compile_(model):
-        def call(x):
-            calls.append(len(x))
-            return model(x)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    run, state = small_run(data, compile=True)
-    network = script.wrap(run, state.model)
-    train_step(run, state, network, [next(run.samples.views(0, 0, 1))])
-    assert calls == [8]
-
-
 def test_validation_scores_the_averaged_weights_and_changes_none(data):
     run, state = small_run(data, ema=0.9, init_from="", batch_size=32)
     one_step(run, state)
@@ -570,7 +543,7 @@ def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, said):
 
 def test_processes_need_whole_batches(data):
     config = Config(data=(str(data / "train"),), size=32, device="cpu", batch_size=7)
-    with pytest.raises(ValueError, match="cannot be divided among 2"):
+    with pytest.raises(ValueError, match="not a multiple of 2"):
         open_run(config, Processes(0, 2, 0), None)
 
 

@@ -113,12 +113,26 @@ def open_samples(
     sources that are missing, exclude each other, overlap, or have too few samples.
     """
     check_sources(config)
+    if config.batch_size % (world := processes.world):
+        raise ValueError(f"--batch-size {config.batch_size} is not a multiple of {world} processes")
     opened = (synthetic if config.synthetic else packed)(config, device, classes)
     samples = Samples(config, device, processes, *opened)
     if len(samples.train) == 0 or len(samples.validation) == 0:
         what = f"{len(samples.train)} training and {len(samples.validation)} validation samples"
         raise ValueError(f"{what}; give more --data or another --val-fraction")
+    check_batch(config, world, len(samples.train))
     return samples
+
+
+def check_batch(config: Config, world: int, count: int) -> None:
+    """Raise ValueError for a batch that `count` samples do not fill, or too small for BatchNorm."""
+    wanted = config.batch_size * config.accumulate
+    if count < wanted and (world > 1 or config.accumulate > 1):
+        what = f"a step takes {wanted} samples, there are {count} training samples"
+        raise ValueError(f"{what}; lower --batch-size or --accumulate")
+    if min(config.batch_size // world, count) < 2:
+        what = f"--batch-size {config.batch_size}, {world} processes, {count} training samples"
+        raise ValueError(f"{what}: BatchNorm needs 2 or more samples a process")
 
 
 def check_sources(config: Config) -> None:

@@ -41,6 +41,7 @@ from jobs.pool import Workers, cores
 STATE, VERSION = ".process_gnt.jsonl", 3
 COUNTS = ("records", "images", "skipped", "undecodable", "symbols", "png_bytes")
 BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 # -- pictures --------------------------------------------------------------------------------------
 
@@ -73,15 +74,18 @@ def write_batch(batch: Batch) -> tuple[str, str, int, int]:
 
 
 def _write(folder: str, path: str, data: memoryview) -> None:
-    """Write a file in place; the mark of its source tells whether it is whole."""
+    """Write a file in place, as fast as Python can; its source's mark tells whether it is whole."""
     try:
         try:
-            stream = open(path, "wb")  # noqa: SIM115
+            handle = os.open(path, FLAGS, 0o666)
         except FileNotFoundError:
             os.makedirs(folder, exist_ok=True)
-            stream = open(path, "wb")  # noqa: SIM115
-        with stream:
-            stream.write(data)
+            handle = os.open(path, FLAGS, 0o666)
+        try:
+            while len(data):  # once, but for the last bytes of a disk
+                data = data[os.write(handle, data) :]
+        finally:
+            os.close(handle)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -389,25 +393,12 @@ def damages(run: Conversion) -> Iterator[str]:
 
 # -- command line ----------------------------------------------------------------------------------
 
-HELP_NO_DATA = f"""\
-Nothing to convert: data/ holds no .gnt, .zip or .alz file.
-
-Get the archives of CASIA-HWDB1.1 (about 2.3 GB; free for research) from
-    {PAGE}
-new names: Gnt1.1TrainPart1.zip, Gnt1.1TrainPart2.zip, Gnt1.1Test.zip
-old names: HWDB1.1trn_gnt.zip (or ..._P1.zip, ..._P2.zip), HWDB1.1tst_gnt.zip
-and put them into data/ as they are, or let the script fetch them:
-    python process_gnt.py --download
-or name files that lie elsewhere:    python process_gnt.py PATH...
-Without the data: python synthesize_gnt.py makes a stand-in in the same format.
-"""
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Convert CASIA-HWDB archives or .gnt files to PNG files, a folder a character.",
+        description="Convert CASIA-HWDB archives or .gnt files to PNG files, one folder per class.",
         epilog="Exit status: 0 all well; 1 something was damaged (all that is intact was kept); "
-        "2 an error stopped the run; 130 interrupted (run again to go on).",
+        "2 an error stopped the run; 130 interrupted (run again to continue).",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", type=Path,
         help=".gnt, .zip or .alz files or folders of them, mixed (default: data/)")  # fmt: skip
@@ -419,22 +410,36 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="level1 (3755), symbols (171), all, a number N (the first N of level 1 in GB order), "
         "or a text file of characters (default: all)")  # fmt: skip
     add("--workers", type=int, default=cores(), metavar="N",
-        help="processes that write (default: one a core, here %(default)s)")  # fmt: skip
+        help="processes that write (default: one per core, here %(default)s)")  # fmt: skip
     add("--limit", type=int, default=math.inf, metavar="N", help="stop after N images, to try")
     add = parser.add_argument_group("download").add_argument
     add("--download", action="store_true",
         help="fetch the official archives to --out first, then convert them")  # fmt: skip
-    add(
-        "--set",
-        choices=tuple(EDITIONS),
-        default="1.1",
-        help="which HWDB with --download (default: 1.1)",
-    )
+    add("--set", choices=tuple(EDITIONS), help="which HWDB to fetch (default: 1.1)")
     add("--mirror", metavar="URL",
         help="fetch URL/<archive name> instead of from the official addresses")  # fmt: skip
     options = parser.parse_args(argv)
     check_range(options, 1, math.inf, "workers", "limit")
+    if (options.set or options.mirror) and not options.download:
+        parser.error("--set and --mirror choose what --download fetches")
     return options
+
+
+def find_sources(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """Return the files to convert, fetched first if so wanted, and notes on others."""
+    paths = list(options.paths)
+    if options.download:
+        from hwdb.download import download_set  # slow to import
+
+        with only_one(Path(options.out), "process_gnt.py --download"):
+            paths += download_set(options.set or "1.1", Path(options.out), options.mirror)
+    files, notes = find_files(paths or [path for path in [Path("data")] if path.is_dir()])
+    if not files:
+        where = ", ".join(map(str, paths)) or "data/"
+        what = f"no .gnt, .zip or .alz file in {where}" + "".join(f" ({n})" for n in notes[:1])
+        get = f"get {', '.join(EDITIONS['1.1'][0].names)} (2.3 GB) from {PAGE}"
+        raise FileNotFoundError(f"{what}; {get}, or run: python process_gnt.py --download")
+    return files, notes
 
 
 @command
@@ -442,22 +447,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = parse(argv)
     classes = select_classes(options.classes)
-    paths = list(options.paths)
-    if options.download:
-        from hwdb.download import download_set  # slow to import
-
-        with only_one(Path(options.out), "process_gnt.py --download"):
-            paths += download_set(options.set, Path(options.out), options.mirror)
-    if not paths:
-        if not Path("data").is_dir() or not find_files([Path("data")])[0]:
-            print(HELP_NO_DATA, end="", file=sys.stderr)
-            return 2
-        paths = [Path("data")]
-    files, notes = find_files(paths)
-    if not files:
-        others = f" ({notes[0]})" if notes else ""
-        where = ", ".join(map(str, paths))
-        raise FileNotFoundError(f"no .gnt, .zip or .alz file in {where}{others}")
+    files, notes = find_sources(options)
     run = Conversion(options, classes)
     run.run(files)
     if run.overruled:

@@ -152,10 +152,12 @@ def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     notes = []
     for path in paths:
         if not path.is_dir():
-            if not path.exists():
+            # A pattern: the shell of Windows leaves it to the program.
+            found = [path] if path.exists() else sorted(path.parent.glob(path.name))
+            if not found:
                 raise FileNotFoundError(f"{path} does not exist")
-            if not _is_later_volume(path):
-                files[path] = None
+            found = [p for p in found if p == path or not is_hidden(p.name)]
+            files |= {file: None for file in found if not _is_later_volume(file)}
             continue
         for file in _walk(path):
             if file.name.lower().endswith(SUFFIXES):

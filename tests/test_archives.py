@@ -85,6 +85,7 @@ def test_files_below_a_folder_are_found_in_order(tmp_path):
     assert find_files([tmp_path / "y.a00", tmp_path / "z.txt"])[0] == [tmp_path / "z.txt"]
     twice = [tmp_path / "x.zip", tmp_path / "x.zip", tmp_path]
     assert len(find_files(twice)[0]) == 5
+    assert find_files([tmp_path / "a" / "*.gnt"])[0] == [tmp_path / "a" / f"{n}.gnt" for n in "12"]
     with pytest.raises(FileNotFoundError, match="none does not exist"):
         find_files([tmp_path / "none"])
 

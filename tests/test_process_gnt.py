@@ -328,8 +328,9 @@ def test_read_only_folder(tmp_path):
 
 def test_without_path(tmp_path):
     result = run(cwd=tmp_path)
-    assert result.returncode == 2 and "--download" in result.stderr
-    assert len(result.stderr.splitlines()) <= 24 and "Gnt1.1Test.zip" in result.stderr
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "--download" in result.stderr and "Gnt1.1Test.zip (2.3 GB)" in result.stderr
+    assert "--download" in run(tmp_path, "--set", "1.0").stderr  # which is not ignored
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "1001.gnt").write_bytes(gnt_of(1))
     for _ in range(2):  # the tree is in data/ too, and is not taken for a source

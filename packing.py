@@ -129,9 +129,10 @@ def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
 
 def _labels(source: Path, names: list[str]) -> dict[str, str]:
     """Return the label of each class folder; ValueError for data sets, and for labels not text."""
-    for name in names:
-        if name.lower() in SPLITS and any(item.is_dir() for item in (source / name).iterdir()):
-            raise ValueError(f"{source}: {name} is a data set, not a class; give {source / name}")
+    sets = [name for name in names if name.lower() in SPLITS]
+    if any(item.is_dir() for name in sets for item in (source / name).iterdir()):
+        what = f"{source}: {shorten(sets)} are data sets, not classes"
+        raise ValueError(f"{what}; give one of them, as {source / sets[-1]}")
     gbk = [name for name in names if not _is_text(name)]  # as unzip leaves them, all or none
     labels = {name: character_of(name, bool(gbk)) for name in names}
     if wrong := [name for name in names if not _is_text(labels[name])]:

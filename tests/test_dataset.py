@@ -3,8 +3,6 @@
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from multiprocessing import active_children
@@ -14,16 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    CHARACTERS,
-    KILLS,
-    ROOT,
-    bitmap,
-    file_limit,
-    kill_at_random,
-    write_gnt,
-    write_tree,
-)
+from conftest import CHARACTERS, KILLS, bitmap, file_limit, kill_at_random, write_gnt, write_tree
 from torch.utils.data import DataLoader, Subset
 
 import picture
@@ -80,8 +69,8 @@ def test_all_proposals_of_a_picture_are_packed(tmp_path):
     ink = np.pad(bitmap("永", 3), 20, constant_values=255)
     lined = ink.copy()
     lined[[8, -8]] = 0  # ruled lines, which one proposal leaves out
-    write_png(tmp_path / "t" / "永" / "a.png", ink)
-    write_png(tmp_path / "t" / "永" / "b.png", lined)
+    for name, pixels in (("a.png", ink), ("b.png", lined)):
+        write_png(tmp_path / "t" / "永" / name, pixels)
     pack = open_pack(tmp_path / "t", 32, workers=1)
     dataset = CharacterDataset(pack, size=32)
     assert len(dataset) == 2 and len(pack.glyphs) > 2
@@ -151,8 +140,9 @@ def test_file_formats(tmp_path, capsys):
 def test_hidden_files_and_folders_are_skipped(tmp_path, capsys):
     tree = small_tree(tmp_path / "t")
     ink = bitmap("一", 3)
-    for name in ("U+4E00/._1001_00000.png", ".ipynb_checkpoints/a.png", "__MACOSX/U+4E00/a.png",
-                 "U+4E00/.more/a.png", "U+4E00/Thumbs.db", ".DS_Store"):  # fmt: skip
+    for folder in (".ipynb_checkpoints", "__MACOSX", "U+4E00/.more"):
+        write_png(tree / folder / "a.png", ink)
+    for name in ("U+4E00/._1001_00000.png", "U+4E00/Thumbs.db", ".DS_Store"):
         write_png(tree / name, ink)
     pack = open_pack(tree, 32, workers=1)
     assert len(pack) == 18 and len(pack.classes) == 3 and not capsys.readouterr().err
@@ -215,7 +205,7 @@ def test_wrong_sources(tmp_path):
         open_pack(tmp_path / "empty")
     small_tree(tmp_path / "data" / "train")
     small_tree(tmp_path / "data" / "test")
-    with pytest.raises(ValueError, match=r"data: test is a data set, not a class; give .*test"):
+    with pytest.raises(ValueError, match="data: test, train are data sets, not classes"):
         open_pack(tmp_path / "data")
     (tmp_path / "t" / "一").mkdir(parents=True)
     (tmp_path / "t" / "一" / "1.png").write_text("no image")
@@ -306,13 +296,8 @@ def test_a_damaged_pack_is_made_again(tmp_path, file):
     folder = open_pack(tree, 32, workers=1).folder
     whole = contents(folder)
     (folder / ".glyphs.1a2b.part.bin").write_bytes(b"of a packer that was killed")
-    for data in (b"", whole[file][:-9], whole[file].replace(b"a", b"b"), None):
-        if data is None:
-            (folder / file).unlink()
-        elif file == "glyphs.bin" and len(data) == len(whole[file]):
-            continue  # its content is not checked
-        else:
-            (folder / file).write_bytes(data)
+    for data in (b"", whole[file][:-9], whole[file] + b"}"):
+        (folder / file).write_bytes(data)
         open_pack(tree, 32, workers=1)
         assert contents(folder) == whole
 
@@ -335,10 +320,7 @@ def test_a_killed_packer_loses_nothing(tmp_path):
 
 def test_one_process_packs_at_a_time(tmp_path):
     tree = small_tree(tmp_path / "train")
-    with (
-        only_one(pack_folder(tree, 32), "another"),
-        pytest.raises(ValueError, match="another .process"),
-    ):
+    with only_one(pack_folder(tree, 32), "x"), pytest.raises(ValueError, match="is writing here"):
         open_pack(tree, 32, workers=1)
     assert len(open_pack(tree, 32, workers=1)) == 18
 
@@ -370,28 +352,6 @@ def test_workers_return_the_same_as_one_process(tmp_path):
     assert sum(len(chunk.names) for chunk in one) == 599 and len(one) > 2
     for a, b in zip(one, two, strict=True):
         assert a[1:] == b[1:] and all(map(np.array_equal, a.glyphs, b.glyphs))
-
-
-SCRIPT = """
-import sys
-from packing import open_pack
-print(len(open_pack(sys.argv[1], 32, workers=2)), "torch" in sys.modules)
-"""
-
-
-@pytest.mark.parametrize("stdin", [False, True])
-def test_scripts_without_a_main_guard_pack(tmp_path, stdin):
-    tree = many(tmp_path / "t", 600)
-    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-" if stdin else tmp_path / "script.py", tree],
-        input=SCRIPT if stdin else "",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.split() == ["600", "False"], done.stderr
 
 
 def test_a_killed_worker_is_reported_in_a_sentence(tmp_path):
@@ -459,6 +419,8 @@ def test_sources_of_several_kinds(tmp_path):
         else:
             assert label == NO_LABEL
         assert dataset.writer_names[dataset.writers[index]] == Path(dataset.name(index)).name[:4]
+    dataset.to(torch.device("meta"), 2 * len(dataset) * 32 * 32)  # too large: it stays
+    assert torch.equal(dataset.fetch(indices)[0], glyphs)
     dataset.to(torch.device("cpu"), 2 * len(dataset) * 32 * 32 + 1)
     shutil.rmtree(tmp_path / "一十.pack32")
     assert torch.equal(dataset.fetch(indices)[0], glyphs)
@@ -471,12 +433,6 @@ def test_classes_that_the_labels_do_not_include(tmp_path):
     dataset = CharacterDataset(tree, size=32, classes=["一", "十"], skip_unknown=True)
     assert sorted(dataset.targets) == [0] * 6 + [1] * 6
     assert {dataset.classes[label] for label in dataset.targets} == {"一", "十"}
-
-
-def test_too_large_for_the_device_stays_where_it_is(tmp_path):
-    dataset = CharacterDataset(small_tree(tmp_path / "t", "一"), size=32, workers=1)
-    dataset.to(torch.device("meta"), 2 * 6 * 32 * 32)
-    assert dataset.fetch(np.arange(2))[0].device.type == "cpu"
 
 
 # --- validation
@@ -520,7 +476,6 @@ def test_samples_are_held_out_where_writers_are_unknown(tmp_path):
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch():
-    order = epoch_order(50, 1, 2)
-    assert sorted(order) == list(range(50)) and np.array_equal(order, epoch_order(50, 1, 2))
-    assert not np.array_equal(order, epoch_order(50, 1, 3))
-    assert not np.array_equal(order, epoch_order(50, 2, 2)) and len(epoch_order(0, 0, 0)) == 0
+    one, again, *others = (epoch_order(50, *given) for given in ((1, 2), (1, 2), (1, 3), (2, 2)))
+    assert sorted(one) == list(range(50)) and np.array_equal(one, again)
+    assert not any(np.array_equal(one, other) for other in others)

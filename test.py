@@ -144,7 +144,7 @@ def summarize(test: Test, path: Path) -> dict:
         "top5": result.topk(5) * read,
         "top10": result.topk(10) * read,
         "loss": result.loss,
-        "ece": analysis.calibration(result)[1],
+        "ece": analysis.reliability(result)[1],
         "writers": len(writers),
         "writer_mean": float(np.mean(writers)) if writers else None,
         "writer_sd": float(np.std(writers, ddof=1)) if len(writers) > 1 else None,

@@ -1,1 +1,1 @@
-"""Scores of a network on labelled glyphs: figures, analysis, report."""
+"""Evaluation of a network on labelled samples: scores, figures, mistakes, the report."""

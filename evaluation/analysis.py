@@ -131,7 +131,7 @@ class Bin(NamedTuple):
     samples: int
 
 
-def calibration(result: Result, bins: int = 15) -> tuple[list[Bin], float]:
+def reliability(result: Result, bins: int = 15) -> tuple[list[Bin], float]:
     """Return bins of equal width and the expected calibration error (Guo et al. 2017)."""
     confidence, right = result.probability[:, 0], correct(result)
     number = np.minimum((confidence * bins).astype(int), bins - 1)

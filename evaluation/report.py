@@ -205,7 +205,7 @@ def writers(mistakes: Mistakes) -> str:
 def reliability_plot(mistakes: Mistakes) -> str:
     """Return accuracy over confidence; the area of a dot grows with its number of samples."""
     plot, part = axes(4.6, 3.4, "confidence", "accuracy")
-    confidence, accuracy, samples = np.array(analysis.calibration(mistakes.result)[0]).T
+    confidence, accuracy, samples = np.array(analysis.reliability(mistakes.result)[0]).T
     part.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--")
     part.vlines(confidence, confidence, accuracy, color=ACCENT, linewidth=1.2)
     part.scatter(confidence, accuracy, s=12 + 110 * samples / samples.max(), color=ACCENT)

@@ -54,7 +54,7 @@ def test_figures_by_hand():
     assert [(s.key, s.correct, s.samples) for s in worst] == [(2, 0, 1), (0, 1, 3), (1, 1, 1)]
     shares = analysis.by_writer(RESULT, np.array([7, 7, 8, 8, -1]))
     assert [(s.key, s.accuracy) for s in shares] == [(7, 0.5), (8, 0.5)]
-    bins, ece = analysis.calibration(RESULT, bins=10)
+    bins, ece = analysis.reliability(RESULT, bins=10)
     assert len(bins) == 5
     assert ece == pytest.approx((0.05 + 0.85 + 0.75 + 0.35 + 0.55) / 5, abs=1e-6)
     covered, accuracy = analysis.coverage(RESULT)

@@ -87,7 +87,7 @@ def write(folder: Path, dataset: CharacterDataset, result: Result) -> str:
         "classes": len(np.unique(result.labels)),
         "classes_read": len(dataset.classes),
         "loss": result.loss,
-        "ece": analysis.calibration(result)[1],
+        "ece": analysis.reliability(result)[1],
     }
     mistakes = Mistakes(result, dataset, dataset.classes)
     path = report.write_report(folder, figures, ["a note: <b>", "\n"], mistakes)

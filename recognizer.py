@@ -310,6 +310,7 @@ class Recognizer:
             raise ValueError(f"--classes {classes}: {network.source} knows none of them")
         self.labels = np.array(labels)
         self.classes = [network.classes[label] for label in labels]  # that are read
+        self.twins = _chinese_twins(self.classes) if classes == "all" else []
 
     @classmethod
     def from_checkpoint(
@@ -357,11 +358,29 @@ class Recognizer:
             readings.proposal = index
         return answer
 
+    def select(self, logits: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        """Return the logits (B,k) of the classes that are read, from those (B,K) of all.
+
+        Of twins the Chinese character gets the probability of all, its symbols next to nothing. An
+        array for an array, a tensor for a tensor.
+        """
+        add = np.logaddexp
+        if not isinstance(logits, np.ndarray):
+            import torch
+
+            add = torch.logaddexp
+        logits = logits[:, self.labels]
+        for chinese, symbols in self.twins:
+            for symbol in symbols:
+                logits[:, chinese] = add(logits[:, chinese], logits[:, symbol])
+                logits[:, symbol] = logits[:, chinese] - 20
+        return logits
+
     def _readings(self, logits: np.ndarray, top_k: int) -> list[Readings]:
         """Return the readings of logits (B,K)."""
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.network.source}: its answers are no numbers")
-        probabilities = softmax(logits[:, self.labels])
+        probabilities = softmax(self.select(logits))
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         answer = [
             Readings(Reading(self.classes[i], float(row[i])) for i in chosen.tolist())
@@ -394,3 +413,18 @@ class Recognizer:
             readings.notices = each.notices(readings.proposal)
             answer[place] = readings
         return answer
+
+
+def _chinese_twins(classes: Sequence[str]) -> list[tuple[int, list[int]]]:
+    """Return the places in a list of classes of Chinese characters and of symbols like them."""
+    from hwdb.characters import LEVEL1, TWINS
+
+    place = {name: number for number, name in enumerate(classes)}
+    twins = []
+    for group in TWINS:
+        known = [name for name in group if name in place]
+        chinese = [place[name] for name in known if name in LEVEL1]
+        symbols = [place[name] for name in known if name not in LEVEL1]
+        if chinese and symbols:
+            twins.append((chinese[0], symbols))
+    return twins

@@ -24,18 +24,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jobs.command import needs, sentence, shorten
-from picture import Proposals, changed_settings, find_proposals, read_picture
+from picture import Proposals, changed_settings, find_proposals, from_pillow, read_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from PIL import Image
+
+    Picture = str | Path | np.ndarray | Image.Image
 
 
 TRY_SECONDS = 30  # that an ONNX network may take for a glyph when it is loaded
 BATCH = 256  # glyphs
-# A proposal that leaves ink out is taken if its energy is higher than that of all ink by this much.
-PRIOR = 2.0
+# How `choose` weighs proposals: logits that those which leave ink out pay; the temperature.
+PRIOR, TEMPERATURE = 3.0, 2.0
 
 
 class Reading(NamedTuple):
@@ -80,6 +83,11 @@ class Network(NamedTuple):
     top1: float | None = None  # on the validation samples of its training
     made: str = ""  # when the checkpoint was written: ISO 8601, UTC
     preprocessing: Mapping[str, float] | None = None  # picture.SETTINGS of its training
+    device: str = "cpu"
+
+    def __reduce__(self) -> tuple:
+        """Pickle the file's path: the network is loaded anew, on the same device."""
+        return load_network, (os.path.abspath(self.source), self.device)
 
     @property
     def summary(self) -> str:
@@ -137,8 +145,12 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
     device = pick_device(str(device))
     model.to(device, memory_format=torch.channels_last)
 
+    parent = os.getpid()
+
     @torch.inference_mode()
     def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        if os.getpid() != parent:  # a forked child has none of the threads, and would wait for them
+            torch.set_num_threads(1)
         if isinstance(x, torch.Tensor):
             return model(x)
         tensor = torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last)
@@ -154,6 +166,7 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         metrics.get("top1"),
         loaded.get("made_with", {}).get("time", ""),
         loaded.get("preprocessing"),
+        str(device),
     )
 
 
@@ -200,14 +213,20 @@ def _load_onnx(path: str | Path) -> Network:
     if "classes" not in metadata or "config" not in metadata:
         raise ValueError(f"{path}: has no classes in its metadata; python export.py writes them")
     entry = session.get_inputs()[0]
+    name = entry.name
     if entry.type != "tensor(float)":
         mend = "expected a file that takes glyphs: python export.py --input glyph"
         what = "takes pictures (--input picture), for programs of their own"
         raise ValueError(f"{path}: {what}; {mend}")
 
+    sessions = {os.getpid(): session}
+
     def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         if isinstance(x, np.ndarray):
-            return session.run(["logits"], {entry.name: x})[0]
+            pid = os.getpid()
+            if pid not in sessions:  # a forked child has none of the threads of its parent's
+                sessions[pid] = open_session(path)
+            return sessions[pid].run(["logits"], {name: x})[0]
         import torch
 
         return torch.from_numpy(logits(x.cpu().contiguous().numpy()))
@@ -273,14 +292,18 @@ def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.nda
 
 
 def choose(logits: np.ndarray) -> int:
-    """Return which proposal of a picture looks most like a character, from logits (P,K).
+    """Return which proposal of a picture to read, from logits (P,K).
 
-    That is the one of the highest energy over all classes; each but the first, which keeps all
-    ink, pays `PRIOR`.
+    A proposal speaks for a class with exp(score), where the score is the logit less the mean of all
+    logits, so that a proposal which looks like no character hardly counts. The proposals that leave
+    ink out pay `PRIOR`. The class with the largest sum wins, and of its proposals the one with the
+    highest score.
     """
-    scores = energy(logits)
+    scores = logits - logits.mean(1, keepdims=True)
     scores[1:] -= PRIOR
-    return int(scores.argmax())
+    scores /= TEMPERATURE
+    best = np.exp(scores - scores.max()).sum(0).argmax()
+    return int(scores[:, best].argmax())
 
 
 class Recognizer:
@@ -291,11 +314,12 @@ class Recognizer:
     >>> readings[0].character
     '永'
 
-    A picture is a path, or an array: (h,w), (h,w,3) BGR or (h,w,4) BGRA; uint8, uint16, bool, or
-    float in 0...1. Dark on light or light on dark, scan or photo.
+    A picture is a path, a Pillow image, or an array: (h,w), (h,w,3) BGR or (h,w,4) BGRA; uint8,
+    uint16, bool, or float in 0...1. Dark on light or light on dark, scan or photo.
 
-    `classes` are read alone: level1, symbols, all, a number N (the first N in GB order), or a file
-    of characters; probabilities are then among them. ValueError if the network knows none of them.
+    `classes` are read alone (see hwdb.characters.select_classes); probabilities are then among
+    them. Where all are read, symbols that look like a Chinese character, as "-" and 一 do, are read
+    as that character. Raises ValueError if the network knows none of the classes.
     """
 
     def __init__(self, network: Network, classes: str = "all") -> None:
@@ -319,20 +343,27 @@ class Recognizer:
         """Load a checkpoint or an exported ONNX file; see `load_network` and the class."""
         return cls(load_network(path, device), classes)
 
-    def find(self, picture: str | Path | np.ndarray) -> Proposals:
+    def find(self, picture: Picture, notices: list[str] | None = None) -> Proposals:
         """Return the proposals of what the character of a picture is.
 
-        Raises FileNotFoundError, or ValueError if it is no picture, blank or too large.
+        `notices` gets sentences about what of the file is not read. Raises FileNotFoundError, or
+        ValueError if it is no picture, blank or too large.
         """
+        size = self.network.size
         if isinstance(picture, np.ndarray):
-            return find_proposals(picture, self.network.size)
-        pixels = read_picture(picture)
+            return find_proposals(picture, size)
+        if hasattr(picture, "getbands"):
+            return find_proposals(from_pillow(picture), size)
+        if not isinstance(picture, (str, os.PathLike)):
+            given = type(picture).__name__
+            raise ValueError(f"{given} is no picture; expected a path, an array or a Pillow image")
+        pixels = read_picture(picture, notices)
         try:
-            return find_proposals(pixels, self.network.size)
+            return find_proposals(pixels, size)
         except ValueError as error:
             raise ValueError(f"{picture}: {error}") from None
 
-    def glyph(self, picture: str | Path | np.ndarray) -> np.ndarray:
+    def glyph(self, picture: Picture) -> np.ndarray:
         """Return the glyph (S,S) uint8 of a picture that is read, 0 = paper; raise as `find`."""
         glyphs = self.find(picture).glyphs
         return glyphs[self.read_proposals([glyphs], 1)[0].proposal]
@@ -396,21 +427,27 @@ class Recognizer:
                 readings.is_character = score >= self.network.reject["threshold"]
         return answer
 
-    def recognize(
-        self, pictures: Iterable[str | Path | np.ndarray], top_k: int = 10
-    ) -> list[Readings]:
-        """Read pictures; what cannot be read has an error instead of readings, in its place."""
+    def recognize(self, pictures: Picture | Iterable[Picture], top_k: int = 10) -> list[Readings]:
+        """Read pictures; what cannot be read has an error instead of readings, in its place.
+
+        One picture alone is taken as a list of one.
+        """
+        one = isinstance(pictures, (str, os.PathLike, np.ndarray))
+        if one or not isinstance(pictures, Iterable):
+            pictures = [pictures]
         answer: list[Readings] = []
         found: dict[int, Proposals] = {}  # by place in the answer
+        notices: list[list[str]] = []
         for place, picture in enumerate(pictures):
             answer.append(Readings())
+            notices.append([])
             try:
-                found[place] = self.find(picture)
+                found[place] = self.find(picture, notices[-1])
             except (ValueError, OSError) as error:
                 answer[place].error = sentence(error)
         read = self.read_proposals([each.glyphs for each in found.values()], top_k)
         for (place, each), readings in zip(found.items(), read, strict=True):
-            readings.notices = each.notices(readings.proposal)
+            readings.notices = notices[place] + each.notices(readings.proposal)
             answer[place] = readings
         return answer
 

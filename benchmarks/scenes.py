@@ -1,34 +1,42 @@
-"""Read characters as they stand on paper: grids, lines, cells, boxes, neighbours, specks.
+"""Read characters as people photograph them: on lined paper, in cells, beside others; and plain.
 
     python -m benchmarks.scenes data/test
-    python -m benchmarks.scenes competition.gnt --papers photos/ --limit 300
+    python -m benchmarks.scenes competition.gnt --papers photos/ --fonts fonts/ --every 3
+    python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further pictures
+    python -m benchmarks.scenes data/test --pages                      # sheets, and empty ones
 
-Characters are drawn onto pictures of 160 px, the same ones in every kind; `--papers` are photos of
-empty cells and lines, over which the ink is laid. The recognition network of PP-OCRv6 reads the
-same pictures where rapidocr is installed (benchmarks/peers.py): as they are or less some of the
-border, whichever of `VIEWS` it reads best of a kind. `--pages` are photos of 2000 x 1500 px with a
-character of 300 px in ink or pencil, in even light or with the sharp edge of a shadow, and of empty
-sheets; then empty sheets of other sizes, noise and JPEG qualities.
+Every kind is drawn from the same characters. For each it prints top-1 among the 3755 of level 1:
+of the proposal that the recognizer chose, of all ink kept, and of the best proposal (what a perfect
+choice would reach). Plain kinds hold nothing but a character; the exit status is 1 if choosing
+costs more than half a point on any of them. `--papers` are photos of empty cells and lines over
+which the ink is laid; `--fonts` holds folders of web fonts: *sans* (Hei) and *serif* (Song).
+`--pages` are photos of 2000 x 1500 px with a character of 300 px in ink or pencil, in even light or
+with the sharp edge of a shadow, and empty sheets of many sizes, noises and JPEG qualities.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.peers import PACKAGES, Ranking, find, line_reader, pictures
+from benchmarks.peers import pictures
 from config import DEFAULT_CHECKPOINT
-from picture import read_picture, to_grey
-from recognizer import Recognizer
+from hwdb.characters import LEVEL1
+from picture import find_proposals, read_picture, to_grey
+from recognizer import Recognizer, choose
 
+Pictures = Iterable[tuple[str, np.ndarray]]
 SIDE = 160
-PEER = "PP-OCRv6 small"
-VIEWS = ((0, 96), (0, 320), (16, 96), (16, 320), (28, 320))  # border cut off, px; width of the line
+COST = 0.5  # points that choosing may cost on plain pictures
 KINDS = (
     *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
     *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),
@@ -44,6 +52,15 @@ PAGES = {
 }
 # Empty sheets: sides, px; deviations of the noise; JPEG qualities; sizes of its grain, px; of each.
 EMPTY = ((64, 160, 320, 1000), (1, 3, 8, 20), (30, 75, 95), (0, 1, 3), range(6))
+
+
+# Scenes -----------------------------------------------------------------------------------------
+
+
+def jpeg(picture: np.ndarray, quality: int = 85) -> np.ndarray:
+    """Return a picture as a JPEG file of this quality keeps it."""
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
 
 
 def place(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +130,171 @@ def scene(kind: str, ink, others, papers, rng: np.random.Generator) -> np.ndarra
         light = cv2.resize(papers[rng.integers(len(papers))], (SIDE, SIDE)) / 255
     noise = rng.normal(0, 2, page.shape)
     picture = (255 * light * (0.15 + 0.85 * page) + noise).clip(0, 255).astype(np.uint8)
-    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0)
+    return jpeg(picture)
+
+
+# Plain pictures ---------------------------------------------------------------------------------
+
+
+def tight_photo(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a photo (h,w,3) cropped to a character, in uneven light, of 170 px."""
+    scale = rng.uniform(110, 160) / max(ink.shape)
+    ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    margin = rng.integers(1, 20, 4).tolist()
+    page = cv2.copyMakeBorder(ink, *margin, cv2.BORDER_CONSTANT, value=255) / 255
+    h, w = page.shape
+    light = (
+        np.linspace(1, rng.uniform(0.75, 1), w) * np.linspace(1, rng.uniform(0.8, 1), h)[:, None]
+    )
+    page = rng.uniform(140, 235) * light * (0.2 + 0.8 * page)
+    page = page[..., None] * rng.uniform(0.85, 1, 3) + rng.normal(0, 2, (h, w, 1))
+    return jpeg(page.clip(0, 255).astype(np.uint8))
+
+
+def dark_mode(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a character (h,w) in white on dark grey, with 0 to 5 % around it."""
+    margin = round(rng.choice([0, 0.05]) * max(ink.shape))
+    page = cv2.copyMakeBorder(255 - ink, *[margin] * 4, cv2.BORDER_CONSTANT, value=0) / 255
+    return np.rint(31 + page * (255 - 31)).astype(np.uint8)
+
+
+def keyed(ink: np.ndarray, rng: np.random.Generator, scale: float = 1) -> np.ndarray:
+    """Return a scan (h,w,4) from which white was keyed out, so that edges are hard."""
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=way)
+    opacity = np.where(ink < 250, 255, 0)
+    return np.dstack([ink, ink, ink, opacity.astype(np.uint8)])
+
+
+def neat_hand(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a character (100,100), resampled smoothly on white, so that it is no clean scan."""
+    scale = 84 / max(ink.shape)
+    ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_LANCZOS4)
+    h, w = ink.shape
+    page = np.full((100, 100), 255, np.uint8)
+    page[(100 - h) // 2 :, (100 - w) // 2 :][:h, :w] = ink
+    return cv2.GaussianBlur(page, (0, 0), 0.7)
+
+
+def print_on(paper: str) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    """Return how to show print (h,w) on a kind of paper: off-white, photo, dark."""
+
+    def draw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if paper == "photo":
+            return tight_photo(ink, rng)
+        if paper == "dark":
+            return dark_mode(ink, rng)
+        page = cv2.copyMakeBorder(ink, *[12] * 4, cv2.BORDER_CONSTANT, value=255) / 255
+        tint = np.array([225, 240, 248]) * page[..., None] + 25 * (1 - page[..., None])
+        return np.rint(tint).astype(np.uint8)
+
+    return draw
+
+
+PLAIN = {
+    "tight photo": tight_photo,
+    "dark mode": dark_mode,
+    "keyed": keyed,
+    "keyed, half size": lambda ink, rng: keyed(ink, rng, 0.5),
+    "keyed, double size": lambda ink, rng: keyed(ink, rng, 2),
+    "smooth": neat_hand,
+}
+FACES = {"Hei": "sans", "Song": "serif"}
+PRINT = ("off-white", "photo", "dark")
+
+
+def printed(fonts: Path, face: str, characters: Iterable[str]) -> Pictures:
+    """Yield characters of web fonts (folders *sans*, *serif*) with bitmaps (h,w), 80 px high."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    wanted = list(dict.fromkeys(characters))
+    for path in sorted(fonts.glob(f"*{FACES[face]}*/*400*.woff2")):
+        font = ImageFont.truetype(io.BytesIO(path.read_bytes()), 80)
+        missing = bytes(font.getmask(chr(0x10FFFF)))
+        for character in [c for c in wanted if bytes(font.getmask(c)) not in (missing, b"")]:
+            wanted.remove(character)
+            page = Image.new("L", (120, 120), 255)
+            ImageDraw.Draw(page).text((60, 60), character, 0, font, "mm")
+            bitmap = np.array(page)
+            left, top, width, height = cv2.boundingRect((bitmap < 250).view(np.uint8))
+            yield character, bitmap[top : top + height, left : left + width]
+
+
+# Figures ----------------------------------------------------------------------------------------
+
+
+class Score(NamedTuple):
+    """What was read of n pictures of a kind: counts."""
+
+    kind: str
+    n: int
+    chosen: int
+    all_ink: int
+    best: int  # of the proposals
+    proposals: int
+    refused: int
+    plain: bool
+
+    @property
+    def cost(self) -> float:
+        """Return what choosing costs, in points."""
+        return 100 * (self.all_ink - self.chosen) / max(self.n, 1)
+
+    def __str__(self) -> str:
+        shares = [100 * count / max(self.n, 1) for count in (self.chosen, self.all_ink, self.best)]
+        figures = " ".join(f"{share:>8.1f}" for share in shares)
+        return f"{self.kind:<24}{self.n:>5} {figures} {self.proposals / max(self.n, 1):>9.1f}"
+
+
+def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool = False) -> Score:
+    """Read pictures of known characters through every proposal."""
+    n = chosen = all_ink = best = count = refused = 0
+    for truth, picture in shown:
+        n += 1
+        try:
+            glyphs = find_proposals(picture, recognizer.network.size).glyphs
+        except ValueError:
+            refused += 1
+            continue
+        logits = recognizer.network.logits(glyphs[:, None].astype(np.float32) / 255)
+        read = [recognizer.classes[i] == truth for i in logits[:, recognizer.labels].argmax(1)]
+        chosen, all_ink, best = chosen + read[choose(logits)], all_ink + read[0], best + any(read)
+        count += len(glyphs)
+    return Score(kind, n, chosen, all_ink, best, count, refused, plain)
+
+
+def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pictures, bool]]:
+    """Yield the kinds of pictures: name, characters with pictures, and whether they are plain."""
+    papers = (
+        [to_grey(read_picture(path)) for path in sorted(given.papers.iterdir())]
+        if given.papers
+        else []
+    )
+
+    def drawn(kind: str) -> Pictures:
+        for i, (character, ink) in enumerate(data):
+            rng = np.random.default_rng([i, len(kind)])
+            beside = [data[j][1] for j in rng.integers(0, len(data), 4)]
+            yield character, scene(kind, ink, beside, papers, rng)
+
+    def shown(draw, inks: Pictures) -> Pictures:
+        return ((c, draw(ink, np.random.default_rng(i))) for i, (c, ink) in enumerate(inks))
+
+    yield from ((kind, drawn(kind), False) for kind in (*KINDS, "paper")[: None if papers else -1])
+    yield from ((kind, shown(draw, data), True) for kind, draw in PLAIN.items())
+    for face in FACES if given.fonts else ():
+        known = np.random.default_rng(0).permutation(list(LEVEL1))[: given.limit : given.every]
+        inks = list(printed(given.fonts, face, known))
+        yield from ((f"{face}, {on}", shown(print_on(on), inks), True) for on in PRINT)
+    for path in given.plain:
+        found = itertools.islice(pictures(path), 0, None, given.every)
+        yield "/".join(Path(path).parts[-2:]), found, True
+    for path in given.scenes:
+        found = itertools.islice(pictures(path), 0, None, given.every)
+        yield "/".join(Path(path).parts[-2:]), found, False
+
+
+# Sheets -----------------------------------------------------------------------------------------
 
 
 def photo(ink: np.ndarray | None, contrast: float, shadow: float, rng) -> np.ndarray:
@@ -131,7 +312,7 @@ def photo(ink: np.ndarray | None, contrast: float, shadow: float, rng) -> np.nda
         part *= 1 - contrast / 255 * (1 - big / np.float32(255))
     picture = light + rng.normal(0, 2, light.shape).astype(np.float32)
     picture = picture.clip(0, 255).astype(np.uint8)
-    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], 0)
+    return jpeg(picture)
 
 
 def of_pages(recognizer: Recognizer, data: list[tuple[str, np.ndarray]]) -> list[timing.Row]:
@@ -162,7 +343,7 @@ def empty(side: int, noise: float, quality: int, grain: float, number: int) -> n
         soft = cv2.GaussianBlur(rng.normal(0, 1, (side, side)), (0, 0), grain)
         page += soft / soft.std() * noise * 0.7
     page = page.clip(0, 255).astype(np.uint8)
-    return cv2.imdecode(cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0)
+    return jpeg(page, quality)
 
 
 def of_empty(recognizer: Recognizer) -> list[timing.Row]:
@@ -176,58 +357,44 @@ def of_empty(recognizer: Recognizer) -> list[timing.Row]:
     return rows
 
 
-def peers(classes: set[str]) -> list[Ranking]:
-    """Return the readers of PEER, one for each of VIEWS; none where it is not installed."""
-    path = find(*PACKAGES[PEER][:2])
-
-    def view(border: int):
-        return lambda picture: picture[border : SIDE - border, border : SIDE - border]
-
-    return [line_reader(path, classes, view(cut), w) for cut, w in VIEWS] if path else []
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Print top-1 for every kind of scene."""
+    """Print top-1 for every kind; return 1 if choosing costs too much on a plain one."""
     parser = timing.parser(__doc__)
-    parser.add_argument("pictures", help="tree of class folders, .gnt file or folder of them")
-    parser.add_argument("--papers", type=Path, metavar="DIR", help="photos of empty paper")
-    parser.add_argument("--pages", action="store_true", help="read photos of whole sheets instead")
-    parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
-    parser.add_argument("--limit", type=timing.at_least_one, default=200, metavar="N")
+    add = parser.add_argument
+    add("pictures", help="tree of class folders, .gnt file or folder of them")
+    add("--papers", type=Path, metavar="DIR", help="photos of empty paper")
+    add("--fonts", type=Path, metavar="DIR", help="folders of web fonts, for print")
+    add("--plain", nargs="*", default=[], metavar="PATH", help="more pictures of lone characters")
+    add("--scenes", nargs="*", default=[], metavar="PATH", help="more pictures of any kind")
+    add("--pages", action="store_true", help="read photos of whole sheets instead")
+    add("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
+    add("--limit", type=timing.at_least_one, default=200, metavar="N", help="pictures of a kind")
+    add("--every", type=timing.at_least_one, default=1, metavar="N", help="every N-th picture only")
     given = parser.parse_args(argv)
-    recognizer = Recognizer.from_checkpoint(given.checkpoint)
+    recognizer = Recognizer.from_checkpoint(given.checkpoint, classes="level1")
     known = set(recognizer.classes)
-    others = peers(known)
     data = [(c, to_grey(p)) for c, p in pictures(given.pictures) if c in known]
     if not data:
         raise ValueError(f"{given.pictures}: no picture of a class of {given.checkpoint}")
-    order = np.random.default_rng(0).permutation(len(data))[: given.limit]
+    order = np.random.default_rng(0).permutation(len(data))[: given.limit : given.every]
+    data = [data[i] for i in order]
     if given.pages:
-        rows = of_pages(recognizer, [data[i] for i in order]) + of_empty(recognizer)
-        timing.report(rows, given.json)
+        timing.report(of_pages(recognizer, data) + of_empty(recognizer), given.json)
         return 0
-    files = sorted(given.papers.iterdir()) if given.papers else []
-    papers = [to_grey(read_picture(path)) for path in files]
-    rows = []
-    for kind in (*KINDS, "paper") if papers else KINDS:
-        right, theirs, refused = 0, np.zeros(len(others)), 0
-        for i in order:
-            rng = np.random.default_rng([i, len(kind)])
-            beside = [data[j][1] for j in rng.integers(0, len(data), 4)]
-            picture = scene(kind, data[i][1], beside, papers, rng)
-            theirs += [rank(picture)[0] == data[i][0] for rank in others]
-            try:
-                reading = recognizer.read(recognizer.glyph(picture)[None], top_k=1)[0][0]
-                right += reading.character == data[i][0]
-            except ValueError:
-                refused += 1
-        rows.append(timing.Row(f"{kind}, refused {refused}", 100 * right / len(order), "%"))
-        if others:
-            rows.append(timing.Row(f"{kind}, {PEER}", 100 * theirs.max() / len(order), "%"))
-    if not others:
-        print(f"{PEER}: not installed (pip install {PACKAGES[PEER][2]})", file=sys.stderr)
-    timing.report(rows, given.json)
-    return 0
+    scores = []
+    if not given.json:
+        print(f"{'top-1, %':<24}{'n':>5} {'chosen':>8} {'all ink':>8} {'best':>8} proposals")
+    for kind, shown, plain in kinds(given, data):
+        shown = ((c, p) for c, p in shown if c in known)
+        scores.append(measure(recognizer, kind, shown, plain))
+        if not given.json:
+            print(scores[-1], flush=True)
+    if given.json:
+        print(json.dumps([score._asdict() for score in scores], ensure_ascii=False))
+    costly = [score.kind for score in scores if score.plain and score.cost > COST]
+    if costly:
+        print(f"choosing costs more than {COST} points: {', '.join(costly)}", file=sys.stderr)
+    return 1 if costly else 0
 
 
 if __name__ == "__main__":

@@ -31,18 +31,23 @@ SYMBOLS = (
 # by that rule, not from mistakes of a network. Pairs within level 1 (日 and 曰, 已 and 己) are not
 # among them: their proportions differ. A group are twins of each other; `test.py` counts them
 # apart.
-TWINS = ("0Oo○。口□", "1lI|", "I工", "一-", "二=", "三≡", "十+", "丁T", "丫Yy", ",’", "、`", '"”',
-         "~∽", "∧^", "∨Vv", "∪Uu", "×Xx", "Cc", "Kk", "Pp", "Ss", "Ww", "Zz")  # fmt: skip
+TWINS = ("0Oo○。", "口□", "1lI|", "I工", "一-", "二=", "三≡", "十+", "丁T", "丫Yy", ",’", "、`",
+         '"”', "~∽", "∧^", "∨Vv", "∪Uu", "×Xx", "Cc", "Kk", "Pp", "Ss", "Ww", "Zz")  # fmt: skip
 
 
 def select_classes(spec: str, option: str = "--classes") -> str | None:
     """Return the characters that `spec` names, or None for all that are there.
 
-    `level1` (3755), `symbols` (171), `all`, a number N (the first N of level 1 in GB order), or
-    the path of a UTF-8 text file of characters (white space and repetitions do not count). Errors
-    name the option that it was given by.
+    `level1` (3755), `symbols` (171), `digits`, `letters`, `punctuation` (the other symbols),
+    `all`, a number N (the first N of level 1 in GB order), or the path of a UTF-8 file of
+    characters: one text in which white space and repetitions do not count, or lines of an index, a
+    tab, comma or space, and a character. Errors name the option that it was given by.
     """
+    letters = "".join(c for c in SYMBOLS if c.isascii() and c.isalpha())
+    digits = "".join(c for c in SYMBOLS if c.isascii() and c.isdigit())
+    rest = "".join(c for c in SYMBOLS if c not in letters + digits)
     named = {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}
+    named |= {"digits": digits, "letters": letters, "punctuation": rest}
     if spec in named:
         return named[spec]
     if re.fullmatch(r"\d+", spec):
@@ -51,16 +56,33 @@ def select_classes(spec: str, option: str = "--classes") -> str | None:
         return LEVEL1[: int(spec)]
     path = Path(spec)
     if not path.is_file():
-        expected = "level1, symbols, all, a number, or a file of characters"
-        raise ValueError(f"{option} {spec}: expected {expected}")
+        expected = ", ".join(named)
+        raise ValueError(f"{option} {spec}: expected {expected}, a number, or a file of characters")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{spec}: not a UTF-8 text of characters ({error})") from None
-    characters = "".join(dict.fromkeys("".join(text.split())))
+    characters = "".join(dict.fromkeys(_listed(text, spec)))
     if not characters:
         raise ValueError(f"{spec}: holds no characters")
     return characters
+
+
+def _listed(text: str, name: str) -> str:
+    """Return the characters of a list; ValueError for a line that is not read as all others are.
+
+    If the first line is an index and a character, so must be all.
+    """
+    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, words) for number, words in lines if words]
+    indexed = [re.fullmatch(r"\d+[\t ,;:]+(\S)", " ".join(words)) for _, words in lines]
+    if not any(indexed):
+        return "".join("".join(words) for _, words in lines)
+    for (number, words), match in zip(lines, indexed, strict=True):
+        if not match:
+            found = " ".join(words)[:20]
+            raise ValueError(f"{name}, line {number}: {found!r}; expected an index and a character")
+    return "".join(match[1] for match in indexed)
 
 
 def folder_name(character: str) -> str:

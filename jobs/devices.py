@@ -23,10 +23,10 @@ MALLOC = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD
 
 
 def keep_memory() -> None:
-    """Have the C library keep freed memory, which the next step needs again.
+    """Have the C library keep what is freed: the next step wants as much again.
 
-    Memory that is returned to the system comes back as fresh pages: a tenth of a step on a CPU, a
-    third with a teacher. Only glibc has these options (malloc.h); elsewhere nothing changes.
+    What goes back to the system comes as fresh pages, which takes a tenth of a step on a CPU, with
+    a live teacher a third (malloc.h of glibc; elsewhere nothing happens).
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -35,7 +35,7 @@ def keep_memory() -> None:
 
 
 class Processes(NamedTuple):
-    """The place of this process among those of torchrun; rank 0 of 1 without torchrun."""
+    """This process among those of torchrun; rank 0 of 1 without it."""
 
     rank: int
     world: int
@@ -47,17 +47,17 @@ class Processes(NamedTuple):
 
 
 def start_processes(device: str) -> Processes:
-    """Join the process group that torchrun describes in the environment, if any."""
+    """Join the process group that torchrun describes in the environment, if there is one."""
     if "RANK" not in os.environ:
         return Processes(0, 1, 0)
     processes = Processes(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")
     if on_gpu and processes.local_rank >= (gpus := torch.cuda.device_count()):
-        what = f"process {processes.local_rank + 1} of this machine has no GPU, there are {gpus}"
-        raise ValueError(f"{what}; start {gpus} with --nproc-per-node, or give --device cpu")
+        said = f"process {processes.local_rank + 1} of this machine has no GPU, there are {gpus}"
+        raise ValueError(f"{said}; start {gpus} with --nproc-per-node, or give --device cpu")
     if on_gpu:
         torch.cuda.set_device(processes.local_rank)
-    # The first process may pack for hours while the others wait.
+    # The first process may pack and label for hours while the others wait.
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     return processes
 
@@ -81,7 +81,7 @@ def stop_processes() -> None:
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """Return the device that a setting names; auto is CUDA, then MPS, then the CPU."""
+    """Return the device of a setting; auto takes CUDA, then MPS, then the CPU."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
@@ -91,30 +91,30 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         raise ValueError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
     gpu = cuda and (device.index or 0) < max(torch.cuda.device_count(), 1)
     if not {"cpu": True, "cuda": gpu, "mps": mps}.get(device.type, False):
-        raise ValueError(f"--device {name}: not available; use --device auto or cpu")
+        raise ValueError(f"--device {name}: not there; use --device auto or cpu")
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all batches have one size
+        torch.backends.cudnn.benchmark = True  # batches are of one size
     return torch.device("cuda", local_rank) if name == "cuda" else device
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to a device without waiting for the work that is queued there."""
-    if device.type == "cuda":  # a copy from pageable memory would wait
+    """Move a CPU tensor to a device without waiting for what is queued there."""
+    if device.type == "cuda":  # from pageable memory the copy would wait
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 in hardware; emulation is slow."""
-    if device.type == "cpu":  # a private function, which the oldest versions lack
+    """Whether a device computes in bfloat16 itself; what emulates it is slow."""
+    if device.type == "cpu":  # private, and not in the oldest versions
         return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of autocast; float32 turns autocast off.
+    """Return the dtype of autocast; float32 switches it off.
 
-    On CPUs, where bfloat16 autocast trains this network slower than float32, auto is float32.
+    Measured on CPUs, bfloat16 autocast trains this network slower than float32: auto is float32.
     """
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if has_bfloat16(device) else torch.float16

@@ -31,6 +31,7 @@ DENSE_PAPER = 0.15
 STRIP_PAPER = 0.02
 # Ink darker than this share of the darkest ink decides where the character ends.
 INK_EDGE = 0.15
+FLAT = 0.3  # share of the pixels that have the one grey of flat paper
 MANY = 1 << 20  # pixels
 # The character of an unclean picture is sought in at most so many looks, each at a picture of at
 # most so many pixels a side, until it with some paper around takes more than a share of its side.
@@ -50,14 +51,12 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right
 def to_grey(picture: np.ndarray) -> np.ndarray:
     """Bring any picture to (h,w) uint8 luminance; transparency becomes paper opposite to the ink.
 
-    Pictures are (h,w), (h,w,1), (h,w,3) or (h,w,4); bool, uint8, uint16 in their full range, or
-    float in 0...1, 0...255 or 0...65535. Three channels are BGR, a fourth one is opacity. Raises
+    Pictures are (h,w) or (h,w,C) with C = 1: grey, 2: grey and opacity, 3: BGR, 4: BGR and opacity;
+    bool, uint8, uint16 in their full range, or float in 0...1, 0...255 or 0...65535. Raises
     ValueError for another shape or type, or no pixels.
     """
-    if picture.ndim == 3 and picture.shape[2] in (1, 2):
-        picture = picture[..., 0]
     channels = picture.shape[2] if picture.ndim == 3 else 1
-    if picture.ndim not in (2, 3) or channels not in (1, 3, 4) or picture.size == 0:
+    if picture.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or picture.size == 0:
         raise ValueError(f"picture of shape {picture.shape}, expected (h,w), (h,w,3) or (h,w,4)")
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
@@ -68,29 +67,46 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     elif picture.dtype != np.uint8:
         raise ValueError(f"picture of type {picture.dtype}, expected uint8, uint16, bool or float")
     if channels == 1:
-        return picture
-    grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY)
-    if channels == 3:
-        return grey
-    opacity = picture[..., 3]
-    if opacity.min() == 255:
-        return grey
-    # Ink drawn on nothing: put paper of the other end under it, so that white ink stays visible.
-    # A sheet that brings its own paper goes on as it is.
-    solid = opacity > 127
-    shades = grey[solid] if solid.any() else np.zeros(1, np.uint8)
-    shades = shades[:: 1 + len(shades) // MANY]
-    low, middle, high = np.percentile(shades, (2, 50, 98))
-    _, _, width, height = cv2.boundingRect(solid.view(np.uint8))
-    if high - low > 40 and solid.sum() > 0.6 * width * height:
-        paper = float(middle)
+        return picture.reshape(picture.shape[:2])
+    if channels == 2:
+        grey = picture[..., 0].copy()
     else:
-        paper = 0.0 if shades.mean() > 127 else 255.0
+        grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY)
+    if channels == 3 or (opacity := picture[..., -1]).min() == 255:
+        return grey
+    paper = _paper_under(grey, opacity > 127)
     rows = 1 + MANY // grey.shape[1]
     for top in range(0, len(grey), rows):  # a part at a time: in floats all take a gigabyte
         part, alpha = grey[top : top + rows], opacity[top : top + rows] / np.float32(255)
         part[:] = part * alpha + paper * (1 - alpha) + 0.5
     return grey
+
+
+def _paper_under(grey: np.ndarray, solid: np.ndarray) -> float:
+    """Return the shade to put under what is transparent, given what is `solid` (h,w) bool.
+
+    The edges of ink are closest to its paper: if they are lighter or darker than the rest, that is
+    the end at which the paper is. If all is one shade, the paper is at the other end. A sheet that
+    brings its own paper, which fills its box and has paper along its edges, goes on with that.
+    """
+    if not solid.any():
+        return 255.0
+    left, top, width, height = cv2.boundingRect(solid.view(np.uint8))
+    step = 1 + int(max(width, height)) // 1024
+    box = np.s_[top : top + height : step, left : left + width : step]
+    solid, grey = solid[box], grey[box]
+    shades = grey[solid].astype(np.float32)
+    near = cv2.copyMakeBorder(solid.view(np.uint8) * 255, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    near = cv2.blur(near, (3, 3))[1:-1, 1:-1][solid]  # less than 255 at an edge
+    low, middle, high = np.percentile(shades, (2, 50, 98))
+    edge = float(shades[near < 255].mean()) if (near < 255).any() else float(middle)
+    if high - low > 40 and solid.mean() > 0.6 and abs(edge - middle) < 20:
+        return float(middle)
+    if shades.std() > 8 and near.std() > 0:
+        inwards = np.corrcoef(shades, near)[0, 1]  # lighter or darker, away from the edges
+        if abs(inwards) > 0.2:
+            return 255.0 if inwards < 0 else 0.0
+    return 0.0 if shades.mean() > 127 else 255.0
 
 
 def is_clean(grey: np.ndarray) -> bool:
@@ -113,6 +129,8 @@ def _is_clean(histogram: np.ndarray, shape: tuple[int, ...]) -> bool:
         return False
     if histogram[:24].sum() >= 0.5:
         return histogram[255] >= CLEAN_PAPER
+    if histogram[24:236].max() > max(FLAT, histogram[255]):
+        return False
     strip = max(shape) > 2.5 * min(shape)
     return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
 
@@ -166,9 +184,10 @@ def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
 
 def lift(grey: np.ndarray) -> np.ndarray:
     """Return ink on 255 from a picture of at most `ANALYSIS_SIDE`; see `find_ink`."""
-    if _is_inverted(grey):
-        grey = 255 - grey
-    ink = cv2.subtract(_paper(grey), grey)
+    ink = _on_flat_paper(grey)
+    if ink is None:
+        grey = 255 - grey if _is_inverted(grey) else grey
+        ink = cv2.subtract(_paper(grey), grey)
     threshold, _ = cv2.threshold(ink, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     histogram = _histogram(ink)
     shades = np.arange(256)
@@ -184,6 +203,18 @@ def lift(grey: np.ndarray) -> np.ndarray:
     table = 255 - np.clip((shades - low) / max(full - low, 1.0), 0, 1) * 255
     bitmap = cv2.LUT(ink, table.astype(np.uint8))
     return _drop_specks(bitmap, (ink > (threshold + low) / 2).view(np.uint8))
+
+
+def _on_flat_paper(grey: np.ndarray) -> np.ndarray | None:
+    """Return ink (h,w) uint8 on paper of exactly one grey, as on a screen; None for other paper."""
+    histogram = _histogram(grey)
+    shade = 1 + int(histogram[1:255].argmax())
+    if histogram[shade] < FLAT * grey.size:
+        return None
+    paper = np.full_like(grey, shade)
+    if grey.mean() < shade:
+        return cv2.subtract(paper, grey)
+    return cv2.subtract(grey, paper)
 
 
 def _lift_faint(ink: np.ndarray) -> np.ndarray:

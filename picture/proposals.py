@@ -12,7 +12,7 @@ one that looks most like a character. A clean scan has one proposal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -23,11 +23,15 @@ from picture.glyph import at_border, components, find_ink, fit, ink_box
 INK = 48  # of 255: ink from here on
 LEAST_AREA, LEAST_SHARE = 20, 0.06  # px and share of the ink that a proposal keeps
 LINED = 0.9  # share of a row that is ink in a line from side to side
+AROUND = 0.8  # of both sides: what is larger and thin goes around the character
 FRAME = 0.15  # a frame lies within this share of the side
 LINE, TILT = 0.35, 2  # a line's least length, of the side; px that it leaves its row by
 DARK, THICK = 0.55, 0.6  # of the ink's strength and the strokes' width: less is left out
 MIDDLE = 0.34  # of the shorter side: components whose centre is farther from the middle are off it
 MORE = "the picture holds more characters; the one in the middle is read"
+# A proposal leaves out so many px within RIM of the border at least, or...
+RIM, LEAST_RIM = 2, 3
+SMALLER = 0.5  # ...the share of the box of all ink that its own box is smaller than
 SPECK = 0.8  # of the squared width of a stroke
 
 
@@ -59,13 +63,16 @@ class Proposals(NamedTuple):
         """
         top, bottom, left, right = ink_box(self.inks[index])
         side = max(bottom - top, right - left)
-        rest = _without_lines(_without(self.inks[0], self.inks[index] > 0)) > INK
+        rest = (_without_lines(self.inks[0] - self.inks[index]) > INK).view(np.uint8)
+        labels, stats = components(rest)
+        inside = ~at_border(stats, rest.shape)
+        inside[0] = False
         near = np.ones((side // 8 | 1,) * 2, np.uint8)
-        _, stats = components(cv2.dilate(rest.view(np.uint8), near))
+        _, stats = components(cv2.dilate(inside[labels].view(np.uint8), near))
         x, y, wide, high, _ = stats.T
         beside = (x > right) | (x + wide < left) | (y > bottom) | (y + high < top)
-        large = (np.maximum(wide, high) > 0.3 * side) & (np.minimum(wide, high) > 0.2 * side)
-        return bool((beside & large & ~at_border(stats, rest.shape))[1:].any())
+        large = (np.maximum(wide, high) > 0.4 * side) & (np.minimum(wide, high) > 0.3 * side)
+        return bool((beside & large)[1:].any())
 
 
 def proposals(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
@@ -82,12 +89,8 @@ def find_proposals(picture: np.ndarray, size: int = 64, margin: int | None = Non
     ink, colour, clean = find_ink(picture)
     if clean and not _is_lined(ink):
         return Proposals(fit(ink, size, margin)[None], [ink])
-    inks, glyphs = [], {}
-    for version in _versions(ink, colour):
-        glyph = fit(version, size, margin)
-        if glyphs.setdefault(glyph.tobytes(), glyph) is glyph:
-            inks.append(version)
-    return Proposals(np.stack(list(glyphs.values())), inks)
+    inks = [ink, *_versions(ink, colour)]
+    return Proposals(np.stack([fit(kept, size, margin) for kept in inks]), inks)
 
 
 def _is_lined(ink: np.ndarray) -> bool:
@@ -106,18 +109,86 @@ def _is_lined(ink: np.ndarray) -> bool:
 
 
 def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Yield ink (h,w) uint8 with less and less of it; all of it first, none twice."""
-    yield ink
-    seen, total = {ink.tobytes()}, np.count_nonzero(ink > INK)
+    """Yield ink (h,w) uint8 with less and less of it, none twice."""
+    whole = _Extent.of((ink > INK).view(np.uint8))
+    seen, done = {whole.key(whole)}, set()
     for base in (ink, _without_frame(ink), *_by_colour(ink, colour), _dark(ink), _thick(ink)):
         for version in (base, _without_lines(base)):
-            inner = _without_border(version)
-            clear = _without_specks(inner)
-            for kept in (version, inner, clear, _middle(clear), _middle(_without_specks(version))):
-                left = np.count_nonzero(kept > INK)
-                if left > max(LEAST_AREA, LEAST_SHARE * total) and kept.tobytes() not in seen:
-                    seen.add(kept.tobytes())
-                    yield kept
+            if (key := version.tobytes()) in done:
+                continue
+            done.add(key)
+            for extent, kept in _parts(version):
+                if extent.stands_out_of(whole) and (key := extent.key(whole)) not in seen:
+                    seen.add(key)
+                    yield kept()
+
+
+class _Extent(NamedTuple):
+    """How far ink reaches: pixels, those of them in the rim of the picture, and its box."""
+
+    area: int
+    rim: int  # within RIM of the border
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> _Extent:
+        """Measure a mask (h,w) uint8."""
+        left, top, width, height = cv2.boundingRect(mask)
+        area = np.count_nonzero(mask)
+        rim = area - np.count_nonzero(mask[RIM:-RIM, RIM:-RIM])
+        return cls(area, rim, (left, top, left + width, top + height))
+
+    @property
+    def size(self) -> int:
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+    def key(self, whole: _Extent) -> tuple[int, ...]:
+        """Return what is equal for parts of the ink that are alike."""
+        return 32 * self.area // max(whole.area, 1), *(side // 4 for side in self.box)
+
+    def stands_out_of(self, whole: _Extent) -> bool:
+        """Return whether to propose a part of the ink: what is left out stands around it.
+
+        So it reaches the border, or the part's box is much smaller. That spares a character alone
+        on its paper, whose strokes may look like lines.
+        """
+        if self.area < max(LEAST_AREA, LEAST_SHARE * whole.area):
+            return False
+        return whole.rim - self.rim >= LEAST_RIM or self.size < SMALLER * whole.size
+
+
+def _parts(ink: np.ndarray) -> Iterator[tuple[_Extent, Callable[[], np.ndarray]]]:
+    """Yield ink (h,w) without some of its components: its extent, and how to get it.
+
+    Left out are those that reach the border or go all around, are smaller than a dot of the pen, or
+    lie off the middle.
+    """
+    mask = (ink > INK).view(np.uint8)
+    labels, stats = components(mask)
+    left, top, width, height, area = stats.T
+    rim = np.bincount(labels.ravel(), minlength=len(area))
+    rim -= np.bincount(labels[RIM:-RIM, RIM:-RIM].ravel(), minlength=len(area))
+    pen = 4 * cv2.mean(cv2.distanceTransform(mask, cv2.DIST_L2, 3), mask)[0]
+    h, w = ink.shape
+    around = (width > AROUND * w) & (height > AROUND * h) & (area < 0.3 * width * height)
+    inside = ~at_border(stats, ink.shape) & ~around
+    large = area >= SPECK * pen**2
+    away = [abs(at + side / 2 - n / 2) for at, side, n in ((left, width, w), (top, height, h))]
+    middle = np.maximum(*away) < MIDDLE * min(h, w)
+    everything = np.ones(len(area), bool)
+    for kept in (everything, inside, inside & large, inside & large & middle, large & middle):
+        kept[0] = False  # paper
+        if not kept.any():
+            continue
+        box = (
+            left[kept].min(),
+            top[kept].min(),
+            (left + width)[kept].max(),
+            (top + height)[kept].max(),
+        )
+        extent = _Extent(int(area[kept].sum()), int(rim[kept].sum()), tuple(map(int, box)))
+        yield extent, lambda kept=kept: ink * kept[labels]
 
 
 def _without(ink: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -149,37 +220,11 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
             continue
         depth = cv2.distanceTransform(line, cv2.DIST_L2, 3)
         width = max(2, int(2 * np.median(depth[depth > 0]) + 1))
-        line &= 1 - cv2.morphologyEx(m, cv2.MORPH_OPEN, np.ones((3 * width + 2, 1), np.uint8))
+        across = cv2.morphologyEx(m, cv2.MORPH_OPEN, np.ones((3 * width + 2, 1), np.uint8))
+        gap = np.ones((width + 3, 1), np.uint8)
+        line &= 1 - (across | cv2.morphologyEx(m & ~line, cv2.MORPH_CLOSE, gap))
         lines |= line.T if turned else line
     return _without(ink, lines > 0)
-
-
-def _without_border(ink: np.ndarray) -> np.ndarray:
-    """Leave out components that reach the border."""
-    labels, stats = components((ink > INK).view(np.uint8))
-    cut = at_border(stats, ink.shape)
-    cut[0] = False
-    return _without(ink, cut[labels])
-
-
-def _without_specks(ink: np.ndarray) -> np.ndarray:
-    """Leave out components that are smaller than a dot of the pen."""
-    mask = (ink > INK).view(np.uint8)
-    pen = 4 * cv2.mean(cv2.distanceTransform(mask, cv2.DIST_L2, 3), mask)[0]
-    labels, stats = components(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
-    small = stats[:, cv2.CC_STAT_AREA] < SPECK * (pen + 2) ** 2
-    small[0] = False
-    return _without(ink, small[labels])
-
-
-def _middle(ink: np.ndarray) -> np.ndarray:
-    """Leave out components whose centre is off the middle of the picture."""
-    mask = cv2.dilate((ink > INK).view(np.uint8), np.ones((3, 3), np.uint8))
-    _, labels, _, centres = cv2.connectedComponentsWithStats(mask)
-    away = abs(centres - np.array(ink.shape[::-1]) / 2)
-    off = (away > MIDDLE * min(ink.shape)).any(1)
-    off[0] = False
-    return _without(ink, off[labels])
 
 
 def _dark(ink: np.ndarray) -> np.ndarray:

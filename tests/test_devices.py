@@ -40,8 +40,8 @@ def test_auto_takes_the_best_there_is(machine):
 
 @pytest.mark.parametrize(
     ("gpus", "name", "said"),
-    [(0, "cuda", "not available"), (0, "mps", "not available"), (2, "cuda:2", "not available"),
-     (1, "meta", "not available"), (1, "toaster", "expected auto, cpu")],
+    [(0, "cuda", "not there"), (0, "mps", "not there"), (2, "cuda:2", "not there"),
+     (1, "meta", "not there"), (1, "toaster", "expected auto, cpu")],
 )  # fmt: skip
 def test_what_is_not_there_is_said(machine, gpus, name, said):
     machine(gpus=gpus)

@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
         (np.array([[0, 257, 65535.0]]), [[0, 1, 255]]),
         (np.array([[0, 1, 65536.0]]), [[0, 255, 255]]),  # no usual range
         (np.uint8([[[7], [9]]]), [[7, 9]]),
-        (np.uint8([[[7, 0], [9, 0]]]), [[7, 9]]),
+        (np.uint8([[[7, 255], [9, 0]]]), [[7, 255]]),
         (np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]), [[29, 150, 76]]),
         (np.uint8([[[255, 0, 0, 255], [0, 255, 0, 255]]]), [[29, 150]]),
     ],
@@ -58,18 +58,12 @@ def test_paper_is_put_under_what_is_transparent():
     framed[2:-2, 2:-2] = rgba(sheet, 255)
     grey = to_grey(framed)
     assert np.array_equal(grey[2:-2, 2:-2], sheet) and (grey[:2] == 180).all()
-    # One of few shades is none, nor is one with more holes than sheet in its box.
-    framed[2:-2, 2:-2] = rgba(np.where(sheet < 99, 142, 180), 255)
-    assert (to_grey(framed)[:2] == 0).all()
-    framed[2:-2, 2:-2] = rgba(sheet, 255)
-    framed[2:-2, 2:-2][1:-1, 1:6] = 0
-    assert (to_grey(framed)[:2] == 0).all()
 
 
 def shades(**pixels: int) -> np.ndarray:
-    """Return a square of 100 x 100 pixels, so many of each shade, the rest of shade 100."""
+    """Return a square of 100 x 100 pixels, so many of each shade, the rest around 125."""
     values = [np.full(count, int(name[1:])) for name, count in pixels.items()]
-    values.append(np.full(10_000 - sum(map(len, values)), 100))
+    values.append(100 + np.arange(10_000 - sum(map(len, values))) % 50)
     return np.concatenate(values).astype(np.uint8).reshape(100, 100)
 
 
@@ -80,11 +74,17 @@ def shades(**pixels: int) -> np.ndarray:
         (dict(s255=3000, s254=600), True), (dict(s255=3000, s254=601), False),
         (dict(s255=3000, s236=601), False), (dict(s255=3000, s235=601), True),
         (dict(s255=3499, s23=5000), False), (dict(s255=3500, s0=5000), True),
-        (dict(s255=3499, s23=4999), True), (dict(s255=3499, s24=5000), True),
+        (dict(s255=3499, s23=4999), True), (dict(s255=3499, s24=5000), False),
     ],
 )  # fmt: skip
 def test_clean_paper_is_much_and_exactly_white(pixels, clean):
     assert is_clean(shades(**pixels)) == clean
+
+
+def test_paper_of_one_dark_shade_is_not_clean():
+    screen = np.full((100, 100), 31, np.uint8)
+    screen[:, :30] = 255  # light ink on dark mode, in a tight box
+    assert not is_clean(screen)
 
 
 def test_a_strip_needs_less_paper():
@@ -92,7 +92,7 @@ def test_a_strip_needs_less_paper():
         (251, 100, 0.021, True), (250, 100, 0.021, False), (100, 251, 0.021, True),
         (251, 100, 0.019, False),
     ):  # fmt: skip
-        strip = np.full(wide * high, 100, np.uint8)
+        strip = (100 + np.arange(wide * high) % 50).astype(np.uint8)
         strip[: round(white * strip.size)] = 255
         assert is_clean(strip.reshape(high, wide)) == clean
 
@@ -272,10 +272,10 @@ def test_a_shadow_is_no_light_ink():
 
 
 def test_strokes_at_the_border_of_a_crop_are_no_shadow():
-    crop = np.full((120, 90), 220, np.uint8)
+    crop = RNG.integers(218, 223, (120, 90)).astype(np.uint8)
     crop[:, :12] = 60
     assert (glyph.lift(crop)[:, :9] < 60).all()
-    page = np.full((320, 240), 220, np.uint8)
+    page = RNG.integers(218, 223, (320, 240)).astype(np.uint8)
     page[:, :30] = 160  # of a page it is one
     page[100:108, 100:180] = 60
     assert (glyph.lift(page)[:, :25] == 255).all()

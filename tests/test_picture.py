@@ -9,18 +9,14 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import bitmap
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from config import Config
-from model import to_input
 from picture import decode_picture, find_proposals, read_picture, to_glyph, to_grey
-from training.augment import Augmentation, augment
 
 INK = bitmap("永", 7)
-OFF = Augmentation(*[0.0] * len(Augmentation._fields))
 
 
 def like(a: np.ndarray, b: np.ndarray) -> float:
@@ -82,6 +78,9 @@ def pictures() -> dict[str, np.ndarray]:
         "grey page": grey_page,
         "small on a large page": on_page(3000),
         "small on a large grey page": on_page(2000, (INK * 0.8).astype(np.uint8), 204),
+        "grey and opacity": rgba[..., [0, 3]],
+        "keyed out of white": np.dstack([INK, INK, INK, np.where(INK < 250, 255, 0).astype("u1")]),
+        "dark mode": (31 + (255 - INK) * (224 / 255)).astype(np.uint8),
         "transparent": rgba,
         "white ink, transparent": white_ink,
         "16 bit": INK.astype(np.uint16) * 257,
@@ -140,18 +139,72 @@ def test_files(tmp_path):
             read_picture(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+    """Return a picture as a file."""
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_photos_are_turned_upright(kind):
-    pillow = pytest.importorskip("PIL.Image")
     page = on_page(200)
     turned = {1: page, 2: page[:, ::-1], 3: page[::-1, ::-1], 4: page[::-1], 5: page.T}
     turned |= {6: np.rot90(page), 7: page[::-1, ::-1].T, 8: np.rot90(page, -1)}
     for orientation, held in turned.items():
-        stream = io.BytesIO()
-        exif = pillow.Exif()
+        exif = Image.Exif()
         exif[0x0112] = orientation
-        pillow.fromarray(np.ascontiguousarray(held)).save(stream, kind, exif=exif, quality=95)
-        assert like(to_glyph(decode_picture(stream.getvalue())), to_glyph(INK)) > 0.85, orientation
+        data = saved(Image.fromarray(np.ascontiguousarray(held)), kind, exif=exif, quality=95)
+        assert like(to_glyph(decode_picture(data)), to_glyph(INK)) > 0.85, orientation
+
+
+def bmp(fourth: int) -> bytes:
+    """Return INK as a BMP file of 32 bit, whose fourth byte means nothing."""
+    pixels = np.dstack([INK, INK, INK, np.full_like(INK, fourth)])[::-1]
+    size = (40, INK.shape[1], INK.shape[0], 1, 32, 0, pixels.size, 0, 0, 0, 0)
+    head = struct.pack("<IHHI", 54 + pixels.size, 0, 0, 54) + struct.pack("<IiiHHIIiiII", *size)
+    return b"BM" + head + pixels.tobytes()
+
+
+def pgm(highest: int) -> bytes:
+    """Return INK as a PGM file of this many shades."""
+    values = np.rint(INK / 255 * highest).astype(">u2")
+    return b"P5 %d %d %d\n" % (INK.shape[1], INK.shape[0], highest) + values.tobytes()
+
+
+GREY = Image.fromarray(INK)
+FILES = {
+    "BMP, fourth byte 0": bmp(0),
+    "BMP, fourth byte 7": bmp(7),
+    "PGM, 1023 shades": pgm(1023),
+    "PGM, 65535 shades": pgm(65535),
+    "BigTIFF": saved(GREY, "TIFF", big_tiff=True),
+    "TIFF, 32-bit float": saved(Image.fromarray((INK / 255).astype(np.float32)), "TIFF"),
+    "PNG, 16 bit": saved(Image.fromarray(INK.astype(np.uint16) * 257), "PNG"),
+    "PNG, palette": saved(GREY.convert("P"), "PNG"),
+    "PNG, grey and opacity": saved(GREY.convert("LA"), "PNG"),
+    "GIF": saved(GREY, "GIF"),
+    "WebP": saved(GREY.convert("RGB"), "WEBP", lossless=True),
+    "JPEG, CMYK": saved(GREY.convert("CMYK"), "JPEG", quality=95),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_format_gives_the_same_picture(kind):
+    grey = to_grey(decode_picture(FILES[kind]))
+    assert grey.shape == INK.shape and np.abs(grey.astype(int) - INK).max() <= 16
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP"])
+def test_further_pages_and_frames_are_a_notice(kind):
+    notices, second = [], Image.fromarray(255 - INK)
+    data = saved(GREY, kind, save_all=True, append_images=[second], lossless=True)
+    first = to_grey(decode_picture(data, "x", notices))
+    assert len(notices) == 1 and "more than one page" in notices[0]
+    assert np.abs(first.astype(int) - INK).max() <= 16
+    notices.clear()
+    decode_picture(saved(GREY, kind), "x", notices)
+    assert not notices
 
 
 def png(
@@ -168,42 +221,30 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
 
 
-def tiff(*tags: tuple[int, int]) -> bytes:
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(500_000)
-
-
 SCANS = bytes(3) + 100 * b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(10_000)
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (png(60000, 60000), "million pixels"),
-        (png(8191, 8191, 16, 6), "256 MB"),
+        (png(9000, 9000), "million pixels"),
         (png(8000, 8000), "cannot be in"),
-        (b"BM" + struct.pack("<IHHIIii", 0, 0, 0, 0, 40, 30000, -30000), "million pixels"),
-        (b"BM" + struct.pack("<IHHIIii", 0, 0, 0, 0, 268, 30000, 30000), "million pixels"),
+        (b"BM" + struct.pack("<IHHIIiiHH", 0, 0, 0, 0, 40, 9000, -9000, 1, 24) + bytes(24),
+         "million pixels"),
         (b"P5 -30000 30000 255\n", "expected PNG"),
-        (tiff((256, 30000), (257, 30000), (256, 9), (257, 9)), "expected PNG"),
-        (b"\xff\xd8\xff\xc2" + struct.pack(">HBHHB", 11, 8, 4000, 4000, 1) + SCANS, "many scans"),
+        (b"\xff\xd8\xff\xc2" + struct.pack(">HBHHBBBB", 11, 8, 4000, 4000, 1, 1, 17, 0) + SCANS,
+         "many scans"),
         (b"P5 99999 99999 255\n", "million pixels"),
-        (b"GIF89a" + struct.pack("<HH", 65535, 65535), "million pixels"),
-        (b"RIFF\0\0\0\0WEBPVP8X" + bytes(8) + b"\xff\xff\x3f" * 2, "million pixels"),
         (png(80, 60)[:60], "not a picture"),
     ],
-)
-def test_bombs_are_refused_before_they_are_decoded(data, said, monkeypatch):
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(ValueError, match=said):
+)  # fmt: skip
+def test_bombs_are_refused_before_they_are_decoded(data, message):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message):
         decode_picture(data, "bomb")
-
-
-def test_a_chunk_that_promises_too_much_takes_no_memory():
-    data = bytearray(cv2.imencode(".png", INK)[1].tobytes())
-    data[33:37] = b"\x7f\xff\xff\xff"  # the length of the first chunk after the header
-    with pytest.raises(ValueError, match="not a picture"):
-        decode_picture(bytes(data))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 def test_pipes_are_refused_at_once(tmp_path):
@@ -226,12 +267,12 @@ def test_floats_in_any_usual_range(top):
 def test_transparency_of_large_pictures_takes_little_memory():
     rgba = np.full((3000, 2000, 4), 200, np.uint8)
     rgba[1000:2000, 900:1100, :3] = 30
-    small = to_grey(rgba[900:1100, 800:1000])
+    small = to_grey(rgba[800:1600, 700:1300])
     tracemalloc.start()
     large = to_grey(rgba)
     assert tracemalloc.get_traced_memory()[1] < 8 * large.size
     tracemalloc.stop()
-    np.testing.assert_array_equal(large[900:1100, 800:1000], small)
+    np.testing.assert_array_equal(large[800:1600, 700:1300], small)
 
 
 @pytest.mark.parametrize("dark", [True, False])
@@ -242,12 +283,11 @@ def test_a_transparent_margin_around_a_sheet_is_paper(dark):
     assert like(to_glyph(rgba), to_glyph(INK)) > 0.85
 
 
-FILES = [cv2.imencode(kind, INK)[1].tobytes() for kind in (".png", ".jpg", ".bmp", ".tif", ".pgm")]
 CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(FILES), CHANGES, st.booleans(), st.floats(0, 1))
+@given(st.sampled_from(sorted(FILES.values())), CHANGES, st.booleans(), st.floats(0, 1))
 def test_damaged_pictures_are_read_or_refused_in_a_sentence(data, changes, early, cut):
     """Nothing but ValueError, whatever is damaged; most of it in the header."""
     damaged = bytearray(data)
@@ -261,38 +301,6 @@ def test_damaged_pictures_are_read_or_refused_in_a_sentence(data, changes, early
         assert "\n" not in str(error)
     else:
         assert glyph.shape == (64, 64)
-
-
-def batch() -> torch.Tensor:
-    return to_input(np.stack([to_glyph(bitmap(c, 3)) for c in "永国我是的一"] * 8))
-
-
-def test_augmentation_off_is_identity():
-    x = batch()
-    y = augment(x.clone(), OFF, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(y, x, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("part", Augmentation._fields)
-def test_each_part_of_the_augmentation_acts_alone_and_repeatably(part):
-    strength = OFF._replace(**{part: getattr(Config(), part) or 0.3})
-    x = batch()
-    one = augment(x.clone(), strength, torch.Generator().manual_seed(5))
-    two = augment(x.clone(), strength, torch.Generator().manual_seed(5))
-    other = augment(x.clone(), strength, torch.Generator().manual_seed(6))
-    assert torch.equal(one, two) and not torch.equal(one, other)
-    assert one.shape == x.shape and one.min() >= 0 and one.max() <= 1 + 1e-5
-    changed = (one - x).abs().amax((1, 2, 3)) > 0.05
-    assert changed.float().mean() > (0.02 if part == "erase" else 0.1)
-
-
-def test_shift_moves_by_the_stated_share():
-    x = torch.zeros(64, 1, 64, 64)
-    x[:, :, 28:36, 28:36] = 1
-    y = augment(x.clone(), OFF._replace(shift=0.1), torch.Generator().manual_seed(0))
-    weight = y.sum((1, 2, 3))
-    centre = (y.sum((1, 2)) * torch.arange(64)).sum(1) / weight
-    assert (centre - 31.5).abs().max() < 6.5 and (centre - 31.5).abs().max() > 4
 
 
 def test_a_level_stroke_in_a_tight_box_keeps_its_polarity():

@@ -279,10 +279,8 @@ def _gaps(stream: BinaryIO, archive: zipfile.ZipFile, members: list) -> Iterator
     members overlap: one file under a thousand names.
     """
     end = 0
-    for begin, size in [
-        *((m.header_offset, m.compress_size) for m in members),
-        (archive.start_dir, 0),
-    ]:
+    places = [(member.header_offset, member.compress_size) for member in members]
+    for begin, size in [*places, (archive.start_dir, 0)]:
         if begin < end:
             raise ValueError("its directory lists files that overlap")
         if begin - end > 24:  # a data descriptor may follow a file

@@ -344,7 +344,7 @@ def _is_current(source: Path, folder: Path, mark: dict, workers: int) -> bool:
     with contextlib.suppress(OSError, AttributeError):
         # Not pathlib, which takes longer than the file system.
         root = f"{source}/" if source.is_dir() else str(source)
-        if all(_stamp(root + path) == stamp for path, stamp in stamps.items()):
+        if stamps and all(_stamp(root + path) == stamp for path, stamp in stamps.items()):
             return True
     listing = scan(source)
     same = _digest(listing.entries) == mark.get("names")

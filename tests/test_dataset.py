@@ -118,13 +118,12 @@ def test_file_formats(tmp_path, capsys):
     alpha[..., 3] = 255 - ink
     files = {
         "a.png": ink,
-        "b.bmp": cv2.cvtColor(ink, cv2.COLOR_GRAY2BGR),
-        "c.tiff": ink.astype(np.uint16) * 257,
         "d.jpg": ink,
         "e.png": alpha,
         "F.JPEG": ink,
-        "很长的文件名" * 10 + ".png": ink,
+        "长文件名" * 10 + ".png": ink,
     }
+    files |= {"b.bmp": cv2.cvtColor(ink, cv2.COLOR_GRAY2BGR), "c.tiff": ink.astype(np.uint16) * 257}
     for name, pixels in files.items():
         cv2.imencode(os.path.splitext(name)[1].lower(), pixels)[1].tofile(folder / name)
     (folder / "notes.txt").write_text("no image")
@@ -217,10 +216,6 @@ def test_wrong_sources(tmp_path):
 # --- one pack for one content
 
 
-def overwrite(tree):
-    write_png(tree / "U+5341" / "1001_00000.png", bitmap("十", 99))
-
-
 def swap(tree):
     """Exchange two images: the same names and sizes, other contents."""
     one, other = tree / "U+5341" / "1001_00000.bmp", tree / "U+5341" / "1002_00000.bmp"
@@ -232,8 +227,8 @@ def swap(tree):
 @pytest.mark.parametrize(
     "change",
     [
-        overwrite,
         swap,
+        lambda tree: write_png(tree / "U+5341" / "1001_00000.png", bitmap("十", 99)),
         lambda tree: (tree / "U+5341" / "1001_00000.png").unlink(),
         lambda tree: write_png(tree / "U+5341" / "1009_00000.png", bitmap("十", 1009)),
         lambda tree: write_png(tree / "U+4EBA" / "1009_00000.png", bitmap("人", 1009)),
@@ -438,9 +433,7 @@ def test_classes_that_the_labels_do_not_include(tmp_path):
 # --- validation
 
 
-@pytest.mark.parametrize(
-    ("fraction", "people"), [(0.1, 2), (0.02, 1), (0.3, 6), (0.5, 10), (0.0, 0)]
-)
+@pytest.mark.parametrize(("fraction", "people"), [(0.1, 2), (0.02, 1), (0.5, 10), (0.0, 0)])
 def test_writers_are_held_out(tmp_path_factory, fraction, people):
     root = tmp_path_factory.getbasetemp() / "held-out"
     if not root.exists():

@@ -92,8 +92,8 @@ class Server(ThreadingHTTPServer):
             raise ValueError(f"classes is {which[:80]!r}, expected {' or '.join(self.recognizers)}")
         recognizer = self.recognizers[which]
         with self.reading:
-            began = time.perf_counter()
-            picture = decode_picture(body)
+            began, notices = time.perf_counter(), []
+            picture = decode_picture(body, notices=notices)
             readings = recognizer.recognize([picture], READINGS)[0]
             if readings.error:
                 raise ValueError(readings.error)
@@ -101,7 +101,7 @@ class Server(ThreadingHTTPServer):
             found, index = recognizer.find(picture), readings.proposal
         return {
             "readings": [reading._asdict() for reading in readings],
-            "notices": list(readings.notices),
+            "notices": [*notices, *readings.notices],
             "glyph": data_url(found.glyphs[index]),
             "view": data_url(found.view(index)) if index else None,
             "milliseconds": milliseconds,

@@ -54,7 +54,7 @@ from jobs.command import command, needs, printable
 from jobs.files import replacing
 from model import to_input
 from picture.module import ToGlyph
-from recognizer import Network, load_network, open_session
+from recognizer import Network, Recognizer, load_network, open_session
 from synthesis.stream import Handwriting
 from synthesis.templates import stroke_data
 
@@ -79,18 +79,25 @@ LEAST_AGREEMENT = 0.98  # of top-1, without a warning
 class PictureReader(nn.Module):
     """Preprocessing, network and ranking in one: (N,1,H,W) uint8 -> the outputs of `names`."""
 
-    def __init__(self, model: nn.Module, loaded: Mapping) -> None:
+    def __init__(self, model: nn.Module, loaded: Mapping, twins: list) -> None:
         super().__init__()
         self.to_glyph, self.model = ToGlyph(loaded["config"]["size"]), model
         self.count = min(READINGS, len(loaded["classes"]))
         self.reject = loaded["metrics"].get("reject")
         self.names = ["logits", "glyph", "labels", "probabilities"]
         self.names += ["character_score"] if self.reject else []
+        pairs = [(symbol, chinese) for chinese, symbols in twins for symbol in symbols]
+        symbols, chinese = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+        kept = torch.ones(len(loaded["classes"])).index_fill(0, symbols, 0)
+        for name, value in (("symbols", symbols), ("chinese", chinese), ("kept", kept)):
+            self.register_buffer(name, value.contiguous())
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         glyph = self.to_glyph(pictures)
         logits = self.model(glyph.unsqueeze(1).float() / 255)
-        probabilities, labels = logits.softmax(1).topk(self.count)
+        shares = logits.softmax(1)  # symbols that look like a Chinese character add to its share
+        shares = shares.index_add(1, self.chinese, shares[:, self.symbols]) * self.kept
+        probabilities, labels = shares.topk(self.count)
         outputs = (logits, glyph, labels, probabilities)
         if not self.reject:
             return outputs
@@ -103,7 +110,7 @@ class PictureReader(nn.Module):
 def to_onnx(
     model: nn.Module, loaded: Mapping, precision: str, takes: str, path: Path
 ) -> onnx.ModelProto:
-    """Return the ONNX model of a network in eval mode, with the metadata of its checkpoint.
+    """Return the ONNX model of a network or PictureReader, with the metadata of its checkpoint.
 
     `takes` is glyph or picture; `path` is a temporary file.
     """
@@ -112,7 +119,6 @@ def to_onnx(
         names, outputs, example = ["glyphs"], ["logits"], torch.zeros(2, 1, size, size)
         axes = {"glyphs": {0: "N"}}
     else:
-        model = PictureReader(model, loaded).eval()
         example = torch.full((2, 1, 90, 70), 255, dtype=torch.uint8)
         example[:, :, 20:60, 30:40] = 0
         names, outputs, axes = ["picture"], model.names, {"picture": {0: "N", 2: "H", 3: "W"}}
@@ -249,13 +255,15 @@ def compare(path: Path, network: Network) -> tuple[float, float]:
 def export(source: Path, out: Path, precision: str, takes: str) -> None:
     """Write and check a file and print its figures."""
     loaded = checkpoint.load(source)
-    model = checkpoint.build_model(loaded).eval()
+    model = checkpoint.build_model(loaded)
     network = load_network(source)
+    if takes == "picture":
+        model = PictureReader(model, loaded, Recognizer(network).twins)
     print(printable(network.summary), file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         with np.errstate(over="ignore", invalid="ignore"):  # of a broken network; see below
-            onnx.save(to_onnx(model, loaded, precision, takes, temporary), temporary)
+            onnx.save(to_onnx(model.eval(), loaded, precision, takes, temporary), temporary)
             difference, agreement = compare(temporary, network)
         if not math.isfinite(difference) or (precision == "fp32" and difference > TOLERANCE):
             problem = f"its logits differ from PyTorch's by {difference:.2g} of their range"
@@ -277,7 +285,11 @@ def publish(source: Path, folder: Path, precision: str) -> None:
         raise ValueError(f"{source}: some labels are longer than one character; the page needs one")
     export(source, folder / "network.onnx", precision, "picture")
     threshold = network.reject and network.reject["threshold"]
-    page.publish(folder, source.name, network.classes, network.size, threshold)
+    described = page.describe(
+        "here", f"{source.name}: {len(network.classes)} classes", network.classes, network.size
+    )
+    described |= {"threshold": threshold, "twins": Recognizer(network).twins}
+    page.publish(folder, network.classes, described)
     print(f"{folder}: for any static host; to try it: python -m http.server -d {folder}")
 
 

@@ -45,12 +45,12 @@ def check_runtime() -> None:
             raise FileNotFoundError(f"{RUNTIME / name}: no such file; run: npm ci --prefix page")
 
 
-def publish(
-    folder: Path, name: str, classes: Sequence[str], size: int, threshold: float | None
-) -> None:
-    """Add the page to a folder with network.onnx; each class is one character."""
-    described = describe("here", f"{name}: {len(classes)} classes", classes, size)
-    described |= {"threshold": threshold, "classes": "".join(classes), "symbols": SYMBOLS}
+def publish(folder: Path, classes: Sequence[str], described: dict) -> None:
+    """Add the page to a folder with network.onnx; each class is one character.
+
+    `described` is that of `describe` with `threshold` and `twins`, see recognizer.Recognizer.
+    """
+    described = described | {"classes": "".join(classes), "symbols": SYMBOLS}
     for name in (*FILES, READER):
         shutil.copyfile(HERE / name, folder / name)
     for name in RUNTIME_FILES:

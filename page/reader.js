@@ -23,8 +23,8 @@ export async function open(network) {
     if (!glyph.data.some(value => value)) return {error: "No ink was found on the picture"};
     const character_score = score?.data[0];
     return {
-      readings: best(logits.data, chosen[which]).map(([label, probability]) =>
-        ({character: classes[label], probability})),
+      readings: best(logits.data, chosen[which], which === "all" ? network.twins : [])
+        .map(([label, probability]) => ({character: classes[label], probability})),
       glyph: toPng(glyph.data, network.size),
       character_score,
       is_character: score && character_score >= network.threshold,
@@ -57,13 +57,21 @@ function grey(canvas) {
   return levels;
 }
 
-// Return [label, probability] of the best, with probabilities among the labels.
-function best(logits, labels) {
+// Return [label, probability] of the best, with probabilities among the labels. Of twins, which no
+// picture tells apart, the Chinese character gets the probability of the symbols, too.
+function best(logits, labels, twins) {
   const highest = labels.reduce((most, label) => Math.max(most, logits[label]), -Infinity);
+  const shares = new Float64Array(logits.length);
   let sum = 0;
-  for (const label of labels) sum += Math.exp(logits[label] - highest);
-  return labels.slice().sort((a, b) => logits[b] - logits[a]).slice(0, TOP)
-    .map(label => [label, Math.exp(logits[label] - highest) / sum]);
+  for (const label of labels) sum += shares[label] = Math.exp(logits[label] - highest);
+  for (const [chinese, symbols] of twins) {
+    for (const symbol of symbols) {
+      shares[chinese] += shares[symbol];
+      shares[symbol] = 0;
+    }
+  }
+  return labels.slice().sort((a, b) => shares[b] - shares[a]).slice(0, TOP)
+    .map(label => [label, shares[label] / sum]);
 }
 
 function toPng(glyph, size) {

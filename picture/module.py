@@ -14,7 +14,7 @@ paper, lines and neighbouring characters. This file needs torch, the rest of pic
 import torch
 from torch import Tensor, nn
 
-from picture.glyph import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, STRIP_PAPER
+from picture.glyph import CLEAN_NEAR_PAPER, CLEAN_PAPER, DENSE_PAPER, FLAT, STRIP_PAPER
 
 LEAST_INK = 10  # levels between paper and ink; below that, the picture is blank
 
@@ -76,8 +76,10 @@ class ToGlyph(nn.Module):
         tight = torch.where(strip, STRIP_PAPER, DENSE_PAPER)
         black = shares[:, :24].sum(1, keepdim=True) >= 0.5
         near = shares[:, 236:255].sum(1, keepdim=True)
+        white = shares[:, 255:]
+        flat = shares[:, 24:236].amax(1, keepdim=True) > white.clamp(min=FLAT)
         least = torch.where(black, CLEAN_PAPER, tight)
-        return (near <= CLEAN_NEAR_PAPER) & (shares[:, 255:] >= least)
+        return (near <= CLEAN_NEAR_PAPER) & (white >= least) & (black | ~flat)
 
     def is_light(self, shares: Tensor) -> Tensor:
         """Return whether ink is lighter than paper, (N,1): the histogram is skewed upwards."""

@@ -14,6 +14,7 @@ from conftest import CHARACTERS, bitmap, call_script, made_once, run_script
 
 import checkpoint
 import recognizer
+from config import DEFAULT_CHECKPOINT
 from picture import to_glyph
 from picture.module import ToGlyph
 from recognizer import Recognizer, character_score, energy, load_network, softmax
@@ -189,6 +190,21 @@ def test_an_exported_file_reads_pictures(picture_file):
     other = on_page(5)[None, None]  # of another size, alone
     (glyph,) = session.run(["glyph"], {"picture": other})
     assert np.array_equal(glyph, module(torch.from_numpy(other)).numpy())
+
+
+def test_a_twin_is_read_as_the_chinese_character(site):
+    picture = np.full((100, 200), 255, np.uint8)
+    cv2.line(picture, (40, 50), (160, 48), 0, 8, cv2.LINE_AA)
+    session = open_alone(site / "network.onnx")
+    feed = {"picture": picture[None, None]}
+    labels, probabilities = session.run(["labels", "probabilities"], feed)
+    recognizer = Recognizer.from_checkpoint(DEFAULT_CHECKPOINT)
+    expected = recognizer.recognize([picture])[0]
+    found = recognizer.network.classes[labels[0, 0]]
+    assert found == expected[0].character == "一"
+    assert probabilities[0, 0] == pytest.approx(expected[0].probability, abs=0.01)
+    hyphen = recognizer.network.classes.index("-")
+    assert probabilities[labels == hyphen].sum() == 0
 
 
 def test_a_file_for_pictures_is_no_recognizer(picture_file):

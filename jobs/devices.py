@@ -53,8 +53,8 @@ def start_processes(device: str) -> Processes:
     processes = Processes(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")
     if on_gpu and processes.local_rank >= (gpus := torch.cuda.device_count()):
-        said = f"process {processes.local_rank + 1} of this machine has no GPU, there are {gpus}"
-        raise ValueError(f"{said}; start {gpus} with --nproc-per-node, or give --device cpu")
+        message = f"process {processes.local_rank + 1} of this machine has no GPU, there are {gpus}"
+        raise ValueError(f"{message}; start {gpus} with --nproc-per-node, or give --device cpu")
     if on_gpu:
         torch.cuda.set_device(processes.local_rank)
     # The first process may pack and label for hours while the others wait.

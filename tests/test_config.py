@@ -46,7 +46,7 @@ def test_bounds(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("size", 80.0, "a whole number"), ("size", True, "a whole number"),
         ("lr", "0.1", "a number"), ("lr", True, "a number"), ("lr", float("nan"), "a number"),
@@ -54,8 +54,8 @@ def test_bounds(name):
         ("data", "data/train", "texts"), ("data", ("a", 1), "texts"), ("data", ["a"], "texts"),
     ],
 )  # fmt: skip
-def test_types(name, value, said):
-    with pytest.raises(ValueError, match=f"--{name} is .*, expected {said}"):
+def test_types(name, value, message):
+    with pytest.raises(ValueError, match=f"--{name} is .*, expected {message}"):
         Config(**{name: value})
 
 
@@ -100,19 +100,19 @@ def test_arguments_hold_what_was_given_and_nothing_else():
 def test_help_tells_groups_and_defaults(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
-    said = " ".join(capsys.readouterr().out.split())
+    message = " ".join(capsys.readouterr().out.split())
     for text in (
         "data: --data DIR [DIR ...] ", "(default: data/train)", "model: --variant {small,large}",
         "optimization: --epochs", "augmentation: --rotation", "distillation: --teacher",
         "run: --out", "--batch-size SIZE", "--dry-run two steps",
     ):  # fmt: skip
-        assert text in said, text
-    assert "--resume continue OUT/last.pt --init-from FROM" in said  # no default to tell
-    assert "(default: )" not in said
+        assert text in message, text
+    assert "--resume continue OUT/last.pt --init-from FROM" in message  # no default to tell
+    assert "(default: )" not in message
     with pytest.raises(SystemExit):
         parsed("--help", names=["lr", "device"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "optimization: --lr" in said and "run: --device" in said and "model" not in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "optimization: --lr" in message and "run: --device" in message and "model" not in message
 
 
 def test_what_is_read_is_all_classes_unless_given():

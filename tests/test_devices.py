@@ -39,13 +39,13 @@ def test_auto_takes_the_best_there_is(machine):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "name", "said"),
+    ("gpus", "name", "message"),
     [(0, "cuda", "not there"), (0, "mps", "not there"), (2, "cuda:2", "not there"),
      (1, "meta", "not there"), (1, "toaster", "expected auto, cpu")],
 )  # fmt: skip
-def test_what_is_not_there_is_said(machine, gpus, name, said):
+def test_what_is_not_there_is_said(machine, gpus, name, message):
     machine(gpus=gpus)
-    with pytest.raises(ValueError, match=f"--device {name}: {said}"):
+    with pytest.raises(ValueError, match=f"--device {name}: {message}"):
         pick_device(name)
 
 

@@ -80,7 +80,7 @@ def test_option_comes_before_metadata(given, metadata, expected):
 
 
 @pytest.mark.parametrize(
-    ("given", "metadata", "said"),
+    ("given", "metadata", "message"),
     [
         ("scale=x", {}, "not a number"), ("margin=0.5", {}, "not a number"),
         ("scale=0", {}, "above 0"), ("scale=inf", {}, "above 0"), ("margin=-1", {}, "or more"),
@@ -91,8 +91,8 @@ def test_option_comes_before_metadata(given, metadata, expected):
         ("", {"classes": '"一一"'}, "classes=FILE"), ("", {"scale": "?"}, "not a number"),
     ],
 )  # fmt: skip
-def test_errors_name_the_option(given, metadata, said):
-    with pytest.raises(ValueError, match=said) as caught:
+def test_errors_name_the_option(given, metadata, message):
+    with pytest.raises(ValueError, match=message) as caught:
         expectations(given, metadata)
     assert "--teacher-input" in str(caught.value)
 

@@ -74,20 +74,20 @@ def test_run_learns_and_leaves_its_files(trained):
 
 
 def test_run_says_what_it_trains_and_what_comes_next(trained):
-    said = (trained / "stderr.txt").read_text(encoding="utf-8")
-    assert "device: cpu, float32" in said
-    assert "training on 108 samples of 6 classes by 9 writers" in said
-    assert "validating on 12 samples of 6 classes by 1 writer" in said
+    message = (trained / "stderr.txt").read_text(encoding="utf-8")
+    assert "device: cpu, float32" in message
+    assert "training on 108 samples of 6 classes by 9 writers" in message
+    assert "validating on 12 samples of 6 classes by 1 writer" in message
     parameters = sum(
         tensor.numel()
         for name, tensor in checkpoint.load(trained / "best.pt")["model"].items()
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
     )
-    assert f"small, 6 classes, {parameters:,} parameters" in said
-    assert "16 epochs of 6 steps of 16 samples" in said
+    assert f"small, 6 classes, {parameters:,} parameters" in message
+    assert "16 epochs of 6 steps of 16 samples" in message
     best = max(rows(trained), key=lambda row: row["top1"])
-    assert f"best: epoch {best['epoch']}, validation top-1 {best['top1']:.2%}" in said
-    assert f"next: python test.py --checkpoint {trained / 'best.pt'}" in said
+    assert f"best: epoch {best['epoch']}, validation top-1 {best['top1']:.2%}" in message
+    assert f"next: python test.py --checkpoint {trained / 'best.pt'}" in message
 
 
 def test_duration_is_estimated_once_after_the_first_steps(monkeypatch):
@@ -112,8 +112,8 @@ def test_a_folder_with_a_run_is_not_overwritten(trained, data, tmp_path, capsys)
     before = (trained / "best.pt").read_bytes()
     arguments = ["--data", str(data / "train"), "--out", str(trained), *SMALL]
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "--resume" in said and "another --out" in said
+    message = capsys.readouterr().err
+    assert "--resume" in message and "another --out" in message
     assert (trained / "best.pt").read_bytes() == before
     assert main([*arguments, "--dry-run"]) == 0
 
@@ -162,8 +162,8 @@ def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path, capsys
         patch.setattr(script, "train_step", step_and_signal)
         assert main(list(map(str, arguments))) == 130
     assert signal.getsignal(signal.SIGINT) is before
-    said = capsys.readouterr().err
-    assert "interrupted at step 9 of 24" in said and "--resume" in said
+    message = capsys.readouterr().err
+    assert "interrupted at step 9 of 24" in message and "--resume" in message
     assert checkpoint.load(tmp_path / "broken" / "last.pt")["resume"]["step"] == 9
     assert main(["--resume", "--out", str(tmp_path / "broken")]) == 0
     whole, broken = (checkpoint.load(tmp_path / n / "last.pt") for n in ("whole", "broken"))
@@ -226,8 +226,8 @@ def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):
     capsys.readouterr()
     for key, value in (("--lr", "0.4"), ("--batch-size", "9"), ("--seed", "1")):
         assert main(["--resume", "--out", str(tmp_path), key, value]) == 2
-        said = capsys.readouterr().err
-        assert f"--resume continues with {key} " in said and f"not {value}" in said
+        message = capsys.readouterr().err
+        assert f"--resume continues with {key} " in message and f"not {value}" in message
     assert main(["--resume", "--out", str(tmp_path)]) == 0
     assert "all 1 epochs are done" in capsys.readouterr().err
     assert main(["--resume", "--out", str(tmp_path), "--epochs", "2", "--lr", "0.004"]) == 0
@@ -257,15 +257,15 @@ def test_damaged_training_state_is_one_sentence(trained, tmp_path, capsys, key, 
     loaded["resume"][key] = value
     torch.save(loaded, tmp_path / "last.pt")
     assert main(["--resume", "--out", str(tmp_path), "--epochs", "17"]) == 2
-    said = capsys.readouterr().err
-    assert "its training state is damaged" in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "its training state is damaged" in message and "Traceback" not in message
 
 
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
     arguments = ["--data", str(data / "train"), "--out", str(tmp_path), *SMALL]
     assert main([*arguments, "--lr", "1e30", "--warmup", "0"]) == 2
-    said = capsys.readouterr().err
-    assert "not finite" in said and "--lr" in said
+    message = capsys.readouterr().err
+    assert "not finite" in message and "--lr" in message
     if (tmp_path / "last.pt").exists():
         loaded = checkpoint.load(tmp_path / "last.pt")
         assert all(t.isfinite().all() for t in loaded["model"].values())
@@ -515,7 +515,7 @@ def test_torchrun_starts_two_processes_that_train_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--data", "nowhere"], "no such folder"),
         (["--lr", "-1"], "--lr is -1.0, expected above 0"),
@@ -533,12 +533,12 @@ def test_torchrun_starts_two_processes_that_train_together(tmp_path):
         (["--synthetic", "--data", "x", "--outliers", "y"], "--data cannot be combined"),
     ],
 )
-def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, said):
+def test_bad_input_is_one_sentence(data, tmp_path, capsys, arguments, message):
     given = [] if "--data" in arguments else ["--data", str(data / "train")]
     given += ["--out", str(tmp_path), "--size", "32", *arguments]
     assert main(given) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and said in error
+    assert error.startswith("error: ") and message in error
 
 
 def test_processes_need_whole_batches(data):

@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,8 @@ from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, SETTINGS, decode_picture, proposals, read_picture
 
 PACK_VERSION = 9  # of the format
-CHUNK = 256  # images per task
-LARGE = 1 << 28  # bytes; what larger files are refused for is known to read_picture
+TASK = 256  # images per task of a worker
+LARGE = 1 << 28  # bytes; read_picture says why larger files are refused
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data, skipped silently
@@ -90,10 +91,9 @@ def scan(source: str | Path) -> Listing:
         return listing
     if source.is_file():
         with open(source, "rb") as stream:
-            what = (
-                other_format(source.name, stream.read(64)) or "is neither a .gnt file nor a folder"
-            )
-        raise ValueError(f"{source}: {what}; expected class folders or .gnt files {MAKE_DATA}")
+            what = other_format(source.name, stream.read(64))
+        what = f"{source}: {what or 'is neither a .gnt file nor a folder'}"
+        raise ValueError(f"{what}; expected class folders or .gnt files {MAKE_DATA}")
     if not source.is_dir():
         expected = f"expected class folders of images or .gnt files {MAKE_DATA}"
         raise FileNotFoundError(f"{source}: no such folder; {expected}")
@@ -130,7 +130,8 @@ def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
 def _labels(source: Path, names: list[str]) -> dict[str, str]:
     """Return the label of each class folder; ValueError for data sets, and for labels not text."""
     sets = [name for name in names if name.lower() in SPLITS]
-    if any(item.is_dir() for name in sets for item in (source / name).iterdir()):
+    inside = [item for name in sets for item in (source / name).iterdir()]
+    if any(item.is_dir() and not is_hidden(item.name) for item in inside):
         what = f"{source}: {shorten(sets)} are data sets, not classes"
         raise ValueError(f"{what}; give one of them, as {source / sets[-1]}")
     gbk = [name for name in names if not _is_text(name)]  # as unzip leaves them, all or none
@@ -151,40 +152,27 @@ def _is_text(name: str) -> bool:
 # --- decode: files -> glyphs, in several processes
 
 
-class Chunk(NamedTuple):
-    """Part of a source, decoded: n samples in order, and a sentence for each one left out."""
+class Part(NamedTuple):
+    """The n samples of a task in order, and what could not be read."""
 
     glyphs: list[np.ndarray]  # n arrays (P,S,S) uint8
     labels: list[str]
     writers: list[str]  # "" if unknown
     names: list[str]
-    problems: list[str]
-    refused: list[str]  # labels of those left out, "" if damaged
-    checksums: list[int]  # of the files that begin in this chunk
-
-
-def stream_glyphs(
-    source: str | Path,
-    entries: Sequence[Entry],
-    size: int,
-    margin: int | None = None,
-    workers: int = 0,
-) -> Iterator[Chunk]:
-    """Decode a source in parallel (0: one process per core) and yield it in order."""
-    yield from _in_parallel(partial(_decode, str(source), size, margin), entries, workers)
+    refused: list[tuple[str, str]]  # label, "" if damaged, and a sentence
+    checksums: list[int]  # of the files
 
 
 def _in_parallel(function: Callable, entries: Sequence[Entry], workers: int) -> Iterator:
-    """Yield the results of function(task) in order; a task is CHUNK images or one .gnt file."""
+    """Yield function(task) in order; a task is TASK images or one .gnt file."""
     tasks: list[list[Entry]] = []
     for entry in entries:
-        if entry.label and tasks and tasks[-1][0].label and len(tasks[-1]) < CHUNK:
+        if entry.label and tasks and tasks[-1][0].label and len(tasks[-1]) < TASK:
             tasks[-1].append(entry)
         else:
             tasks.append([entry])
     with Workers(max(1, min(workers or cores(), len(tasks)))) as pool:
-        for results in pool.map(function, tasks):
-            yield from results
+        yield from pool.map(function, tasks)
 
 
 def _checksums(root: str, task: list[Entry]) -> list[int]:
@@ -197,25 +185,20 @@ def _checksums(root: str, task: list[Entry]) -> list[int]:
     return sums
 
 
-def _decode(root: str, size: int, margin: int | None, task: list[Entry]) -> list[Chunk]:
-    """Decode a task into chunks of at most CHUNK samples; what cannot be read is left out."""
+def _decode(root: str, size: int, task: list[Entry]) -> Part:
+    """Decode a task; what cannot be read is left out."""
     cv2.setNumThreads(1)  # processes are the parallelism here
-    checksums = [] if task[0].label else _checksums(root, task)
-    chunks = [Chunk([], [], [], [], [], [], checksums)]
-    for number, (name, where, label, writer, item) in enumerate(_samples(root, task), 1):
-        chunk = chunks[-1]
+    part = Part([], [], [], [], [], [] if task[0].label else _checksums(root, task))
+    for name, where, label, writer, item in _samples(root, task):
         try:
-            chunk.glyphs.append(proposals(_pixels(item, where, checksums), size, margin))
+            part.glyphs.append(proposals(_pixels(item, where, part.checksums), size))
         except (ValueError, OSError) as error:
-            chunk.problems.append(f"{where}: {str(error).removeprefix(f'{where}: ')}")
-            chunk.refused.append(label)
+            part.refused.append((label, f"{where}: {str(error).removeprefix(f'{where}: ')}"))
         else:
-            chunk.labels.append(label)
-            chunk.writers.append(writer)
-            chunk.names.append(name)
-        if number % CHUNK == 0:
-            chunks.append(Chunk([], [], [], [], [], [], []))
-    return chunks
+            part.labels.append(label)
+            part.writers.append(writer)
+            part.names.append(name)
+    return part
 
 
 def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
@@ -234,7 +217,7 @@ def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
 
 
 def _pixels(item: Entry | Record | Damage, where: str, checksums: list[int]) -> np.ndarray:
-    """Return the pixels of a sample; note the checksum of an image file, which is read but once."""
+    """Return the pixels of a sample; add the checksum of an image file, which is read only once."""
     if isinstance(item, Damage):
         raise ValueError(item.reason)
     if isinstance(item, Record):
@@ -350,8 +333,8 @@ def _is_current(source: Path, folder: Path, mark: dict, workers: int) -> bool:
     same = _digest(listing.entries) == mark.get("names")
     if same and _digest(listing.entries, _times(listing)) != mark.get("times"):
         print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
-        checksums = _in_parallel(partial(_checksums, str(source)), listing.entries, workers)
-        same = _digest(listing.entries, checksums) == mark.get("fingerprint")
+        parts = _in_parallel(partial(_checksums, str(source)), listing.entries, workers)
+        same = _digest(listing.entries, chain.from_iterable(parts)) == mark.get("fingerprint")
     if same:
         with contextlib.suppress(OSError):  # a read-only pack
             _write_stamps(folder, listing)
@@ -438,8 +421,7 @@ def _write_glyphs(
     source: Path, folder: Path, entries: list[Entry], size: int, workers: int
 ) -> tuple[dict, bytes]:
     """Write glyphs and names of a pack; return what else pack.json and samples.npz hold."""
-    labels, writers, counts, problems, checksums = [], [], [], [], []
-    refused = Counter()
+    labels, writers, counts, refused, checksums = [], [], [], [], []
     images = sum(1 for entry in entries if entry.label)
     total = images if images == len(entries) else None  # .gnt files do not tell their number
     with (
@@ -447,17 +429,17 @@ def _write_glyphs(
         open(folder / "names.jsonl", "w", encoding="ascii") as names,
         progress(total=total, desc=f"packing {source}", unit=" samples") as bar,
     ):
-        for chunk in stream_glyphs(source, entries, size, workers=workers):
-            for some in chunk.glyphs:
+        for part in _in_parallel(partial(_decode, str(source), size), entries, workers):
+            for some in part.glyphs:
                 glyphs.write(some.tobytes())
                 counts.append(len(some))
-            names.writelines(json.dumps(name) + "\n" for name in chunk.names)
-            labels += chunk.labels
-            writers += chunk.writers
-            problems += chunk.problems
-            checksums += chunk.checksums
-            refused.update(chunk.refused)
-            bar.update(len(chunk.labels) + len(chunk.problems))
+            names.writelines(json.dumps(name) + "\n" for name in part.names)
+            labels += part.labels
+            writers += part.writers
+            refused += part.refused
+            checksums += part.checksums
+            bar.update(len(part.labels) + len(part.refused))
+    problems = [sentence for _, sentence in refused]
     if not labels:
         first = f"; first: {problems[0]}" if problems else ""
         raise ValueError(f"{source}: none of its {len(problems)} samples could be read{first}")
@@ -475,7 +457,7 @@ def _write_glyphs(
         "classes": classes,
         "writers": people,
         "problems": problems,
-        "refused": dict(refused),
+        "refused": Counter(label for label, _ in refused),
     }
     return mark, samples.getvalue()
 

@@ -1,12 +1,12 @@
-"""Time training and inference on a GPU, and name it; on a CPU the same in a small form.
+"""Time training and inference on a GPU; on a CPU the same with small batches.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --batch-size 2048 --json
 
-For Small and Large with the default settings, 3755 classes, with and without --compile: images a
-second of steps of train.py on a batch in memory (`steps`) and with fetching and augmentation
-(`training`), the share of the time that these cost, and the peak of allocated memory; inference
-with autocast.
+For Small and Large with the default settings and 3755 classes, with and without --compile: images
+per second of training steps on a batch in memory (`steps`) and with fetching and augmentation
+(`training`), the share of time that these take, and the peak of allocated memory; inference with
+autocast.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def training(
 
 
 def inference(variant: str, batch_size: int, device: torch.device, rounds: int) -> timing.Row:
-    """Return the images a second from input to logits."""
+    """Return the images per second from input to logits."""
     config = Config()
     network = mobilenet_v3(variant, CLASSES, last_stride=config.last_stride, head=config.head)
     network.eval().to(device, memory_format=torch.channels_last)
@@ -76,6 +76,7 @@ def inference(variant: str, batch_size: int, device: torch.device, rounds: int) 
 
 
 def measure(variants: tuple[str, ...], batch_size: int, rounds: int) -> list[timing.Row]:
+    """Return the rows of all variants."""
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     batch_size = batch_size or (1024 if cuda else 32)
@@ -96,6 +97,7 @@ def measure(variants: tuple[str, ...], batch_size: int, rounds: int) -> list[tim
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print the figures."""
     options = timing.parser(__doc__)
     options.add_argument("--variant", choices=VARIANTS, help="this one alone (default: all)")
     options.add_argument("--batch-size", type=int, default=0, help="0: 1024 on a GPU, else 32")

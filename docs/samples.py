@@ -1,9 +1,9 @@
-"""Draw the sample pictures: synthetic handwriting in the ways in which users hand it in.
+"""Draw the pictures of samples/: synthetic handwriting in the forms in which users submit it.
 
     python -m docs.samples
 
-Each file is named by the code point of its character: U+6C38.png is 永. Scan, page, photo, phone
-screen, transparent layer, mouse: all of them go through the same preprocessing.
+Each file is named by the code point of its character: U+6C38.png is 永. Scan, photo, light on dark,
+page, transparent layer, mouse: all are read through the same preprocessing.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Make the pictures of the README: docs/demo.png and docs/report.png.
+"""Make the screenshots of the README: docs/demo.png and docs/report.png.
 
     python -m docs.screenshots                                   # the shipped weights
     python -m docs.screenshots demo.png --checkpoint runs/train/best.pt
 
-What they show is synthetic: a character of the stroke data drawn on the page, and a test on
-synthetic handwriting made for it. Needs Chromium, requirements-dev.txt and -optional.txt.
-The sheet of handwriting beside them is made by python synthesize_gnt.py --sheet.
+They show synthetic handwriting: a character of the stroke data drawn on the page, and a test on
+writers made for it. Needs Chromium, requirements-dev.txt and requirements-optional.txt.
+docs/synthetic.png is made by python synthesize_gnt.py --sheet docs/synthetic.png --writers 8.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHARACTER = "永"
 CLASSES = 300  # in the report, at most
 GAP = 24  # px between two pages
-HEIGHT = 820  # px of the report's parts
+HEIGHT = 820  # px of the parts of the report
 
 
 def screenshot(page) -> np.ndarray:
@@ -56,7 +56,7 @@ def picture_report(browser, checkpoint: Path, folder: Path) -> np.ndarray:
     known = [c for c in load_network(checkpoint).classes if c in stroke_data()]
     (folder / "classes.txt").write_text("".join(known[:CLASSES]), encoding="utf-8")
     run(folder, "synthesize_gnt.py", "--out", "synthetic", "--writers", 0, "--test-writers", 20,
-        "--classes", "classes.txt", "--hard", 1, 2, "--workers", 2)  # fmt: skip
+        "--classes", "classes.txt", "--workers", 2)  # fmt: skip
     shutil.copy(checkpoint, folder)  # the report names paths as they are given
     run(folder, "test.py", "synthetic", "--checkpoint", checkpoint.name, "--report", ".")
     page = browser.new_page(viewport={"width": 760, "height": HEIGHT}, color_scheme="light")
@@ -69,7 +69,7 @@ def picture_report(browser, checkpoint: Path, folder: Path) -> np.ndarray:
 
 
 def run(folder: Path, script: str, *arguments: object) -> None:
-    """Run a script of the repository in a folder; its errors are ours."""
+    """Run a script of the repository in a folder; raises ValueError if it fails."""
     line = [sys.executable, str(ROOT / script), *map(str, arguments)]
     if subprocess.run(line, cwd=folder, stdout=subprocess.DEVNULL).returncode:
         raise ValueError(f"{script} failed")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import CharacterDataset
@@ -22,7 +23,7 @@ class Result(NamedTuple):
     top: np.ndarray  # (n,T) int64, best labels, T = min(10, K)
     probability: np.ndarray  # (n,T) float32
     labels: np.ndarray  # (n,) int64
-    losses: np.ndarray  # (n,) float32, cross-entropy without smoothing
+    losses: np.ndarray  # (n,) float32, cross-entropy without smoothing, twins apart
     energies: np.ndarray  # (n,) float32, see recognizer.energy
     indices: np.ndarray  # (n,) int64
 
@@ -47,9 +48,10 @@ def evaluate(
 ) -> Result:
     """Score samples.
 
-    A Recognizer reads as in prediction: it chooses among the proposals of a picture and reads its
-    classes. A module reads the first proposal; it is put into eval mode and back. With several
-    processes each takes a share, every sample counts once, and all return the whole result.
+    A Recognizer reads as in prediction: it chooses among the proposals of a picture, reads its
+    classes, and takes symbols for the Chinese characters that look like them. A module reads the
+    first proposal; it is put into eval mode and back. With several processes each takes a share,
+    every sample counts once, and all return the whole result.
     """
     rank, world, _ = processes or (0, 1, 0)
     training = isinstance(network, nn.Module) and network.training
@@ -58,15 +60,15 @@ def evaluate(
     parts: list[tuple[np.ndarray, ...]] = []
     for chosen, labels, logits in read(network, dataset, indices[rank::world], device, batch_size):
         energies = logits.logsumexp(1) - logits.mean(1)
+        merged = logits
         if isinstance(network, Recognizer):
             if not energies.isfinite().all():
                 raise ValueError(f"{network.network.source}: its logits are not finite")
-            logits = network.select(logits)
+            merged, logits = network.select(logits), logits[:, network.labels]
         labels = labels.to(logits.device)
-        logprob = logits.log_softmax(1)
-        best = logprob.topk(min(TOP, logprob.shape[1]))
-        losses = -logprob.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-        columns = best.indices, best.values.exp(), labels, losses, energies
+        best = merged.softmax(1).topk(min(TOP, merged.shape[1]))
+        losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
+        columns = best.indices, best.values, labels, losses, energies
         parts.append((*(column.cpu().numpy() for column in columns), chosen))
         progress(len(chosen))
     if training:

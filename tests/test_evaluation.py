@@ -144,6 +144,29 @@ def test_reads_as_in_prediction(trained, tmp_path):
         assert result.energies[row] == pytest.approx(readings.energy, rel=1e-4)
 
 
+def test_symbols_are_read_as_the_characters_that_look_alike(trained, tmp_path):
+    """Unless --classes names them: 人 is called - here, whose twin is 一."""
+    loaded = checkpoint.load(trained / "best.pt")
+    classes = ["-" if label == "人" else label for label in loaded["classes"]]
+    parts = (loaded[key] for key in ("config", "metrics", "epoch"))
+    config, metrics, epoch = parts
+    path = tmp_path / "twins.pt"
+    checkpoint.save(path, loaded["model"], config, classes, metrics, epoch)
+    tree = write_tree(tmp_path / "t", range(1241, 1244), "一人")
+    (tree / folder_name("人")).rename(tree / folder_name("-"))
+    both = tmp_path / "both.txt"
+    both.write_text("-一", encoding="utf-8")
+    merged = figures_of(tree, "--checkpoint", path)
+    apart = figures_of(tree, "--checkpoint", path, "--classes", both)
+    assert (apart["samples"], apart["top1"]) == (12, 1)
+    assert merged["top1"] == 0.5 and merged["top1_twins"] == 1
+    assert merged["confused_pairs"] == [{"truth": "-", "guess": "一", "count": 6}]
+    assert merged["loss"] < 1 and apart["top1_twins"] == 1
+    picture = next((tree / folder_name("-")).iterdir())
+    done = call_script("predict.py", picture, "--checkpoint", path, "--json")
+    assert json.loads(done.stdout)[0]["predictions"][0]["character"] == "一"
+
+
 def figures_of(*arguments: object, **options) -> dict:
     """Run test.py and return its figures."""
     done = call_script("test.py", *arguments, "--json", "-", **options)
@@ -283,7 +306,7 @@ def test_twins_count_as_right_beside_top1():
     assert list(analysis.correct_or_twin(RESULT, "0xO", TWINS)) == [1, 0, 0, 1, 1]
     groups = [set(group) for group in TWINS]
     assert all(set(group) <= set(LEVEL1 + SYMBOLS) for group in TWINS)
-    for pair in ("0O", "Oo", "1l", "I|", "Ss", "Cc", "一-", "口O"):
+    for pair in ("0O", "Oo", "1l", "I|", "Ss", "Cc", "一-", "口□"):
         assert any(set(pair) <= group for group in groups), pair
     assert not any(len(group & set("日曰")) == 2 for group in groups)
 

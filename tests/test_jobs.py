@@ -24,6 +24,8 @@ def python(
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     command += map(str, arguments)
     if shell:
+        if os.name == "nt":
+            pytest.skip("needs bash")
         shell = shell if "$@" in shell else f'"$@" {shell}'
         command = ["bash", "-c", shell, "bash", *command]
     return subprocess.run(command, capture_output=True, timeout=60, **options)

@@ -290,15 +290,6 @@ def test_of_a_cut_off_archive_nothing_is_lost_in_silence(tmp_path, end):
         assert len(writers) >= 10 * end - 2 if name == "b.alz" else not writers
 
 
-def test_not_an_archive(tmp_path):
-    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 but nothing more")
-    (tmp_path / "b.alz").write_bytes(b"ALZ\x01\x0a\0\0\0 but nothing more")
-    (tmp_path / "c.zip").write_bytes(zipped({"readme.txt": b"hello"}))
-    result = run(tmp_path, "--out", tmp_path / "out")
-    assert result.returncode == 1 and result.stderr.count("damage:") >= 3
-    assert "Traceback" not in result.stderr
-
-
 def test_errors_are_one_line(tmp_path):
     (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
     cases = [
@@ -314,16 +305,6 @@ def test_errors_are_one_line(tmp_path):
     (tmp_path / "out" / "train" / "cats").mkdir(parents=True)
     result = run(tmp_path / "1001.gnt", "--out", tmp_path / "out")
     assert result.returncode == 2 and "not made by process_gnt.py" in result.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
-def test_read_only_folder(tmp_path):
-    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
-    out = tmp_path / "out"
-    out.mkdir()
-    out.chmod(0o500)
-    result = run(tmp_path / "1001.gnt", "--out", out)
-    assert result.returncode == 2 and "error: " in result.stderr
 
 
 def test_without_path(tmp_path):
@@ -486,6 +467,7 @@ def test_two_converters_at_once(tmp_path):
     assert len(pictures(out)) == 400
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs sh")
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| true", "2>&1 | true"])
 def test_any_shell(tmp_path, redirection):
     (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
@@ -497,6 +479,7 @@ def test_any_shell(tmp_path, redirection):
     check(tmp_path / "out", expected("train", "1001", 1))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8, pipes")
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
 def test_any_locale_and_file_name(tmp_path, variables):
     folder = tmp_path / "手写\n\x1b[2J"
@@ -504,8 +487,7 @@ def test_any_locale_and_file_name(tmp_path, variables):
     (folder / "字.gnt").write_bytes(gnt_of(1)[:-1])
     (folder / "1001\u2028.gnt").write_bytes(gnt_of(2)[:-1])
     os.symlink(folder / "none", folder / "1003.gnt")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(folder / "1004.gnt")
+    os.mkfifo(folder / "1004.gnt")
     with open(os.fsencode(folder) + b"/\xff.gnt", "wb") as stream:
         stream.write(gnt_of(3)[:-1])
     done = subprocess.run(

@@ -35,7 +35,7 @@ from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 MOST_WRITERS = 9999  # of each kind
-SETTINGS, VERSION = "synthesis.json", 4  # increase whenever equal settings draw other bytes
+SETTINGS, VERSION = "synthesis.json", 5  # increase whenever equal settings draw other bytes
 SHARES = ("small", "coarse", "pens", "neat")  # of the writers
 CELL = 80  # px of a character on a sheet
 

@@ -156,7 +156,6 @@ def font_template(path: str, character: str, size: float) -> Template | None:
         centre=centre,
         first=no_ends,
         last=no_ends,
-        hook=no_ends,
         radical=no_ends > 0,
         radius=depth[y, x] * scale,
     )

@@ -1,14 +1,12 @@
 """Templates: characters as undistorted strokes, which writer.py distorts and inks.
 
-    parts("说")                       # ((0, 2, "讠"), (4, 7, "口")), with component numbers
-    stroke_template("说")             # as printed
-    stroke_template("说", (1, 0))     # 讠 in its first abbreviation, 口 as printed
-    stroke_template("王", (), (1,))   # second and third stroke in the other order
-    straight_template("说")           # in horizontal, vertical and straight lines
+    stroke_template("说")                   # as printed
+    stroke_template("说", straight=True)    # in straight lines
+    stroke_template("a", variant=1)         # the second way to write a symbol
 
 source                 content
 strokes/medians.npz    strokes of the 3755 level-1 characters (see strokes/README.md)
-strokes/forms.txt      abbreviations of components, strokes of the symbols
+strokes/symbols.txt    strokes of the symbols
 
 Templates of real pen trajectories are made in trajectories.py, those of font files in fonts.py.
 Nothing here is random. Stroke outlines are left out.
@@ -19,7 +17,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +25,6 @@ STEP = 0.025  # em between neighbouring points of a template
 GAP = 6  # points that bridge two strokes
 SYMBOL_EM = 0.9  # em; height of the box of a symbol
 TYPICAL = 0.9  # em; longer side of a typical character of a font or of a real writer
-NO_POINTS = np.zeros(GAP)
 # Kinds of straight pieces: 横, 竖, 撇, 捺, 点 and 提; for fonts, whole components.
 KINDS = ("across", "down", "left", "right", "dot", "rise", "whole")
 
@@ -53,7 +49,6 @@ class Template:
     centre: np.ndarray  # (n,) complex, centre of each stroke
     first: np.ndarray  # (n,) index of each stroke's first point
     last: np.ndarray  # (n,) index of each stroke's last point
-    hook: np.ndarray  # (n,) index where the end hook starts, `last` without a hook
     radical: np.ndarray  # (n,) bool, whether the stroke is part of the radical
     radius: np.ndarray | None = None  # (N,) em, half the stroke width; fonts only
 
@@ -61,30 +56,6 @@ class Template:
         """Return the mean (n,) of values (N,) over the points of each stroke, without gaps."""
         bounds = np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]
         return np.add.reduceat(values, bounds)[::2] / (self.last - self.first + 1)
-
-
-class Component(NamedTuple):
-    """A component as printed, and its abbreviations."""
-
-    name: str
-    shape: np.ndarray  # (strokes, 6) complex, as returned by `outline`
-    place: str  # start, end, alone or any: where in the stroke order it may occur
-    absent: str  # characters that only look as if they contained it
-    forms: list[list[np.ndarray]]  # abbreviations, each a list of polylines in the unit box
-
-
-class Stroke(NamedTuple):
-    """One stroke with evenly spaced points."""
-
-    points: np.ndarray  # (k,) complex, em
-    piece: np.ndarray  # (k,) straight piece that each point belongs to, from 0
-    hook: int  # index where the end hook starts, the last index without a hook
-
-    @classmethod
-    def along(cls, line: np.ndarray) -> Stroke:
-        """Return the stroke that follows a polyline (k,)."""
-        points = resample(line)
-        return cls(points, straight_pieces(points), hook_start(points))
 
 
 # Strokes ----------------------------------------------------------------------------------------
@@ -107,89 +78,42 @@ def stroke_data() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
 
 
 @functools.lru_cache(maxsize=8192)
-def stroke_template(
-    character: str, forms: tuple[int, ...] = (), swaps: tuple[int, ...] = ()
-) -> Template:
+def stroke_template(character: str, variant: int = 0, straight: bool = False) -> Template:
     """Return the template of a character, or of one variant of a symbol.
 
-    `forms` selects an abbreviation (from 1; 0 = as printed) for each of `parts(character)`; for a
-    symbol it holds the index of the variant. `swaps` are strokes that are written after the next
-    one (some of `crossings(character)`). Raises ValueError for an unknown character.
+    `straight` makes the strokes straight between their corners, as in a geometric typeface. Raises
+    ValueError for an unknown character.
     """
-    if ways := symbols().get(character):
-        lines = ways[forms[0] if forms else 0]
-        return lay_out([Stroke.along(line) for line in lines], np.zeros(len(lines), bool))
-    strokes, radical = printed_strokes(character)
-    strokes, radical = list(strokes), list(radical)
-    for k in swaps:
-        strokes[k : k + 2] = strokes[k : k + 2][::-1]
-        radical[k : k + 2] = radical[k : k + 2][::-1]
-    chosen = list(zip(parts(character), forms, strict=False))
-    for (start, stop, number), form in reversed(chosen):
-        if form:
-            low, high = box(np.concatenate([stroke.points for stroke in strokes[start:stop]]))
-            drawn = components()[number].forms[form - 1]
-            strokes[start:stop] = [Stroke.along(place(line, low, high - low)) for line in drawn]
-            radical[start:stop] = [all(radical[start:stop])] * len(drawn)
-    return lay_out(strokes, np.array(radical))
-
-
-@functools.lru_cache(maxsize=8192)
-def printed_strokes(character: str) -> tuple[list[Stroke], np.ndarray]:
-    """Return the strokes of a character as printed, and which are the radical (n,) bool."""
-    if character not in stroke_data():
+    if character in symbols():
+        lines = symbols()[character][variant]
+        radical = np.zeros(len(lines), bool)
+    elif character in stroke_data():
+        lines, radical = stroke_data()[character]
+    else:
         raise ValueError(f"no strokes are known for {character!r}; give fonts that have it")
-    lines, radical = stroke_data()[character]
-    return [Stroke.along(line) for line in lines], radical
+    return lay_out([straighten(line) for line in lines] if straight else lines, radical)
 
 
-@functools.lru_cache(maxsize=8192)
-def crossings(character: str) -> tuple[int, ...]:
-    """Return the strokes that cross the next one; their order varies between writers.
+def lay_out(lines: list[np.ndarray], radical: np.ndarray | None = None) -> Template:
+    """Make a template of polylines (k,) in em, with GAP points between two strokes.
 
-    For example, the vertical stroke of 十, 土 or 王 is often written before the horizontal one in
-    running script. Strokes next to the border of a component of `parts` are excluded.
+    `radical` (n,) bool says which strokes are part of the radical, by default none.
     """
-    if character not in stroke_data():
-        return ()
-    lines = stroke_data()[character][0]
-    borders = {edge - 1 for start, stop, _ in parts(character) for edge in (start, stop)}
-    found = []
-    for k in range(len(lines) - 1):
-        free = k not in borders and (not found or found[-1] < k - 1)
-        if free and cross(lines[k], lines[k + 1]):
-            found.append(k)
-    return tuple(found)
-
-
-def cross(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether two polylines (k,) and (m,) cross."""
-
-    def side(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Return the side of each line on which each point lies, (lines, points) of -1, 0, 1."""
-        way = (end - start)[:, None].conj() * (points - start[:, None])
-        return np.sign(way.imag)
-
-    apart = side(one[:-1], one[1:], other)
-    across = side(other[:-1], other[1:], one)
-    return bool(((apart[:, :-1] * apart[:, 1:] < 0) & (across[:, :-1] * across[:, 1:] < 0).T).any())
-
-
-def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:
-    """Join strokes into a template, with GAP points between them; `radical` (n,) bool."""
-    runs = [run for stroke in strokes for run in (stroke.points, NO_POINTS)][:-1]
-    low, high = box(np.concatenate(runs[::2]))
-    points = np.concatenate(runs) - (low + high) / 2
-    size = np.array([len(stroke.points) for stroke in strokes])
-    first = np.concatenate([[0], np.cumsum(size[:-1] + GAP)])
+    strokes = [resample(line) for line in lines]
+    pieces = [straight_pieces(points) for points in strokes]  # numbered from 0 in each stroke
+    low, high = box(np.concatenate(strokes))
+    points = np.concatenate([np.append(stroke, np.zeros(GAP)) for stroke in strokes])[:-GAP]
+    points -= (low + high) / 2
+    size = np.array([len(stroke) for stroke in strokes])
+    first = np.cumsum(size + GAP) - size - GAP
     last = first + size - 1
-    owner = np.repeat(np.arange(len(strokes)), np.diff(np.append(first, len(points))))
+    owner = np.repeat(np.arange(len(strokes)), size + GAP)[:-GAP]
     index = np.arange(len(points))
     centre = [points[i : j + 1].mean() for i, j in zip(first, last, strict=True)]
-    count = np.array([stroke.piece[-1] + 1 for stroke in strokes])  # straight pieces
+    count = np.array([piece[-1] + 1 for piece in pieces])
     before = np.cumsum(count) - count
-    within = [part for stroke in strokes for part in (stroke.piece, GAP * [stroke.piece[-1]])]
-    piece = np.concatenate(within[:-1]) + before[owner]
+    piece = np.concatenate([np.append(piece, GAP * [piece[-1]]) for piece in pieces])[:-GAP]
+    piece += before[owner]
     stroke = np.repeat(np.arange(len(strokes)), count)
     start = np.searchsorted(piece, np.arange(count.sum()))
     end = np.minimum(np.append(start[1:], len(piece)) - 1, last[stroke])
@@ -205,8 +129,7 @@ def lay_out(strokes: list[Stroke], radical: np.ndarray) -> Template:
         centre=np.array(centre),
         first=first,
         last=last,
-        hook=first + [stroke.hook for stroke in strokes],
-        radical=radical,
+        radical=np.zeros(len(strokes), bool) if radical is None else radical,
     )
 
 
@@ -216,16 +139,10 @@ def box(points: np.ndarray) -> tuple[complex, complex]:
     return complex(x.min(), y.min()), complex(x.max(), y.max())
 
 
-def place(line: np.ndarray, corner: complex, size: complex) -> np.ndarray:
-    """Move a polyline from the unit box to the box at `corner`, at least 0.05 em wide and high."""
-    w, h = max(size.real, 0.05), max(size.imag, 0.05)
-    return corner + line.real * w + 1j * (line.imag * h)
-
-
-def resample(line: np.ndarray, count: int | None = None) -> np.ndarray:
-    """Return at least 3 evenly spaced points along a polyline (k,), by default STEP apart."""
+def resample(line: np.ndarray) -> np.ndarray:
+    """Return at least 3 evenly spaced points along a polyline (k,), about STEP apart."""
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(line)))])
-    at = np.linspace(0, along[-1], count or max(3, round(along[-1] / STEP) + 1))
+    at = np.linspace(0, along[-1], max(3, round(along[-1] / STEP) + 1))
     return np.interp(at, along, line)
 
 
@@ -258,31 +175,11 @@ def kind_of(chord: np.ndarray) -> np.ndarray:
     return np.where(np.abs(chord) < 0.2, 4, kind)
 
 
-def hook_start(line: np.ndarray) -> int:
-    """Return the index where the end hook of a resampled stroke starts, or its last index.
-
-    A hook is a sharp turn (> 70 degrees) within the last third and the last eight steps.
-    """
-    count = len(line)
-    angle = np.angle(np.diff(line))
-    for k in range(max(count - 8, count * 2 // 3), count - 2):
-        turn = angle[min(count - 2, k + 2)] - angle[max(0, k - 3)]
-        if abs((turn + np.pi) % (2 * np.pi) - np.pi) > 1.2:
-            return k + 1
-    return count - 1
-
-
-@functools.lru_cache(maxsize=8192)
-def straight_template(character: str) -> Template:
-    """Return a character in the geometric style of print: strokes are straight between corners."""
-    strokes, radical = printed_strokes(character)
-    return lay_out([Stroke.along(straighten(stroke)) for stroke in strokes], radical)
-
-
-def straighten(stroke: Stroke) -> np.ndarray:
-    """Return the corners (k,) of a stroke, with nearly level and upright pieces made exactly so."""
-    corner = np.flatnonzero(np.diff(stroke.piece))
-    line = stroke.points[[0, *corner, len(stroke.points) - 1]].copy()
+def straighten(line: np.ndarray) -> np.ndarray:
+    """Return the corners (k,) of a polyline; nearly level and upright pieces become exactly so."""
+    points = resample(line)
+    corner = np.flatnonzero(np.diff(straight_pieces(points)))
+    line = points[[0, *corner, len(points) - 1]]
     for k in range(1, len(line)):
         way = line[k] - line[k - 1]
         if abs(way.imag) < 0.35 * abs(way.real):
@@ -292,101 +189,33 @@ def straighten(stroke: Stroke) -> np.ndarray:
     return line
 
 
-# Components and symbols ---------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=8192)
-def parts(character: str) -> tuple[tuple[int, int, int], ...]:
-    """Find components that have abbreviations: (first stroke, last + 1, index in `components()`).
-
-    All strokes come from one typeface, so a component looks much the same in every character: its
-    strokes are compared, as six points each, after scaling to the unit box.
-    """
-    if character not in stroke_data():
-        return ()
-    drawn = np.stack([resample(line, 6) for line in stroke_data()[character][0]])
-    total = len(drawn)
-    found, taken = [], np.zeros(total, bool)
-    for count, (numbers, shapes) in shapes_by_size().items():
-        if count > total:
-            continue
-        index = np.arange(total - count + 1)[:, None] + np.arange(count)
-        runs = outline(drawn[index])  # all k runs of as many strokes, (k, count, 6)
-        error = np.abs(runs - shapes[:, None]).mean(axis=3)  # (components, k, count)
-        alike = (error.mean(axis=2) < 0.09) & (error.max(axis=2) < 0.17)
-        for row, start in np.argwhere(alike).tolist():
-            component, stop = components()[numbers[row]], start + count
-            at_start, at_end = start == 0, stop == total
-            fits = {"start": at_start, "end": at_end, "alone": at_start and at_end, "any": True}
-            free = character not in component.absent and not taken[start:stop].any()
-            if fits[component.place] and free:
-                found.append((start, stop, numbers[row]))
-                taken[start:stop] = True
-    return tuple(sorted(found))
-
-
-@functools.cache
-def shapes_by_size() -> dict[int, tuple[list[int], np.ndarray]]:
-    """Return number of strokes n -> indices in `components()` and shapes (m, n, 6)."""
-    groups: dict[int, list[int]] = {}
-    for number, component in enumerate(components()):
-        groups.setdefault(len(component.shape), []).append(number)
-    return {
-        count: (numbers, np.stack([components()[number].shape for number in numbers]))
-        for count, numbers in groups.items()
-    }
-
-
-def outline(runs: np.ndarray) -> np.ndarray:
-    """Scale runs of strokes (..., n, 6) to the unit box, each run separately."""
-
-    def fill(value: np.ndarray) -> np.ndarray:
-        low = value.min(axis=(-2, -1), keepdims=True)
-        return (value - low) / np.maximum(value.max(axis=(-2, -1), keepdims=True) - low, 0.04)
-
-    return fill(runs.real) + 1j * fill(runs.imag)
-
-
-@functools.cache
-def components() -> list[Component]:
-    """Return the components of forms.txt, those with many strokes first."""
-    found = []
-    for line in forms_section("components"):
-        if line[0].isspace():
-            found[-1].forms.append(parse_strokes(line))
-            continue
-        name, _, exemplar, first, count, place, *absent = line.split()
-        lines = stroke_data()[exemplar][0]
-        first = int(first) % len(lines)
-        run = np.stack([resample(line, 6) for line in lines[first : first + int(count)]])
-        found.append(Component(name, outline(run), place, "".join(absent), []))
-    return sorted(found, key=lambda component: -len(component.shape))
+# Symbols -----------------------------------------------------------------------------------------
 
 
 @functools.cache
 def symbols() -> dict[str, list[list[np.ndarray]]]:
-    """Return the symbols of forms.txt: a list of variants, each a list of polylines in em."""
+    """Return the symbols of symbols.txt: a list of variants, each a list of polylines in em."""
     found: dict[str, list[list[np.ndarray]]] = {}
-    for line in forms_section("symbols"):
+    text = (FOLDER / "symbols.txt").read_text(encoding="utf-8")
+    for line in text.partition("\n\n")[2].splitlines():  # after the header
         symbol, text = line.split(None, 1)
         if "@" in text:
             lines = []
             for part in text.split():
-                x, y, w, h = (int(digit) / 9 for digit in part[2:])
-                inner = outline(np.concatenate(found[part[0]][0])[None])[0]
-                cuts = np.cumsum([len(line) for line in found[part[0]][0]])[:-1]
-                lines += [place(line, x + 1j * y, w + 1j * h) for line in np.split(inner, cuts)]
+                x, y, w, h = (int(digit) / 9 * SYMBOL_EM for digit in part[2:])
+                lines += fit(found[part[0]][0], complex(x, y), complex(w, h))
         else:
-            lines = parse_strokes(text)
-        found.setdefault(symbol, []).append([line * SYMBOL_EM for line in lines])
+            lines = [line * SYMBOL_EM for line in parse_strokes(text)]
+        found.setdefault(symbol, []).append(lines)
     return found
 
 
-def forms_section(name: str) -> list[str]:
-    """Return the lines of a section of forms.txt, [components] or [symbols], the last one."""
-    text = (FOLDER / "forms.txt").read_text(encoding="utf-8")
-    section = text.partition(f"[{name}]\n")[2].partition("\n[symbols]\n")[0]
-    return [line for line in section.splitlines() if line]
+def fit(lines: list[np.ndarray], corner: complex, size: complex) -> list[np.ndarray]:
+    """Move and stretch polylines so that they fill the box of a corner and a size."""
+    low, high = box(np.concatenate(lines))
+    x = size.real / max((high - low).real, 0.04)
+    y = size.imag / max((high - low).imag, 0.04)
+    return [corner + (line - low).real * x + 1j * (line - low).imag * y for line in lines]
 
 
 def parse_strokes(text: str) -> list[np.ndarray]:

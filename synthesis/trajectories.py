@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.files import is_hidden
-from synthesis.templates import TYPICAL, Stroke, Template, box, lay_out
+from synthesis.templates import TYPICAL, Template, box, lay_out
 
 SUFFIX = ".jsonl.gz"
 DOT = 0.02  # em; length of the stroke drawn for a dot of a single point
@@ -49,8 +49,7 @@ class Hands:
         written = self.banks[bank].get(character)
         if not written:
             return None
-        strokes = [Stroke.along(line) for line in written[rng.integers(len(written))]]
-        return lay_out(strokes, np.zeros(len(strokes), bool))
+        return lay_out(written[rng.integers(len(written))])
 
 
 def read_hand(path: Path) -> dict[str, list[list[np.ndarray]]]:

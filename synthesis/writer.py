@@ -8,7 +8,7 @@ The steps from a character to a picture:
 
 template   strokes as printed, as a real writer wrote them, or the skeleton of a font's glyph
 pose       strokes and components moved, turned and stretched; a smooth warp; the writer's slant
-path       hooks dropped, strokes joined, corners rounded, pen width along the path
+path       strokes joined, corners rounded, pen width along the path
 field      for each pixel, how far it lies inside the ink (px)
 ink        soft edges, grain, grey levels, tight box
 
@@ -30,10 +30,6 @@ from synthesis.templates import (
     STEP,
     Template,
     box,
-    components,
-    crossings,
-    parts,
-    straight_template,
     stroke_data,
     stroke_template,
     symbols,
@@ -47,7 +43,6 @@ OF_KIND = np.array([
     [1.2, 1.1, 2.0, 2.4, 4.2, 1.8, 0.4],  # its sd, in units of the writer's `turn`
     [0.0, 0.02, 0.0, 0.0, 0.0, -0.1, 0.0],  # mean log length
     [1.9, 1.6, 3.3, 2.8, 5.0, 2.0, 0.4],  # its sd, in units of the writer's `stretch`
-    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],  # 1 where the writer's `dots` scales the length
     [0.0, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0],  # mean bow
     [1.3, 1.3, 1.8, 2.0, 2.5, 1.3, 0.0],  # its sd, in units of the writer's `bow_spread`
 ]).T.copy()  # fmt: skip
@@ -114,14 +109,6 @@ class Writer(SimpleNamespace):
             component_shift=hard * uniform(0.01, 0.03),  # sd
             component_stretch=hard * uniform(0.03, 0.08),  # log sd
             warp=hard * uniform(0.005, 0.024),  # sd of the smooth deformation
-            hookless=float(rng.beta(0.6, 2.5)),  # probability that an end hook is dropped
-            dots=uniform(0.8, 1.35),  # length of dots
-            skip=hard * uniform(0, 0.004),  # probability that a stroke is dropped
-            # share of components that are abbreviated
-            abbreviation=min(1.0, 0.5 + 0.5 * hard) * float(rng.beta(0.9, 1.4)),
-            # probability that a stroke is written after the next one, which it crosses
-            swapping=0.12 * hard * float(rng.beta(0.8, 3.0)),
-            habits=tuple(rng.random(64).tolist()),  # which abbreviations, per component
             brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),  # paper from this grey on
             straight=straight,  # drawn from straight templates
@@ -139,7 +126,6 @@ class Writer(SimpleNamespace):
                 smoothing=0.0005,
                 joining=-6.0,
                 tails=0.0,
-                abbreviation=0.0,
                 bow=0.0,
             )
         if self.bank >= 0:  # a real trajectory is joined, bent and slanted already
@@ -148,7 +134,6 @@ class Writer(SimpleNamespace):
                 tails=0.3 * self.tails,
                 turn=0.5 * self.turn,
                 stretch=0.5 * self.stretch,
-                hookless=0.2 * self.hookless,
                 rise=0.5 * self.rise,
                 smoothing=0.4 * self.smoothing,
                 aspect=float(np.sqrt(self.aspect)),
@@ -201,22 +186,10 @@ def render(
     The template comes from `hands` if the writer follows one, else with probability `font_share`
     from `fonts`, else from the stroke data. Raises ValueError for a character without a template.
     """
-    template = None
     symbol = character in symbols()
     if symbol:  # written part by part
         writer = writer.but(joining=writer.joining - 2.5, tails=0.3 * writer.tails)
-    drawn = symbol or character in stroke_data()
-    if hands is not None and writer.bank >= 0:
-        template = hands.template(writer.bank, character, rng)
-    elif writer.straight and character in stroke_data() and rng.random() < 0.8:
-        template = straight_template(character)
-    elif fonts is not None and rng.random() < font_share:
-        template = fonts.template(character, rng)
-    if template is None and fonts is not None and not drawn:
-        template = fonts.template(character, rng)
-    if template is None:
-        swaps = tuple(k for k in crossings(character) if rng.random() < writer.swapping)
-        template = stroke_template(character, forms(character, writer, rng), swaps)
+    template = choose_template(character, writer, rng, fonts, font_share, hands)
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * em
     pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), max(0.17 * em, 1.1))
@@ -232,16 +205,28 @@ def render(
     return bitmap
 
 
-def forms(character: str, writer: Writer, rng: np.random.Generator) -> tuple[int, ...]:
-    """Choose the forms of a character's components, mostly by habit; 0 is the printed form."""
-    if character in symbols():
-        return (int(rng.integers(len(symbols()[character]))),)
-    chosen = []
-    for _, _, number in parts(character):
-        habit = writer.habits[number] if rng.random() < 0.8 else rng.random()
-        habit /= max(writer.abbreviation, 1e-6)
-        chosen.append(1 + int(habit * len(components()[number].forms)) if habit < 1 else 0)
-    return tuple(chosen)
+def choose_template(
+    character: str,
+    writer: Writer,
+    rng: np.random.Generator,
+    fonts: Fonts | None,
+    font_share: float,
+    hands: Hands | None,
+) -> Template:
+    """Return the template that a writer follows for a character; see `render`."""
+    template = None
+    known = character in stroke_data() or character in symbols()
+    if hands is not None and writer.bank >= 0:
+        template = hands.template(writer.bank, character, rng)
+    elif fonts is not None and not (known and writer.straight) and rng.random() < font_share:
+        template = fonts.template(character, rng)
+    if template is None and fonts is not None and not known:
+        template = fonts.template(character, rng)
+    if template is None:
+        variants = symbols().get(character)
+        variant = int(rng.integers(len(variants))) if variants else 0
+        template = stroke_template(character, variant, writer.straight and not variants)
+    return template
 
 
 # Pose -------------------------------------------------------------------------------------------
@@ -301,13 +286,12 @@ def bend(template: Template, writer: Writer, haste: float, rng: np.random.Genera
     The steps between points are multiplied by exp(length + i angle) and summed up again, so that
     the pieces of a stroke stay connected.
     """
-    mean_turn, turn, mean_length, length, dot, mean_bow, bow = OF_KIND[template.kind].T
+    mean_turn, turn, mean_length, length, mean_bow, bow = OF_KIND[template.kind].T
     z = rng.standard_normal((3, len(turn)))
     whole = complex_normal(rng, (len(template.first),))[template.stroke]
     turn = mean_turn + (haste * writer.turn) * turn * (0.8 * z[0] + 0.6 * whole.real)
     length = (haste * writer.stretch) * length * (0.8 * z[1] + 0.6 * whole.imag)
-    length = np.minimum(np.maximum(length, -1.2), 0.8) + np.log(writer.dots) * dot
-    length = np.exp(length + mean_length)
+    length = np.exp(np.minimum(np.maximum(length, -1.2), 0.8) + mean_length)
     if template.radius is not None:
         factor = length * np.exp(1j * turn)
         return factor[template.owner] * (template.points - template.centre[template.owner])
@@ -360,56 +344,47 @@ def path(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Join and round strokes: points (N,), `link` (N - 1,) whether the pen is down, width (N,)."""
     count = len(template.first)
-    chance = rng.random((4, count))
-    last = np.where(chance[0] < writer.hookless, template.hook, template.last)
-    pinned = np.minimum(np.arange(len(points)), last[template.owner])
-    points = points[pinned]
+    points = points.copy()
     down = np.ones(len(points), bool)
     width = np.ones(len(points))
     if count > 1:
-        leave = points[last[:-1]]
-        way = points[template.first[1:]] - leave
-        border = template.radical[1:] != template.radical[:-1]
-        drawn = drawn_share(way / em, border, chance[1:3, 1:], writer)[:, None]
+        way = points[template.first[1:]] - points[template.last[:-1]]
+        drawn = drawn_share(way / em, template.radical, writer, rng)
         arch = 0.12j * rng.standard_normal(count - 1)
-        points += hasten(template, pinned, way * (drawn[:, 0] == 1), rng)
-        leave = points[last[:-1]]
+        points += hasten(template, way * (drawn == 1), rng)
+        leave = points[template.last[:-1]]
         way = points[template.first[1:]] - leave
         gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
+        drawn = drawn[:, None]
         points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + arch[:, None] * GAP_ARCH)
         down[gap] = drawn >= GAP_PLACE
         width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
-    if count > 4 and chance[3].min() < writer.skip:
-        down &= (chance[3] >= writer.skip)[template.owner]
     link = down[1:] & down[:-1]
     smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
     return points, link, width
 
 
-def hasten(
-    template: Template, pinned: np.ndarray, way: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Cut joined strokes short: return shifts (N,) of their ends along `way` (n - 1,).
-
-    `pinned` (N,) is the index of the template point at which each point is drawn.
-    """
+def hasten(template: Template, way: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut joined strokes short: return shifts (N,) of their ends along `way` (n - 1,)."""
     ahead, back = np.zeros((2, len(way) + 1), complex)
     ahead[:-1], back[1:] = 0.3 * rng.random((2, len(way))) * way
-    place, owner = template.place[pinned], template.owner
+    place, owner = template.place, template.owner
     return ahead[owner] * place**2 - back[owner] * (1 - place) ** 2
 
 
 def drawn_share(
-    way: np.ndarray, border: np.ndarray, chance: np.ndarray, writer: Writer
+    way: np.ndarray, radical: np.ndarray, writer: Writer, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return which share (k,) of the way between strokes is drawn: 1 for joins, less for tails.
+    """Return which share (n - 1,) of the way between strokes is drawn: 1 for joins, less for tails.
 
-    `way` (k,) complex in em; `border` (k,) bool, where the radical begins or ends; `chance` (2, k)
-    in 0..1. A logistic regression on pen trajectories of 84 people.
+    `way` (n - 1,) complex in em; `radical` (n,) bool, at whose border the pen is lifted more often.
+    A logistic regression on pen trajectories of 84 people.
     """
     x, y = way.real, way.imag
     far = np.maximum(-3.5 * y, 0.3 * y) + np.maximum(-4.5 * x, 3 * x)
+    border = radical[1:] != radical[:-1]
     join = 1 / (1 + np.exp(far + 0.55 * border - 1.3 - writer.joining))
+    chance = rng.random((2, len(way)))
     tail = (chance[1] < writer.tails / 2) & (np.abs(way) < 0.7)
     share = np.where(tail, 0.15 + 0.6 * chance[1], 0.01)
     return np.where(chance[0] < join, 1.0, share)

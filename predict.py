@@ -1,7 +1,7 @@
 """Read pictures of single characters.
 
-    python predict.py picture.png                    # the ten best readings
-    python predict.py scans/ photo.jpg --top-k 3     # folders are searched for pictures
+    python predict.py picture.png                    # the three best readings
+    python predict.py scans/ photo.jpg --top-k 10    # folders are searched for pictures
     python predict.py - < picture.png                # a picture from standard input
     python predict.py --json picture.png             # for programs
     python predict.py *.png --checkpoint small80.onnx --classes symbols
@@ -18,6 +18,7 @@ import gc
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -31,6 +32,7 @@ from picture import PICTURE_SUFFIXES, Proposals, decode_picture
 from recognizer import Recognizer
 
 BATCH = 64
+TOP = 3
 
 
 def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray, str]]:
@@ -44,15 +46,17 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray, str
         elif os.path.isdir(path):
             from pathlib import Path  # takes a while, as does what it imports
 
+            from jobs.files import is_hidden
+
             files = [p for p in sorted(Path(path).rglob("*")) if p.is_file()]
+            files = [p for p in files if not any(map(is_hidden, p.relative_to(path).parts))]
             found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
             others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
-            others = [name for name in others if not name.startswith(".")]
             if not found:
                 yield path, path, f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
             elif others:
-                said = f"{printable(path)}: skipped what is no picture by its name"
-                print(f"{said}: {shorten(others)}", file=sys.stderr)
+                names = shorten(others)
+                print(f"{printable(path)}: skipped files of other types: {names}", file=sys.stderr)
             yield from ((name, name, "") for name in found)
         else:
             yield path, path, ""
@@ -72,8 +76,18 @@ def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) ->
                 stem = os.path.splitext(os.path.basename(name))[0]
                 stem = os.path.join(debug, f"{number:04}_{stem}")
                 write_debug(stem, recognizer.find(picture), read.proposal)
-            said = [{"character": c, "probability": round(p, 6)} for c, p in read]
-            yield {"path": name, "predictions": said, "notices": read.notices} | read.score
+            readings = [{"character": c, "probability": round(p, 6)} for c, p in read]
+            element = {"path": name, "predictions": readings, "notices": read.notices}
+            yield element | {"several": read.several} | read.score | named(name)
+
+
+def named(path: str) -> dict:
+    """Return the character that a picture is named by, U+XXXX, or its folder; nothing if none."""
+    folder, file = os.path.split(path)
+    for name in (os.path.splitext(file)[0], os.path.basename(folder)):
+        if match := re.fullmatch(r"U\+([0-9A-F]{4,6})", name):
+            return {"expected": chr(min(int(match[1], 16), sys.maxunicode))}
+    return {}
 
 
 def write_debug(stem: str, found: Proposals, index: int) -> None:
@@ -84,10 +98,17 @@ def write_debug(stem: str, found: Proposals, index: int) -> None:
         cv2.imencode(".png", picture)[1].tofile(f"{stem}_{kind}.png")
 
 
-def print_table(element: dict) -> None:
-    """Print the readings of one picture."""
+def print_table(element: dict, top_k: int | None) -> None:
+    """Print the readings of one picture; of one named U+XXXX the first, and if it is right."""
     doubt = "" if element.get("is_character", True) else "  (hardly a character)"
-    print(printable(element["path"]) + doubt)
+    path, best = printable(element["path"]), element["predictions"][0]
+    if "expected" in element and top_k is None:
+        right = best["character"] == element["expected"]
+        result = "right" if right else f"wrong, expected {printable(element['expected'])}"
+        character = printable(best["character"])
+        print(f"{path}  {character}  {best['probability']:.2%}  {result}{doubt}")
+        return
+    print(path + doubt)
     for rank, reading in enumerate(element["predictions"], 1):
         print(f"{rank:>4}  {printable(reading['character'])}  {reading['probability']:>7.2%}")
 
@@ -103,27 +124,34 @@ def main(argv: list[str] | None = None) -> int:
     group = parser.add_argument_group("reading")
     add_reading(group)
     add = group.add_argument
-    add("--top-k", type=int, default=10, metavar="K", help="readings a picture (default: 10)")
+    add("--top-k", type=int, metavar="K",
+        help="readings of each picture (default: 3; of pictures named U+XXXX, or in such folders, "
+        "whether the first is right)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON list")
     add("--debug", default="", metavar="DIR",
-        help="write there what the network got of each picture, and the picture with boxes around "
-        "what is read (green) and what was left out (red, orange)")  # fmt: skip
+        help="write the glyph that was read of each picture, and the picture with what was read in "
+        "black and what was left out in red")  # fmt: skip
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     config = from_arguments(given)
-    check_range(given, 1, math.inf, "top_k")
+    if given.top_k is not None:
+        check_range(given, 1, math.inf, "top_k")
     checkpoint = given.checkpoint or default_checkpoint()
     recognizer = Recognizer.from_checkpoint(checkpoint, config.device, given.classes)
     print(printable(recognizer.network.summary), file=sys.stderr)
     elements = []
-    for element in predict(recognizer, given.pictures, given.top_k, given.debug):
+    for element in predict(recognizer, given.pictures, given.top_k or TOP, given.debug):
         elements.append(element)
         for notice in element.get("notices", ()):
             print(f"{printable(element['path'])}: {notice}", file=sys.stderr)
         if "error" in element:
             print(f"error: {printable(element['error'])}", file=sys.stderr)
         elif not given.json:
-            print_table(element)
+            print_table(element, given.top_k)
+    compared = [e for e in elements if "expected" in e and "error" not in e]
+    if compared:
+        right = sum(e["predictions"][0]["character"] == e["expected"] for e in compared)
+        print(f"{right} of {len(compared)} named pictures read right", file=sys.stderr)
     if given.json:
         print(json.dumps(elements, ensure_ascii=False, indent=1))
     return 2 if any("error" in element for element in elements) else 0

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jobs.command import needs, sentence, shorten
-from picture import Proposals, changed_settings, find_proposals, from_pillow, read_picture
+from picture import Proposals, changed_settings, find_proposals, fit, from_pillow, read_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,10 @@ TRY_SECONDS = 30  # that an ONNX network may take for a glyph when it is loaded
 BATCH = 256  # glyphs
 # How `choose` weighs proposals: logits that those which leave ink out pay; the temperature.
 PRIOR, TEMPERATURE = 3.0, 2.0
+# Parts of a long picture are characters if their mean energy is higher than the whole's by this.
+APART = 2.0
+MORE = "the picture holds more characters; the one in the middle is read"
+SEVERAL = "the picture seems to hold several characters; crop it to one"
 
 
 class Reading(NamedTuple):
@@ -53,6 +57,7 @@ class Readings(list[Reading]):
 
     error = ""  # why the picture could not be read, a sentence; then there are no readings
     notices: Sequence[str] = ()  # sentences about the picture
+    several = False  # whether the picture holds more than one character
     proposal = 0  # index of the proposal that was read; 0: all ink
     energy = float("nan")  # of its logits, see the function of that name
     # See the function of that name, and whether it reaches the threshold; None: it is not known.
@@ -389,6 +394,20 @@ class Recognizer:
             readings.proposal = index
         return answer
 
+    def read_found(self, found: Sequence[Proposals], top_k: int = 10) -> list[Readings]:
+        """Read pictures by their proposals; say where one holds several characters."""
+        answer = self.read_proposals([each.glyphs for each in found], top_k)
+        for each, readings in zip(found, answer, strict=True):
+            if each.holds_more(readings.proposal):
+                readings.several, readings.notices = True, [MORE]
+            elif parts := each.parts(readings.proposal):
+                whole = each.glyphs[readings.proposal]
+                glyphs = np.stack([whole, *(fit(part, self.network.size) for part in parts)])
+                energies = energy(self.network.logits(glyphs[:, None].astype(np.float32) / 255))
+                if energies[1:].mean() > energies[0] + APART:
+                    readings.several, readings.notices = True, [SEVERAL]
+        return answer
+
     def select(self, logits: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Return the logits (B,k) of the classes that are read, from those (B,K) of all.
 
@@ -445,9 +464,9 @@ class Recognizer:
                 found[place] = self.find(picture, notices[-1])
             except (ValueError, OSError) as error:
                 answer[place].error = sentence(error)
-        read = self.read_proposals([each.glyphs for each in found.values()], top_k)
-        for (place, each), readings in zip(found.items(), read, strict=True):
-            readings.notices = notices[place] + each.notices(readings.proposal)
+        read = self.read_found(list(found.values()), top_k)
+        for place, readings in zip(found, read, strict=True):
+            readings.notices = [*notices[place], *readings.notices]
             answer[place] = readings
         return answer
 

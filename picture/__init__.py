@@ -7,6 +7,7 @@ from picture.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from picture.files import decode_picture as decode_picture
 from picture.files import from_pillow as from_pillow
 from picture.files import read_picture as read_picture
+from picture.glyph import fit as fit
 from picture.glyph import is_clean as is_clean
 from picture.glyph import to_glyph as to_glyph
 from picture.glyph import to_grey as to_grey

@@ -20,6 +20,7 @@ import numpy as np
 
 from picture.glyph import at_border, components, find_ink, fit, ink_box
 
+LONG = 1.45  # times as long as wide: ink that may be several characters
 INK = 48  # of 255: ink from here on
 LEAST_AREA, LEAST_SHARE = 20, 0.06  # px and share of the ink that a proposal keeps
 LINED = 0.9  # share of a row that is ink in a line from side to side
@@ -28,7 +29,6 @@ FRAME = 0.15  # a frame lies within this share of the side
 LINE, TILT = 0.35, 2  # a line's least length, of the side; px that it leaves its row by
 DARK, THICK = 0.55, 0.6  # of the ink's strength and the strokes' width: less is left out
 MIDDLE = 0.34  # of the shorter side: components whose centre is farther from the middle are off it
-MORE = "the picture holds more characters; the one in the middle is read"
 # A proposal leaves out so many px within RIM of the border at least, or...
 RIM, LEAST_RIM = 2, 3
 SMALLER = 0.5  # ...the share of the box of all ink that its own box is smaller than
@@ -52,10 +52,6 @@ class Proposals(NamedTuple):
         cv2.rectangle(view, (left, top), (right - 1, bottom - 1), (0, 160, 0), 1)
         return view
 
-    def notices(self, index: int) -> list[str]:
-        """Return sentences for the user about what a proposal leaves out."""
-        return [MORE] if self.holds_more(index) else []
-
     def holds_more(self, index: int) -> bool:
         """Return whether the ink that a proposal leaves out holds another character.
 
@@ -73,6 +69,28 @@ class Proposals(NamedTuple):
         beside = (x > right) | (x + wide < left) | (y > bottom) | (y + high < top)
         large = (np.maximum(wide, high) > 0.4 * side) & (np.minimum(wide, high) > 0.3 * side)
         return bool((beside & large)[1:].any())
+
+    def parts(self, index: int) -> list[np.ndarray]:
+        """Return the ink of a proposal cut into squares where it may be several characters.
+
+        So it is if it is long, and has gaps about where its characters would end. Else: none.
+        """
+        top, bottom, left, right = ink_box(self.inks[index])
+        ink = self.inks[index][top:bottom, left:right]
+        ink = ink if len(ink) >= ink.shape[1] else ink.T
+        long, short = ink.shape
+        if long < LONG * short:
+            return []
+        count = max(2, round(long / short))
+        gaps = np.flatnonzero((ink <= INK).all(1))
+        cuts = []
+        for ideal in long * np.arange(1, count) / count:
+            near = gaps[abs(gaps - ideal) < long / count / 4]
+            if not len(near):
+                return []
+            cuts.append(int(near[abs(near - ideal).argmin()]))
+        parts = [part if bottom - top >= right - left else part.T for part in np.split(ink, cuts)]
+        return parts if all((part > INK).any() for part in parts) else []
 
 
 def proposals(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
@@ -111,6 +129,8 @@ def _is_lined(ink: np.ndarray) -> bool:
 def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
     """Yield ink (h,w) uint8 with less and less of it, none twice."""
     whole = _Extent.of((ink > INK).view(np.uint8))
+    if _is_tight(ink):
+        whole = whole._replace(rim=0)  # what reaches the border does not go on beyond it
     seen, done = {whole.key(whole)}, set()
     for base in (ink, _without_frame(ink), *_by_colour(ink, colour), _dark(ink), _thick(ink)):
         for version in (base, _without_lines(base)):
@@ -121,6 +141,18 @@ def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray
                 if extent.stands_out_of(whole) and (key := extent.key(whole)) not in seen:
                     seen.add(key)
                     yield kept()
+
+
+def _is_tight(ink: np.ndarray) -> bool:
+    """Return whether a picture was cropped to its ink: strokes just reach two or more sides.
+
+    What goes on beyond the border is as strong there as three pixels further inside.
+    """
+    grazed = 0
+    for rows in (ink, ink[::-1], ink.T, ink.T[::-1]):
+        if len(rows) > 3 and rows[:2].max() > INK:
+            grazed += 2 * int(rows[0].sum()) < int(rows[3].sum())
+    return grazed >= 2
 
 
 class _Extent(NamedTuple):

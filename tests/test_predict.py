@@ -2,7 +2,9 @@
 
 import io
 import json
+import multiprocessing
 import os
+import pickle
 import shlex
 import subprocess
 import sys
@@ -11,11 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script, several
+from PIL import Image
 
 import checkpoint
 from config import DEFAULT_CHECKPOINT
-from recognizer import Recognizer, character_score, energy
+from recognizer import Recognizer, character_score, choose, energy, softmax
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def pictures(tmp_path):
 def test_table_and_json_say_the_same(weights, pictures):
     (pictures / "notes.txt").write_text("no picture")
     table = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3)
-    assert "no picture by its name: notes.txt" in table.stderr
+    assert "skipped files of other types: notes.txt" in table.stderr
     done = call_script("predict.py", pictures, "--checkpoint", weights, "--top-k", 3, "--json")
     assert table.returncode == done.returncode == 0, table.stderr
     elements = json.loads(done.stdout)
@@ -209,6 +213,7 @@ def test_one_bad_picture_spoils_no_batch(weights, pictures):
 def test_classes_narrow_the_readings(weights, pictures, tmp_path):
     (tmp_path / "two.txt").write_text("大人猫", encoding="utf-8")
     arguments = ["predict.py", pictures, "--checkpoint", weights, "--json"]
+    arguments += ["--top-k", 10]
     everything = json.loads(call_script(*arguments).stdout)
     narrow = json.loads(call_script(*arguments, "--classes", tmp_path / "two.txt").stdout)
     for whole, part in zip(everything, narrow, strict=True):
@@ -291,6 +296,110 @@ def test_says_that_there_are_more_characters(pictures):
     *none, (notice,) = [element["notices"] for element in json.loads(done.stdout)]
     assert none == [[]] * 6 and "more characters" in notice
     assert done.returncode == 0 and done.stderr.splitlines()[1:] == [f"{path}: {notice}"]
+
+
+@pytest.mark.parametrize("together", ["水火", "水火山"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_characters_in_a_row_or_column_are_several(together, axis):
+    recognizer = Recognizer.from_checkpoint(DEFAULT_CHECKPOINT)
+    inks = [cv2.resize(bitmap(one, 1300), (70, 70)) for one in together]
+    inks = [cv2.copyMakeBorder(ink, *[6] * 4, cv2.BORDER_CONSTANT, value=255) for ink in inks]
+    whole = recognizer.recognize(np.concatenate(inks, axis))[0]
+    assert whole.several and "several characters" in whole.notices[0]
+    for one in "明炎三亭水":
+        alone = recognizer.recognize(bitmap(one, 1300))[0]
+        assert not alone.several and list(alone.notices) == []
+
+
+def test_named_pictures_are_compared(weights, data):
+    folder = data / "test" / "U+4E00"
+    done = call_script("predict.py", folder, "--checkpoint", weights)
+    lines = done.stdout.splitlines()
+    right = sum(line.endswith("right") for line in lines)
+    assert len(lines) == len(list(folder.iterdir())) and "U+4E00" in lines[0]
+    assert all(line.endswith(("right", "wrong, expected 一")) for line in lines)
+    assert f"{right} of {len(lines)} named pictures read right" in done.stderr
+    done = call_script("predict.py", folder, "--checkpoint", weights, "--json", "--top-k", 2)
+    (element, *_) = json.loads(done.stdout)
+    assert element["expected"] == "一" and len(element["predictions"]) == 2
+
+
+def test_hidden_files_are_skipped(weights, pictures):
+    for name in ("._0.png", "__MACOSX/0.png", ".cache/0.png"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_bytes((pictures / "0.png").read_bytes())
+    done = call_script("predict.py", pictures, "--checkpoint", weights, "--json")
+    names = [Path(element["path"]).name for element in json.loads(done.stdout)]
+    assert names == [f"{i}.png" for i in range(6)] and done.returncode == 0
+
+
+def test_a_closed_standard_input_is_a_sentence(weights, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    done = call_script("predict.py", "-", "--checkpoint", weights)
+    assert done.returncode == 2 and "error: standard input: the file is empty" in done.stderr
+
+
+def test_pictures_of_all_kinds_alone_or_in_a_list(weights, pictures):
+    recognizer = Recognizer.from_checkpoint(weights)
+    path, array = pictures / "0.png", bitmap("一", 1300)
+    expected = recognizer.recognize([path])
+    for one in (path, str(path), array, Image.fromarray(array)):
+        assert recognizer.recognize(one) == expected
+    none, tensor, good = recognizer.recognize([None, torch.zeros(9, 9), array])
+    assert "NoneType is no picture" in none.error and "Tensor is no picture" in tensor.error
+    assert [good] == expected
+    assert "NoneType" in recognizer.recognize(None)[0].error
+
+
+def read_in_child(recognizer: Recognizer, path: Path) -> None:
+    assert recognizer.recognize(path)[0][0].character
+
+
+@pytest.mark.parametrize("kind", ["pt", "onnx"])
+def test_a_recognizer_can_be_pickled_and_read_in_a_forked_child(request, weights, pictures, kind):
+    path = weights if kind == "pt" else request.getfixturevalue("exported") / "fp32.onnx"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        recognizer = Recognizer.from_checkpoint(path, classes="2000")
+        expected = recognizer.recognize(pictures / "0.png")
+        copy = pickle.loads(pickle.dumps(recognizer))
+        assert copy.recognize(pictures / "0.png") == expected and copy.classes == recognizer.classes
+        if not hasattr(os, "fork"):
+            return
+        process = multiprocessing.get_context("fork").Process(
+            target=read_in_child, args=(recognizer, pictures / "0.png")
+        )
+        process.start()
+        process.join(60)
+        process.kill()
+        assert process.exitcode == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_twins_are_read_as_the_chinese_character():
+    recognizer = Recognizer.from_checkpoint(DEFAULT_CHECKPOINT)
+    names = recognizer.classes
+    logits = np.zeros((1, len(recognizer.network.classes)), np.float32)
+    logits[0, [names.index("-"), names.index("一")]] = 12, 11
+    probabilities = softmax(recognizer.select(logits))[0]
+    assert names[probabilities.argmax()] == "一" and probabilities[names.index("-")] < 1e-6
+    whole = softmax(logits)[0]
+    assert probabilities.max() == pytest.approx(whole[names.index("-")] + whole[names.index("一")])
+    symbols = Recognizer(recognizer.network, "symbols")
+    assert symbols.classes[symbols.select(logits)[0].argmax()] == "-"
+
+
+def test_proposals_speak_for_a_class_together():
+    character, noise = np.zeros(50, np.float32), np.zeros(50, np.float32)
+    character[3], noise[:8] = 20, 1
+    assert choose(np.stack([noise, noise, character])) == 2
+    assert choose(np.stack([character, noise, noise])) == 0
+    other = np.zeros(50, np.float32)
+    other[4] = 21  # hardly more, and some ink is left out
+    assert choose(np.stack([character, other])) == 0
+    assert choose(np.stack([noise, other, character - 0, character])) == 2
 
 
 def test_shipped_weights_read_the_samples():

@@ -67,7 +67,7 @@ class Workers(contextlib.AbstractContextManager):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool:
+        except (BrokenProcessPool, BrokenPipeError):  # the latter if killed while it starts
             why = "a worker process was killed, perhaps for lack of memory"
             raise OSError(errno.ENOMEM, f"{why}; run again with fewer --workers") from None
 

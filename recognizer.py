@@ -296,17 +296,17 @@ def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.nda
     return 1 / (1 + np.exp(-(reject["scale"] * energies + reject["offset"])))
 
 
-def choose(logits: np.ndarray) -> int:
+def choose(logits: np.ndarray, prior: float = PRIOR, temperature: float = TEMPERATURE) -> int:
     """Return which proposal of a picture to read, from logits (P,K).
 
     A proposal speaks for a class with exp(score), where the score is the logit less the mean of all
     logits, so that a proposal which looks like no character hardly counts. The proposals that leave
-    ink out pay `PRIOR`. The class with the largest sum wins, and of its proposals the one with the
+    ink out pay `prior`. The class with the largest sum wins, and of its proposals the one with the
     highest score.
     """
     scores = logits - logits.mean(1, keepdims=True)
-    scores[1:] -= PRIOR
-    scores /= TEMPERATURE
+    scores[1:] -= prior
+    scores /= temperature
     best = np.exp(scores - scores.max()).sum(0).argmax()
     return int(scores[:, best].argmax())
 

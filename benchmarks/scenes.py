@@ -3,6 +3,7 @@
     python -m benchmarks.scenes data/test
     python -m benchmarks.scenes competition.gnt --papers photos/ --fonts fonts/ --every 3
     python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further pictures
+    python -m benchmarks.scenes data/test --every 5 --fit              # constants of choose()
     python -m benchmarks.scenes data/test --pages                      # sheets, and empty ones
 
 Every kind is drawn from the same characters. For each it prints top-1 among the 3755 of level 1:
@@ -37,6 +38,7 @@ from recognizer import Recognizer, choose
 Pictures = Iterable[tuple[str, np.ndarray]]
 SIDE = 160
 COST = 0.5  # points that choosing may cost on plain pictures
+GRID = tuple(itertools.product((1.0, 2.0, 3.0, 4.0, 6.0), (1.0, 2.0, 3.0)))  # for --fit
 KINDS = (
     *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
     *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),
@@ -234,6 +236,7 @@ class Score(NamedTuple):
     proposals: int
     refused: int
     plain: bool
+    grid: dict[tuple[float, float], int]  # chosen with other priors and temperatures
 
     @property
     def cost(self) -> float:
@@ -246,8 +249,9 @@ class Score(NamedTuple):
         return f"{self.kind:<24}{self.n:>5} {figures} {self.proposals / max(self.n, 1):>9.1f}"
 
 
-def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool = False) -> Score:
+def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool, grid=()) -> Score:
     """Read pictures of known characters through every proposal."""
+    fitted = dict.fromkeys(grid, 0)
     n = chosen = all_ink = best = count = refused = 0
     for truth, picture in shown:
         n += 1
@@ -260,7 +264,24 @@ def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool = Fa
         read = [recognizer.classes[i] == truth for i in logits[:, recognizer.labels].argmax(1)]
         chosen, all_ink, best = chosen + read[choose(logits)], all_ink + read[0], best + any(read)
         count += len(glyphs)
-    return Score(kind, n, chosen, all_ink, best, count, refused, plain)
+        for settings in fitted:
+            fitted[settings] += read[choose(logits, *settings)]
+    return Score(kind, n, chosen, all_ink, best, count, refused, plain, fitted)
+
+
+def print_fit(scores: list[Score]) -> None:
+    """Print what each pair of PRIOR and TEMPERATURE would read, in the mean over the kinds."""
+    print(
+        f"\n{'prior':>6}{'temperature':>12}{'plain':>8}{'scenes':>8}  largest cost on a plain kind"
+    )
+    for settings in GRID:
+        shares = {s.kind: 100 * s.grid[settings] / max(s.n, 1) for s in scores}
+        plain = [shares[s.kind] for s in scores if s.plain]
+        others = [shares[s.kind] for s in scores if not s.plain]
+        costs = {s.kind: 100 * s.all_ink / max(s.n, 1) - shares[s.kind] for s in scores if s.plain}
+        worst = max(costs, key=costs.get, default="")
+        means = "".join(f"{np.mean(part):>8.2f}" if part else " " * 8 for part in (plain, others))
+        print(f"{settings[0]:>6}{settings[1]:>12}{means}  {costs.get(worst, 0):.1f} {worst}")
 
 
 def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pictures, bool]]:
@@ -368,6 +389,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--scenes", nargs="*", default=[], metavar="PATH", help="more pictures of any kind")
     add("--pages", action="store_true", help="read photos of whole sheets instead")
     add("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
+    add("--fit", action="store_true", help="also try other constants of recognizer.choose")
     add("--limit", type=timing.at_least_one, default=200, metavar="N", help="pictures of a kind")
     add("--every", type=timing.at_least_one, default=1, metavar="N", help="every N-th picture only")
     given = parser.parse_args(argv)
@@ -381,16 +403,23 @@ def main(argv: list[str] | None = None) -> int:
     if given.pages:
         timing.report(of_pages(recognizer, data) + of_empty(recognizer), given.json)
         return 0
-    scores = []
+    scores, grid = [], GRID if given.fit else ()
     if not given.json:
         print(f"{'top-1, %':<24}{'n':>5} {'chosen':>8} {'all ink':>8} {'best':>8} proposals")
     for kind, shown, plain in kinds(given, data):
         shown = ((c, p) for c, p in shown if c in known)
-        scores.append(measure(recognizer, kind, shown, plain))
+        scores.append(measure(recognizer, kind, shown, plain, grid))
         if not given.json:
             print(scores[-1], flush=True)
+    if given.fit:
+        print_fit(scores)
     if given.json:
-        print(json.dumps([score._asdict() for score in scores], ensure_ascii=False))
+        print(
+            json.dumps(
+                [score._asdict() | {"grid": list(score.grid.items())} for score in scores],
+                ensure_ascii=False,
+            )
+        )
     costly = [score.kind for score in scores if score.plain and score.cost > COST]
     if costly:
         print(f"choosing costs more than {COST} points: {', '.join(costly)}", file=sys.stderr)

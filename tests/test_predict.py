@@ -75,15 +75,6 @@ def test_same_labels_as_in_training(weights, data):
     assert right / len(files) > 0.4  # chance is 0.17; a shuffled label map would show
 
 
-def test_array_and_file_and_batch_read_alike(weights, pictures):
-    recognizer = Recognizer.from_checkpoint(weights)
-    file = pictures / "0.png"
-    array = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-    one, two, three = recognizer.recognize([file, array, str(file)], top_k=2)
-    assert one == two == three
-    assert recognizer.recognize([]) == []
-
-
 def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictures):
     blank = pictures / "blank.png"
     cv2.imencode(".png", np.full((50, 50), 255, np.uint8))[1].tofile(blank)
@@ -138,11 +129,6 @@ def test_bad_arguments(arguments, said):
     assert done.stderr.startswith("error: ") and said in done.stderr
 
 
-def test_empty_folder(weights, tmp_path):
-    done = call_script("predict.py", tmp_path, "--checkpoint", weights)
-    assert done.returncode == 2 and "holds no pictures" in done.stderr
-
-
 # What a program that reads with an ONNX file must do without, told to Python before it starts.
 BLOCKED = """
 import sys
@@ -190,24 +176,6 @@ def test_a_checkpoint_without_torch_is_a_sentence(weights, pictures):
     done = run_without(["torch"], code, pictures, "--checkpoint", weights)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "needs the package torch" in done.stderr and "ONNX" in done.stderr
-
-
-def test_predict_loads_no_data_sets(weights, pictures):
-    code = "import predict; sys.exit(predict.main(sys.argv[1:]))"
-    done = run_without(["dataset", "torchvision", "tensorboard"], code, pictures / "0.png",
-                       "--checkpoint", weights)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-def test_one_bad_picture_spoils_no_batch(weights, pictures):
-    recognizer = Recognizer.from_checkpoint(weights)
-    (pictures / "text.png").write_text("no picture")
-    blank = np.full((50, 50), 255, np.uint8)
-    files = [pictures / "0.png", pictures / "text.png", blank, pictures / "1.png"]
-    good, text, white, other = recognizer.recognize(files)
-    assert text == [] and "text.png: not a picture" in text.error
-    assert white == [] and "blank" in white.error
-    assert good.error == "" and [good, other] == recognizer.recognize([files[0], files[3]])
 
 
 def test_classes_narrow_the_readings(weights, pictures, tmp_path):
@@ -324,7 +292,10 @@ def test_named_pictures_are_compared(weights, data):
     assert element["expected"] == "一" and len(element["predictions"]) == 2
 
 
-def test_hidden_files_are_skipped(weights, pictures):
+def test_hidden_files_are_skipped(weights, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = call_script("predict.py", tmp_path / "empty", "--checkpoint", weights)
+    assert done.returncode == 2 and "holds no pictures" in done.stderr
     for name in ("._0.png", "__MACOSX/0.png", ".cache/0.png"):
         (pictures / name).parent.mkdir(exist_ok=True)
         (pictures / name).write_bytes((pictures / "0.png").read_bytes())

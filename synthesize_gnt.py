@@ -105,7 +105,7 @@ def draw_sheet(job: argparse.Namespace, numbers: list[int], path: Path, columns:
             if scale < 1:
                 bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             if job.paper and rng.random() < job.paper:
-                cell[:] = paper(PAPERS[rng.integers(len(PAPERS))], CELL, rng)
+                cell[:] = paper(rng.choice(list(PAPERS)), CELL, rng)
             h, w = bitmap.shape
             y, x = (CELL - h) // 2, (CELL - w) // 2
             cell[y : y + h, x : x + w] = np.minimum(cell[y : y + h, x : x + w], bitmap)

@@ -1,15 +1,14 @@
-"""Paper under the writing, remains of an imperfect segmentation, and pictures of no character.
+"""Paper under the writing, remains of an imperfect segmentation, and images without a character.
 
     page = paper("rice", 96, rng)            # (96, 96) uint8, 255 = blank: an empty 米字格
-    bitmap = remains(bitmap, rng)            # with parts of lines and neighbours, gaps, off centre
+    bitmap = remains(bitmap, rng)            # with parts of lines and neighbours, gaps
     bitmap = no_character("scribble", rng)   # one of NO_CHARACTERS
 
-    python -m synthesis.papers --count 50 --out data/none    # a folder of each kind of these
+    python -m synthesis.papers --count 50 --out data/none    # a folder for each kind
 
-Pictures of no character are empty papers, other marks, and wrong proposals: a character in its
-frame, struck by a line, beside another, cut in half, incomplete, or several at once. They are for
-`train.py --outliers` and `test.py --no-characters`. Uneven light and noise are left out: see
-training/augment.py.
+Images without a character are empty papers, marks, and wrong proposals: a character in its frame,
+beside another, cut in half, incomplete, or several at once. They are for `train.py --outliers`
+and `test.py --no-characters`. Uneven light and noise are left out: see training/augment.py.
 """
 
 import argparse
@@ -26,62 +25,57 @@ from jobs.files import write_file
 from synthesis.templates import stroke_data
 from synthesis.writer import HARD, Writer, render
 
-PAPERS = ("field", "rice", "circle", "ruled", "cell")  # 田字格, 米字格, ring, lines, table
+FRAME = [(0, 0, 1, 0), (0, 1, 1, 1), (0, 0, 0, 1), (1, 0, 1, 1)]
+CROSS = [(0.5, 0, 0.5, 1), (0, 0.5, 1, 0.5)]
+DIAGONALS = [(0, 0, 1, 1), (1, 0, 0, 1)]
+# Solid lines and lines that may be dashed: x, y of both ends, as shares of the frame.
+PAPERS = {
+    "field": (FRAME, CROSS),  # 田字格
+    "rice": (FRAME, CROSS + DIAGONALS),  # 米字格
+    "ruled": ([(-1, 0, 2, 0), (-1, 1, 2, 1)], []),
+    "cell": (FRAME, []),
+}
+DASHES = 12
 DENSE = 7  # strokes of a character of which wrong proposals are made
+
+
+def draw_line(page: np.ndarray, ends, grey: float, width: int = 1, dashes: int = 1) -> None:
+    """Draw a line on a page (h, w) uint8, in place; `ends` are x, y, x, y in px."""
+    drawn = np.full_like(page, 255)
+    places = np.linspace(ends[:2], ends[2:], 2 * dashes).round().astype(int).tolist()
+    for start, end in zip(places[::2], places[1::2], strict=True):
+        cv2.line(drawn, start, end, int(grey), width, cv2.LINE_AA)
+    np.minimum(page, drawn, out=page)
 
 
 def paper(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
     """Draw an empty paper (side, side) uint8, 255 = blank, of one of PAPERS."""
     page = np.full((side, side), 255, np.uint8)
-    grey = int(rng.uniform(60, 210))
-    width = 1 + int(rng.random() < 0.3)
-    rim = int(side * rng.uniform(0.01, 0.08))
-    far = side - 1 - rim
-    middle = side // 2
-
-    def line(x0: int, y0: int, x1: int, y1: int, dashed: bool = False) -> None:
-        count = max(2, int(np.hypot(x1 - x0, y1 - y0) / (side * 0.06))) if dashed else 1
-        x, y = np.linspace(x0, x1, 2 * count), np.linspace(y0, y1, 2 * count)
-        for k in range(count):
-            ends = [(int(x[j]), int(y[j])) for j in (2 * k, 2 * k + 1)]
-            cv2.line(page, *ends, grey, width, cv2.LINE_AA)
-
-    dashed = bool(rng.random() < 0.5)
-    if kind == "ruled":
-        for y in (rim, far):
-            line(0, y, side - 1, y, bool(rng.random() < 0.2))
-    elif kind == "circle":
-        cv2.circle(page, (middle, middle), middle - 1 - rim, grey, width, cv2.LINE_AA)
-    elif kind in ("field", "rice", "cell"):
-        cv2.rectangle(page, (rim, rim), (far, far), grey, width)
-        if kind != "cell":
-            line(middle, rim, middle, far, dashed)
-            line(rim, middle, far, middle, dashed)
-        if kind == "rice":
-            line(rim, rim, far, far, dashed)
-            line(far, rim, rim, far, dashed)
-    else:
-        raise ValueError(f"paper {kind!r}, expected one of {', '.join(PAPERS)}")
+    solid, inner = PAPERS[kind]
+    grey, width = rng.uniform(60, 210), 1 + int(rng.random() < 0.3)
+    margin = side * rng.uniform(0.01, 0.08)
+    dashes = DASHES if rng.random() < 0.5 else 1
+    for k, ends in enumerate(np.array(solid + inner) * (side - 1 - 2 * margin) + margin):
+        draw_line(page, ends, grey, width, dashes if k >= len(solid) else 1)
     return page
 
 
 def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Spoil a bitmap (h, w) uint8 as an imperfect segmentation would; returns (h', w') uint8.
 
-    One to three of: a part of a line, a part of a neighbour, a gap where a line was removed, a side
-    that is cut off or has a margin.
+    One or two of: a part of a line, a part of a neighbour, a gap where a line was removed.
     """
-    ways = _line_left, _neighbour_left, _line_removed, _off_centre
-    for number in rng.choice(4, rng.integers(1, 4), replace=False):
-        bitmap = _turned(lambda turned, way=ways[number]: way(turned, rng), bitmap, rng)
+    ways = _line_left, _neighbour_left, _line_removed
+    for number in rng.choice(len(ways), rng.integers(1, 3), replace=False):
+        bitmap = _at_any_side(ways[number], bitmap, rng)
     x, y, w, h = cv2.boundingRect((bitmap < 255).view(np.uint8))
     return bitmap[y : y + h, x : x + w].copy() if h else bitmap
 
 
-def _turned(change, bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return change(bitmap), applied to one of the four sides."""
+def _at_any_side(change, bitmap: np.ndarray, rng: np.random.Generator, *arguments) -> np.ndarray:
+    """Return change(bitmap, rng, *arguments), applied to one of the four sides."""
     turns = int(rng.integers(4))
-    turned = change(np.ascontiguousarray(np.rot90(bitmap, turns)))
+    turned = change(np.ascontiguousarray(np.rot90(bitmap, turns)), rng, *arguments)
     return np.ascontiguousarray(np.rot90(turned, -turns))
 
 
@@ -90,11 +84,11 @@ def _line_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     h, w = bitmap.shape
     rim = int(0.08 * h) + 1
     bitmap = np.pad(bitmap, ((rim, rim), (0, 0)), constant_values=255)
-    y = int(rng.choice([rng.uniform(0, 2 * rim), rng.uniform(h, h + 2 * rim), h * rng.random()]))
-    start, length = w * rng.uniform(0, 0.7), w * rng.uniform(0.15, 1)
-    ends = (int(start), y), (int(start + length), y + int(rng.normal(0, 0.03) * length))
-    drawn = cv2.line(np.full_like(bitmap, 255), *ends, int(rng.uniform(60, 200)), 1, cv2.LINE_AA)
-    return np.minimum(bitmap, drawn)
+    y = rng.choice([rng.uniform(0, 2 * rim), rng.uniform(h, h + 2 * rim), h * rng.random()])
+    x, length = w * rng.uniform(0, 0.7), w * rng.uniform(0.15, 1)
+    ends = (x, y, x + length, y + rng.normal(0, 0.03) * length)
+    draw_line(bitmap, ends, rng.uniform(60, 200))
+    return bitmap
 
 
 def _neighbour_left(
@@ -103,8 +97,7 @@ def _neighbour_left(
     """Add a share of another character to the right of this one."""
     h, w = bitmap.shape
     other = render(LEVEL1[rng.integers(len(LEVEL1))], Writer.draw(rng), rng)
-    scale = h / len(other)
-    other = cv2.resize(other, (max(1, int(scale * other.shape[1])), h))
+    other = cv2.resize(other, (max(1, other.shape[1] * h // len(other)), h))
     share = other[:, : max(2, int(other.shape[1] * rng.uniform(least, most)))]
     gap = np.full((h, 1 + int(w * rng.uniform(0, 0.12))), 255, np.uint8)
     return np.hstack([bitmap, gap, share])
@@ -112,38 +105,24 @@ def _neighbour_left(
 
 def _line_removed(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Break the strokes along a level line that was removed."""
-    h, _ = bitmap.shape
+    h = len(bitmap)
     y, width = int(h * rng.uniform(0.15, 0.85)), max(1, round(h * rng.uniform(0.015, 0.04)))
     bitmap = bitmap.copy()
     bitmap[y : y + width] = 255
     return bitmap
 
 
-def _off_centre(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut a little off at the bottom, or leave a speck there that widens the box."""
-    h, w = bitmap.shape
-    if rng.random() < 0.5:
-        return bitmap[: max(4, int(h * rng.uniform(0.88, 0.97)))]
-    more = int(h * rng.uniform(0.05, 0.25))
-    bitmap = np.pad(bitmap, ((0, more), (0, 0)), constant_values=255)
-    x = int(rng.integers(w))
-    bitmap[-2:, x : x + 2] = int(rng.uniform(60, 200))
-    return bitmap
+# Images without a character ----------------------------------------------------------------------
 
 
 def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw a picture (h, w) uint8, 255 = paper, of one of NO_CHARACTERS."""
-    if kind not in NO_CHARACTERS:
-        raise ValueError(f"{kind!r}, expected one of {', '.join(NO_CHARACTERS)}")
+    """Draw an image (h, w) uint8, 255 = paper, of one of NO_CHARACTERS."""
     side = int(rng.uniform(48, 160))
     if kind in PAPERS:
         return paper(kind, side, rng)
-    if kind in NOISE:
-        return NOISE[kind](side, rng)
+    if kind in MARKS:
+        return MARKS[kind](side, rng)
     return WRONG[kind](_dense(Writer.draw(rng, rng.uniform(*HARD)), rng), rng)
-
-
-# Marks of other kinds ----------------------------------------------------------------------------
 
 
 def _scribble(side: int, rng: np.random.Generator) -> np.ndarray:
@@ -157,31 +136,12 @@ def _scribble(side: int, rng: np.random.Generator) -> np.ndarray:
     return cv2.polylines(page, [line], False, grey, int(rng.integers(1, 5)), cv2.LINE_AA)
 
 
-def _stamp(side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a seal: a ring or a square with four characters."""
-    page, grey = np.full((side, side), 255, np.uint8), int(rng.uniform(0, 120))
-    width = int(rng.integers(2, 5))
-    if rng.random() < 0.5:
-        cv2.circle(page, (side // 2, side // 2), side // 2 - 4, grey, width, cv2.LINE_AA)
-    else:
-        cv2.rectangle(page, (3, 3), (side - 4, side - 4), grey, width)
-    writer = Writer.draw(rng, 0.2)
-    for corner in ((0.22, 0.22), (0.52, 0.22), (0.22, 0.52), (0.52, 0.52)):
-        y, x = (int(side * place) for place in corner)
-        piece = render(LEVEL1[rng.integers(len(LEVEL1))], writer, rng)
-        small = cv2.resize(piece, (int(0.26 * side),) * 2, interpolation=cv2.INTER_AREA)
-        page[y : y + len(small), x : x + len(small)] = small
-    return page
-
-
-def _noise(side: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw spots of about `sigma` px."""
+def _spots(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw dark spots, from the grain of paper to blots."""
+    sigma = np.exp(rng.uniform(np.log(0.6), np.log(0.2 * side)))
     noise = cv2.GaussianBlur(rng.normal(0, 1, (side, side)).astype(np.float32), (0, 0), sigma)
     noise = (noise - noise.mean()) / noise.std()
     return np.where(noise > rng.uniform(0.3, 1.2), rng.uniform(0, 120), 255).astype(np.uint8)
-
-
-# Wrong proposals: what a faulty segmentation of a page takes for the character --------------------
 
 
 def _dense(writer: Writer, rng: np.random.Generator) -> np.ndarray:
@@ -195,30 +155,15 @@ def _framed(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Leave the paper's lines around and behind a character."""
     h, w = ink.shape
     side = int(max(h, w) * rng.uniform(1.15, 1.8))
-    page = paper(PAPERS[rng.integers(len(PAPERS))], side, rng)
+    page = paper(rng.choice(list(PAPERS)), side, rng)
     y, x = (int((side - length) * rng.uniform(0.3, 0.7)) for length in (h, w))
     page[y : y + h, x : x + w] = np.minimum(page[y : y + h, x : x + w], ink)
     return page
 
 
-def _struck(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Leave one or two ruled lines through or next to a character."""
-    h, w = ink.shape
-    rim = int(0.15 * h)
-    page = np.pad(ink, ((rim, rim), (rim, rim)), constant_values=255)
-    for _ in range(int(rng.integers(1, 3))):
-        y, grey = int(rng.integers(len(page))), int(rng.uniform(0, 170))
-        tilt = int(rng.normal(0, 0.02) * w)
-        lines = np.full_like(page, 255)
-        width = 1 + int(rng.gamma(1.2, 0.012) * h)
-        cv2.line(lines, (0, y), (page.shape[1] - 1, y + tilt), grey, width, cv2.LINE_AA)
-        page = np.minimum(page, lines)
-    return page
-
-
 def _beside(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Leave a neighbour, or a part of one, at one of the four sides."""
-    return _turned(lambda one: _neighbour_left(one, rng, 0.25, 0.9), ink, rng)
+    return _at_any_side(_neighbour_left, ink, rng, 0.25, 0.9)
 
 
 def _half(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -230,56 +175,46 @@ def _half(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _incomplete(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Erase a part of a character, or all along a broad line through it."""
+    """Erase all along a broad line through a character."""
     h, w = ink.shape
-    ink, middle = ink.copy(), (int(w * rng.uniform(0.2, 0.8)), int(h * rng.uniform(0.2, 0.8)))
-    if rng.random() < 0.5:
-        size = (int(w * rng.uniform(0.2, 0.35)), int(h * rng.uniform(0.2, 0.35)))
-        return cv2.ellipse(ink, middle, size, 0, 0, 360, 255, -1)
+    middle = rng.uniform(0.2, 0.8, 2) * (w, h)
     angle = rng.uniform(0, np.pi)
     reach = 2 * max(h, w) * np.array([np.cos(angle), np.sin(angle)])
-    ends = [tuple((middle + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
-    return cv2.line(ink, *ends, 255, int(max(h, w) * rng.uniform(0.1, 0.25)))
+    ends = np.rint([middle - reach, middle + reach]).astype(int).tolist()
+    return cv2.line(ink.copy(), *ends, 255, int(max(h, w) * rng.uniform(0.1, 0.25)))
 
 
 def _several(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw two to five characters in a row or in a column."""
     writer = Writer.draw(rng, rng.uniform(*HARD))
-    inks = [ink, *(_dense(writer, rng) for _ in range(int(rng.integers(1, 5))))]
     turns = int(rng.integers(2))  # a column is a row turned by 90 degrees
-    turned = [np.rot90(one, turns) for one in inks]
-    tall = max(map(len, turned))
-    rims = [((tall - len(one), 0), (1, int(rng.integers(2, 9)))) for one in turned]
-    padded = zip(turned, rims, strict=True)
-    row = np.hstack([np.pad(one, rim, constant_values=255) for one, rim in padded])
+    inks = [ink, *(_dense(writer, rng) for _ in range(int(rng.integers(1, 5))))]
+    inks = [np.rot90(one, turns) for one in inks]
+    gap, tall = int(rng.integers(2, 9)), max(map(len, inks))
+    rims = [((tall - len(one), 0), (1, gap)) for one in inks]
+    row = np.hstack([np.pad(*pair, constant_values=255) for pair in zip(inks, rims, strict=True)])
     return np.ascontiguousarray(np.rot90(row, -turns))
 
 
-NOISE = {
-    "scribble": _scribble,
-    "stamp": _stamp,
-    "blob": lambda side, rng: _noise(side, side * rng.uniform(0.08, 0.2), rng),
-    "texture": lambda side, rng: _noise(side, rng.uniform(0.6, 3), rng),
-}
+MARKS = {"scribble": _scribble, "spots": _spots}
 WRONG = {
     "framed": _framed,
-    "struck": _struck,
     "beside": _beside,
     "half": _half,
     "incomplete": _incomplete,
     "several": _several,
 }
-NO_CHARACTERS = (*PAPERS, *NOISE, *WRONG)
+NO_CHARACTERS = (*PAPERS, *MARKS, *WRONG)
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Write pictures of no character, `<out>/<kind>/<number>.png`; return the exit status."""
+    """Write images without a character, `<out>/<kind>/<number>.png`; return the exit status."""
     parser = argparse.ArgumentParser(
         description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=50, help="pictures of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
+    parser.add_argument("--count", type=int, default=50, help="images of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images")
     parser.add_argument("--out", type=Path, default=Path("data/none"), help="folder")
     args = parser.parse_args(argv)
     check_range(args, 1, math.inf, "count")
@@ -290,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             bitmap = no_character(kind, np.random.default_rng((args.seed, number, index)))
             path = args.out / kind / f"{index:05d}.png"
             write_file(path, cv2.imencode(".png", bitmap)[1].data)
-    print(f"{args.out}: {args.count} pictures of each of {', '.join(NO_CHARACTERS)}")
+    print(f"{args.out}: {args.count} images of each of {', '.join(NO_CHARACTERS)}")
     return 0
 
 

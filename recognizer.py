@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TRY_SECONDS = 30  # that an ONNX network may take for a glyph when it is loaded
 BATCH = 256  # glyphs
 # How `choose` weighs proposals: logits that those which leave ink out pay; the temperature.
-PRIOR, TEMPERATURE = 3.0, 3.0
+PRIOR, TEMPERATURE = 3.0, 2.0
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
 APART = 2.0
 MORE = "the picture holds more characters; the one in the middle is read"

@@ -6,9 +6,9 @@
     dataset.classes[label], dataset.samples[0]   # "一", ("data/train/U+4E00/1001_00000.png", 0)
     loader = DataLoader(dataset, batch_size=256, shuffle=True)    # reads whole batches at once
 
-A source is a tree of class folders, a .gnt file or a folder of them. It is packed on first use
-(packing.py); from then on everything is read from the pack. `train.py` uses the same class through
-`fetch`, which returns the uint8 glyphs of a batch. Augmentation is in training/augment.py.
+A source is a tree of class folders, a .gnt file, or a folder of .gnt files. It is packed on first
+use (packing.py); from then on all samples are read from the pack. `train.py` reads uint8 batches
+with `fetch` and augments them (training/augment.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,48 +26,51 @@ from packing import Pack, open_pack
 
 NO_LABEL = -100  # ignored by torch.nn.functional.cross_entropy
 
-Source = str | Path | Pack
+Sources = str | Path | Pack | Sequence[str | Path | Pack]
 
 
 class CharacterDataset(Dataset):
     """Samples of one or more sources. An item is an image (1,S,S) float32 in 0...1 and its label.
 
     Attributes:
-        classes: the label order; by default all classes of the labelled sources, in GB order.
-        class_to_idx: class -> label.
+        classes: class of each label.
+        class_to_idx: label of each class.
         targets: (N,) int64 labels; NO_LABEL for samples of `unlabelled` and `no_character`.
-        unlabelled, no_character: (N,) bool, which samples come from these sources.
-        writers: (N,) int64 into `writer_names`, the same name in two sources is one writer;
-            -1 if unknown.
-        sources: (N,) int64 into `packs`; rows: (N,) int64, the sample within its pack.
+        no_character: (N,) bool, samples of `no_character`.
+        writers: (N,) int64 into `writer_names`, -1 if unknown. Equal names in two sources are one
+            writer.
+        sources: (N,) int64 into `packs`.
+        rows: (N,) int64, the sample within its pack.
 
     Args:
         labelled: sources whose class folders (or .gnt tags) are the labels.
         unlabelled: sources whose labels are not used.
         no_character: sources of images that contain no character.
-        size: side S of a glyph, pixels.
-        skip_unknown: leave out labelled samples that are not of `classes` instead of raising.
+        size: side S of a glyph in pixels.
+        classes: the label order; by default all classes of the labelled sources in GB order.
+        skip_unknown: leave out labelled samples of other classes instead of raising.
         transform: applied to each image by indexing, not by `fetch`.
-        workers: processes that pack, 0: one a core.
+        workers: processes that pack; 0 means one per core.
 
-    Raises ValueError or FileNotFoundError for sources that cannot be packed, or that have
-    classes other than `classes`.
+    Raises ValueError or FileNotFoundError for sources that cannot be packed, and ValueError for
+    those with other classes than `classes`.
     """
 
     def __init__(
         self,
-        labelled: Source | Sequence[Source],
+        labelled: Sources,
         *,
-        unlabelled: Source | Sequence[Source] = (),
-        no_character: Source | Sequence[Source] = (),
+        unlabelled: Sources = (),
+        no_character: Sources = (),
         size: int = 80,
         classes: Sequence[str] | None = None,
         skip_unknown: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
         workers: int = 0,
     ) -> None:
-        kinds = [_open(given, size, workers) for given in (labelled, unlabelled, no_character)]
-        known, free, empty = kinds
+        known, free, empty = (
+            _open(given, size, workers) for given in (labelled, unlabelled, no_character)
+        )
         self.packs = [*known, *free, *empty]
         self.classes = classes_of(known) if classes is None else list(classes)
         self.class_to_idx = {label: i for i, label in enumerate(self.classes)}
@@ -76,8 +79,7 @@ class CharacterDataset(Dataset):
         person = {name: i for i, name in enumerate(self.writer_names)}
         targets, rows, writers = [], [], []
         for number, pack in enumerate(self.packs):
-            labels = np.full(len(pack), NO_LABEL)
-            kept = np.arange(len(pack))
+            labels, kept = np.full(len(pack), NO_LABEL), np.arange(len(pack))
             if number < len(known):
                 labels = self._labels(pack, skip_unknown)
                 kept = np.flatnonzero(labels != NO_LABEL)
@@ -85,10 +87,11 @@ class CharacterDataset(Dataset):
             targets.append(labels[kept])
             rows.append(kept)
             writers.append(people[pack.writer_ids[kept]])  # -1 is the last
-        self.targets, self.rows, self.writers = map(_joined, (targets, rows, writers))
+        self.targets, self.rows, self.writers = (
+            np.concatenate(parts).astype(np.int64) for parts in (targets, rows, writers)
+        )
         self.sources = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
         self.no_character = self.sources >= len(known) + len(free)
-        self.unlabelled = (self.sources >= len(known)) & ~self.no_character
         self._resident: Tensor | None = None
 
     def _labels(self, pack: Pack, skip_unknown: bool) -> np.ndarray:
@@ -98,7 +101,7 @@ class CharacterDataset(Dataset):
             what = f"{pack.source}: {len(unknown)} of its classes are not among the"
             raise ValueError(f"{what} {len(self.classes)} of the model: {shorten(unknown, 20)}")
         table = [self.class_to_idx.get(label, NO_LABEL) for label in pack.classes]
-        return np.array(table, np.int64)[pack.labels]
+        return np.array(table)[pack.labels]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -116,34 +119,28 @@ class CharacterDataset(Dataset):
 
     @cached_property
     def samples(self) -> list[tuple[str, int]]:
-        """(file, label) of every sample, in order."""
+        """File and label of each sample."""
         return [(self.name(i), label) for i, label in enumerate(self.targets.tolist())]
 
     def name(self, index: int) -> str:
         """Return the file of a sample; for a record of a .gnt file, ``FILE#OFFSET``."""
         pack = self.packs[self.sources[index]]
-        name = pack.names[self.rows[index]]
-        if pack.source.is_file():
-            return f"{pack.source}#{name.rpartition('#')[2]}"
-        return str(pack.source / name)
+        folder = pack.source.parent if pack.source.is_file() else pack.source
+        return str(folder / pack.names[self.rows[index]])
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return glyphs (B,S,S) uint8, where they are kept, and labels (B,) int64 on the CPU.
+        """Return the first proposals (B,S,S) uint8 and the labels (B,) int64 on the CPU.
 
-        Of a picture with several proposals it is the first, with all ink.
+        The proposals are on the device that `to` has moved them to, else on the CPU.
         """
         labels = torch.from_numpy(self.targets[indices])
         if self._resident is not None:
             at = torch.from_numpy(indices).to(self._resident.device, non_blocking=True)
             return self._resident[at], labels
-        sources, rows = self.sources[indices], self.rows[indices]
-        present = np.unique(sources)
-        if len(present) == 1:
-            return torch.from_numpy(self.packs[present[0]].first(rows)), labels
         glyphs = np.empty((len(indices), self.size, self.size), np.uint8)
-        for number in present:
-            here = sources == number
-            glyphs[here] = self.packs[number].first(rows[here])
+        for number in np.unique(self.sources[indices]):
+            here = self.sources[indices] == number
+            glyphs[here] = self.packs[number].first(self.rows[indices[here]])
         return torch.from_numpy(glyphs), labels
 
     def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -151,23 +148,20 @@ class CharacterDataset(Dataset):
         yield from map(self.fetch, chosen)
 
     def proposals(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return all proposals (M,S,S) uint8 of B samples in order, and how many each has (B,)."""
+        """Return all proposals (M,S,S) uint8 of B samples in order, and their counts (B,) int64."""
         places = zip(self.sources[indices].tolist(), self.rows[indices].tolist(), strict=True)
         parts = [self.packs[number].proposals(row) for number, row in places]
         counts = torch.tensor([len(part) for part in parts])
         return torch.from_numpy(np.concatenate(parts)), counts
 
     def to(self, device: torch.device, free: int) -> None:
-        """Move all glyphs to a device if they fit into half of its `free` bytes."""
+        """Move all first proposals to a device if they fit into half of its `free` bytes."""
         if 2 * len(self) * self.size**2 < free:
-            shape = (len(self), self.size, self.size)
-            resident = torch.empty(shape, dtype=torch.uint8, device=device)
-            for part in np.array_split(np.arange(len(self)), len(self) // 10_000 + 1):
-                resident[part[0] : part[-1] + 1] = self.fetch(part)[0]
-            self._resident = resident
+            parts = np.array_split(np.arange(len(self)), len(self) // 10_000 + 1)
+            self._resident = torch.cat([self.fetch(part)[0].to(device) for part in parts])
 
     def describe(self, indices: np.ndarray) -> str:
-        """Return how many samples, classes and writers some samples are, for people."""
+        """Return the numbers of samples, classes and writers among `indices` in one line."""
         labels, writers = self.targets[indices], self.writers[indices]
         classes = len(np.unique(labels[labels != NO_LABEL]))
         people = len(np.unique(writers[writers >= 0]))
@@ -175,20 +169,14 @@ class CharacterDataset(Dataset):
         return f"{text} by {_count(people, 'writer')}" if people else f"{text}, writers unknown"
 
 
-def _open(given: Source | Sequence[Source], size: int, workers: int) -> list[Pack]:
-    """Return the packs of sources, given one or many, opened or not."""
-    many = [given] if isinstance(given, str | Path | Pack) else given
-    return [one if isinstance(one, Pack) else open_pack(one, size, workers) for one in many]
+def _open(given: Sources, size: int, workers: int) -> list[Pack]:
+    sources = [given] if isinstance(given, str | Path | Pack) else given
+    return [s if isinstance(s, Pack) else open_pack(s, size, workers) for s in sources]
 
 
 def _count(number: int, noun: str) -> str:
-    """Return a number of things in words."""
     plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{plural}"
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def classes_of(packs: Sequence[Pack]) -> list[str]:
@@ -202,8 +190,8 @@ def hold_out(
     """Split the labelled samples into training and validation by writer.
 
     `fraction` of the writers are drawn with `seed`, at least one. Samples of unknown writers, or of
-    a single writer, are split by sample. Returns training indices, validation indices (both
-    ascending), and how they were chosen in words.
+    a single writer, are split by sample. Returns training indices and validation indices, both
+    ascending, and a description of the split.
     """
     rng = np.random.default_rng([seed, 0x5EED])
     labelled = np.flatnonzero(dataset.targets != NO_LABEL)

@@ -1,4 +1,4 @@
-"""Sources of samples -> packs: all glyphs of a source in one memory-mapped file, made once.
+"""Decode the samples of a source once into a memory-mapped file, the pack. PyTorch is not needed.
 
     from packing import open_pack
     pack = open_pack("data/train", size=80)     # decoded in parallel on first use, then mapped
@@ -6,18 +6,19 @@
     pack.proposals(0)                           # (P,80,80) uint8
 
 A source is a tree of class folders (``U+554A``, the character itself, or any other name, which then
-is the label) of image files, one ``.gnt`` file, or a folder of them. Its pack is a folder beside
-it, ``<name>.pack<S>``:
+is the label) of image files, one ``.gnt`` file, or a folder of ``.gnt`` files. Its pack is a folder
+beside it, ``<name>.pack<S>``:
 
     file           content
-    glyphs.bin     M * S * S bytes: glyphs (S,S) uint8, 0 = paper; M >= N, proposals in sequence
+    glyphs.bin     (M,S,S) uint8, 0 = paper: all proposals of sample 0, of sample 1, ...; M >= N
     samples.npz    counts (N,) uint8 of proposals; labels (N,), writers (N,) int32, -1 if unknown
     names.jsonl    N lines, a JSON string each: image file, or .gnt file and offset of the record
+    stamps.json    sizes and times of the source's folders and files
     pack.json      fingerprint of the source, preprocessing, classes, writers, problems
-    stamps.json    sizes and times of folders and files, to tell quickly that nothing has changed
 
-pack.json is written last: a folder without it is not a pack. A source whose files have changed is
-packed again; one that was copied is not. PyTorch is not needed here, and workers do not load it.
+pack.json is written last: a folder without it is not a pack. While sizes and times are those of
+stamps.json, the pack is current. Otherwise the contents decide: a changed source is packed again,
+one that was only copied is not.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ import shutil
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
@@ -45,19 +46,18 @@ from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, SETTINGS, decode_picture, proposals, read_picture
+from picture import PICTURE_SUFFIXES, SETTINGS, proposals, read_picture
 
 PACK_VERSION = 9  # of the format
 TASK = 256  # images per task of a worker
-LARGE = 1 << 28  # bytes; read_picture says why larger files are refused
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
-NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # files beside data, skipped silently
+NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # skipped without a notice
 SPLITS = {"train", "test", "val", "valid", "validation", "trn", "tst"}
-MAKE_DATA = "(python process_gnt.py makes data/train and data/test)"
+EXPECTED = "expected class folders of images or .gnt files, as python process_gnt.py makes them"
 
 
-# --- scan: which files a source has
+# --- scan: list the files of a source
 
 
 class Entry(NamedTuple):
@@ -86,27 +86,25 @@ def scan(source: str | Path) -> Listing:
     of a class folder is not text.
     """
     source, listing = Path(source), Listing([], [], {})
-    if source.is_file() and source.suffix.lower() == ".gnt":
+    if source.is_dir():
+        _walk(source, "", "", listing)
+        if not listing.entries:
+            raise ValueError(f"{source}: holds no samples; {EXPECTED}")
+    elif not source.is_file():
+        raise FileNotFoundError(f"{source}: no such folder; {EXPECTED}")
+    elif source.suffix.lower() == ".gnt":
         listing.entries.append(Entry("", "", *_stamp(source)))
-        return listing
-    if source.is_file():
+    else:
         with open(source, "rb") as stream:
             what = other_format(source.name, stream.read(64))
-        what = f"{source}: {what or 'is neither a .gnt file nor a folder'}"
-        raise ValueError(f"{what}; expected class folders or .gnt files {MAKE_DATA}")
-    if not source.is_dir():
-        expected = f"expected class folders of images or .gnt files {MAKE_DATA}"
-        raise FileNotFoundError(f"{source}: no such folder; {expected}")
-    _walk(source, "", "", listing)
-    if not listing.entries:
-        what = "neither class folders with images nor .gnt files"
-        raise ValueError(f"{source}: holds {what} {MAKE_DATA}")
+        what = what or "is neither a .gnt file nor a folder"
+        raise ValueError(f"{source}: {what}; {EXPECTED}")
     return listing
 
 
-def _stamp(item: str | Path | os.DirEntry) -> list[int]:
-    info = item.stat() if isinstance(item, os.DirEntry) else os.stat(item)
-    return [info.st_size, info.st_mtime_ns]
+def _stamp(path: Path | os.DirEntry) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
@@ -152,26 +150,26 @@ def _is_text(name: str) -> bool:
 # --- decode: files -> glyphs, in several processes
 
 
-class Part(NamedTuple):
-    """The n samples of a task in order, and what could not be read."""
+class Sample(NamedTuple):
+    name: str  # for names.jsonl
+    label: str
+    writer: str  # "" if unknown
+    glyphs: np.ndarray  # (P,S,S) uint8, the proposals
 
-    glyphs: list[np.ndarray]  # n arrays (P,S,S) uint8
-    labels: list[str]
-    writers: list[str]  # "" if unknown
-    names: list[str]
-    refused: list[tuple[str, str]]  # label, "" if damaged, and a sentence
+
+class Part(NamedTuple):
+    """The result of a task."""
+
+    samples: list[Sample]
+    refused: list[tuple[str, str]]  # label ("" of a damaged record) and message
     checksums: list[int]  # of the files
 
 
-def _in_parallel(function: Callable, entries: Sequence[Entry], workers: int) -> Iterator:
+def _in_parallel(function: Callable, entries: list[Entry], workers: int) -> Iterator:
     """Yield function(task) in order; a task is TASK images or one .gnt file."""
-    tasks: list[list[Entry]] = []
-    for entry in entries:
-        if entry.label and tasks and tasks[-1][0].label and len(tasks[-1]) < TASK:
-            tasks[-1].append(entry)
-        else:
-            tasks.append([entry])
-    with Workers(max(1, min(workers or cores(), len(tasks)))) as pool:
+    step = TASK if entries[0].label else 1
+    tasks = [entries[i : i + step] for i in range(0, len(entries), step)]
+    with Workers(min(workers or cores(), len(tasks))) as pool:
         yield from pool.map(function, tasks)
 
 
@@ -186,48 +184,37 @@ def _checksums(root: str, task: list[Entry]) -> list[int]:
 
 
 def _decode(root: str, size: int, task: list[Entry]) -> Part:
-    """Decode a task; what cannot be read is left out."""
+    """Decode the samples of a task; those that cannot be read are refused."""
     cv2.setNumThreads(1)  # processes are the parallelism here
-    part = Part([], [], [], [], [], [] if task[0].label else _checksums(root, task))
-    for name, where, label, writer, item in _samples(root, task):
-        try:
-            part.glyphs.append(proposals(_pixels(item, where, part.checksums), size))
-        except (ValueError, OSError) as error:
-            part.refused.append((label, f"{where}: {str(error).removeprefix(f'{where}: ')}"))
-        else:
-            part.labels.append(label)
-            part.writers.append(writer)
-            part.names.append(name)
-    return part
-
-
-def _samples(root: str, task: list[Entry]) -> Iterator[tuple]:
-    """Yield name for names.jsonl, place for people, label ("" if damaged), writer, and item."""
+    part = Part([], [], _checksums(root, task))
     for entry in task:
         path = Path(root, entry.path)
         writer = writer_of(path.name)
-        if entry.label:
-            yield entry.path, str(path), entry.label, writer, entry
-            continue
-        with open(path, "rb") as stream:
-            for item in read_gnt(stream, path.name):
-                name, where = f"{path.name}#{item.offset}", f"{path}: byte {item.offset}"
-                label = "" if isinstance(item, Damage) else item.character
-                yield name, where, label, writer, item
+        for name, place, label, item in _items(path, entry):
+            try:
+                glyphs = proposals(_pixels(item), size)
+            except (ValueError, OSError) as error:
+                part.refused.append((label, f"{place}: {str(error).removeprefix(f'{place}: ')}"))
+            else:
+                part.samples.append(Sample(name, label, writer, glyphs))
+    return part
 
 
-def _pixels(item: Entry | Record | Damage, where: str, checksums: list[int]) -> np.ndarray:
-    """Return the pixels of a sample; add the checksum of an image file, which is read only once."""
+def _items(path: Path, entry: Entry) -> Iterator[tuple[str, str, str, Path | Record | Damage]]:
+    """Yield name, place for messages, label and content of each sample of a file."""
+    if entry.label:
+        yield entry.path, str(path), entry.label, path
+        return
+    with open(path, "rb") as stream:
+        for item in read_gnt(stream, path.name):
+            label = "" if isinstance(item, Damage) else item.character
+            yield f"{path.name}#{item.offset}", f"{path}: byte {item.offset}", label, item
+
+
+def _pixels(item: Path | Record | Damage) -> np.ndarray:
     if isinstance(item, Damage):
         raise ValueError(item.reason)
-    if isinstance(item, Record):
-        return item.bitmap
-    checksums.append(0)
-    if item.size > LARGE:
-        return read_picture(where)
-    data = Path(where).read_bytes()
-    checksums[-1] = zlib.crc32(data)
-    return decode_picture(data, where)
+    return item.bitmap if isinstance(item, Record) else read_picture(item)
 
 
 # --- pack: glyphs -> one folder, made once
@@ -247,7 +234,7 @@ class Pack:
     offsets: np.ndarray  # (N + 1,) int64: sample i has the glyphs offsets[i]...offsets[i + 1]
     labels: np.ndarray  # (N,) int32 into `classes`
     writer_ids: np.ndarray  # (N,) int32 into `writers`, -1: unknown
-    problems: list[str]  # a sentence for each sample that could not be read
+    problems: list[str]  # a message for each sample that could not be read
     refused: dict[str, int]  # their number by label, "" if damaged
 
     def __len__(self) -> int:
@@ -272,7 +259,7 @@ class Pack:
         return json.loads(f"[{','.join(text.splitlines())}]")
 
     def describe(self) -> str:
-        """Return what the pack holds in words."""
+        """Return a summary in one line."""
         writers = f"{len(self.writers)} writers" if self.writers else "writers unknown"
         text = f"{self.source}: {len(self):,} samples, {len(self.classes)} classes, {writers}"
         return text + (f", {len(self.problems)} unreadable" if self.problems else "")
@@ -292,21 +279,11 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
 
     Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
     """
-    source = Path(source)
-    folder = pack_folder(source, size)
-    mark = read_mark(folder / "pack.json", PACK_VERSION)
-    pack = None
-    if mark is not None and _is_current(source, folder, mark, workers):
-        pack = _read_pack(source, folder, size)
+    source, folder = Path(source), pack_folder(source, size)
+    pack = _read_pack(source, folder, size) if _is_current(source, folder, workers) else None
     if pack is None:
-        listing = scan(source)
-        if listing.others:
-            what = "files are skipped, neither images in class folders nor .gnt files"
-            names = shorten(listing.others)
-            print(f"{source}: {len(listing.others)} {what}: {names}", file=sys.stderr)
-        make_pack(source, folder, listing, size, workers)
+        make_pack(source, folder, size, workers)
         pack = _read_pack(source, folder, size)
-        assert pack is not None
     for problem in pack.problems[:10]:
         print(f"unreadable: {printable(problem)}", file=sys.stderr)
     if (more := len(pack.problems) - 10) > 0:
@@ -314,52 +291,42 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     return pack
 
 
-def _is_current(source: Path, folder: Path, mark: dict, workers: int) -> bool:
-    """Return whether a pack is of the source as it is now, and of today's preprocessing.
-
-    Times of folders and of some files (stamps.json) usually tell. If not, all files are listed, and
-    if they differ from those that were packed in nothing but their times, contents are compared.
-    """
+def _is_current(source: Path, folder: Path, workers: int) -> bool:
+    """Return whether there is a pack of the source as it is now, by the present preprocessing."""
+    mark = read_mark(folder / "pack.json", PACK_VERSION)
+    if mark is None:
+        return False
     if mark.get("preprocessing") != SETTINGS:
         print(f"{source}: the preprocessing has changed, packing again", file=sys.stderr)
         return False
     stamps = (read_mark(folder / "stamps.json", PACK_VERSION) or {}).get("stamps")
-    with contextlib.suppress(OSError, AttributeError):
-        # Not pathlib, which takes longer than the file system.
-        root = f"{source}/" if source.is_dir() else str(source)
-        if stamps and all(_stamp(root + path) == stamp for path, stamp in stamps.items()):
+    with contextlib.suppress(OSError):
+        if stamps and all(_stamp(source / path) == stamp for path, stamp in stamps.items()):
             return True
+    print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
     listing = scan(source)
-    same = _digest(listing.entries) == mark.get("names")
-    if same and _digest(listing.entries, _times(listing)) != mark.get("times"):
-        print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
-        parts = _in_parallel(partial(_checksums, str(source)), listing.entries, workers)
-        same = _digest(listing.entries, chain.from_iterable(parts)) == mark.get("fingerprint")
-    if same:
-        with contextlib.suppress(OSError):  # a read-only pack
-            _write_stamps(folder, listing)
-    else:
+    parts = _in_parallel(partial(_checksums, str(source)), listing.entries, workers)
+    if _digest(listing.entries, chain.from_iterable(parts)) != mark.get("fingerprint"):
         print(f"{source}: files have changed, packing again", file=sys.stderr)
-    return same
+        return False
+    with contextlib.suppress(OSError):  # a read-only pack
+        _write_stamps(folder, listing)
+    return True
 
 
-def _digest(entries: Sequence[Entry], numbers: Iterable[int] = ()) -> str:
-    """Return a digest of names and sizes of files, and of a number for each."""
+def _digest(entries: list[Entry], checksums: Iterable[int]) -> str:
+    """Return the fingerprint of a source: a digest of names, sizes and checksums of its files."""
     digest = hashlib.sha256()
     for entry in entries:
         line = f"{entry.path}|{entry.size}\n"
         digest.update(line.encode(errors="surrogateescape"))
-    for number in numbers:
-        digest.update(b"%d\n" % number)
+    for checksum in checksums:
+        digest.update(b"%d\n" % checksum)
     return digest.hexdigest()
 
 
-def _times(listing: Listing) -> list[int]:
-    return [entry.mtime_ns for entry in listing.entries]
-
-
 def _write_stamps(folder: Path, listing: Listing) -> None:
-    """Note size and time of all folders and of at most STAMPS files, evenly chosen."""
+    """Write size and time of all folders and of at most STAMPS files, evenly chosen."""
     step = -(-len(listing.entries) // STAMPS)
     files = {entry.path: [entry.size, entry.mtime_ns] for entry in listing.entries[::step]}
     mark = {"version": PACK_VERSION, "stamps": listing.folders | files}
@@ -367,8 +334,8 @@ def _write_stamps(folder: Path, listing: Listing) -> None:
 
 
 def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
-    """Open a pack; None if there is none, or its files are not those that were written."""
-    mark = read_mark(folder / "pack.json", PACK_VERSION)
+    """Open a pack; None if its files are missing or not those that were written."""
+    mark = read_mark(folder / "pack.json", PACK_VERSION) or {}
     try:
         samples = (folder / "samples.npz").read_bytes()
         if mark.pop("checksum") != _checksum(mark, samples):
@@ -377,7 +344,7 @@ def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
             counts, labels, writers = (arrays[name] for name in ("counts", "labels", "writers"))
         offsets = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
         glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(offsets[-1], size, size)
-    except (FileNotFoundError, AttributeError, KeyError, ValueError):
+    except (FileNotFoundError, KeyError, ValueError):
         return None
     return Pack(source, folder, size, mark["fingerprint"], mark["classes"], mark["writers"], glyphs,
                 offsets, labels, writers, mark["problems"], mark["refused"])  # fmt: skip
@@ -388,81 +355,75 @@ def _checksum(mark: dict, samples: bytes) -> int:
     return zlib.crc32(text.encode(), zlib.crc32(samples))
 
 
-def make_pack(source: Path, folder: Path, listing: Listing, size: int, workers: int) -> None:
-    """Decode a source into `folder`; see the module's table. One process at a time.
+def make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
+    """Decode a source into `folder`, one process at a time.
 
-    First it removes the pack of an earlier state, or what a killed process left. An error leaves
-    nothing.
+    What an earlier or killed process left there is removed. An error leaves nothing.
     """
+    listing = scan(source)
+    if listing.others:
+        what = "files are skipped, neither images in class folders nor .gnt files"
+        names = shorten(listing.others)
+        print(f"{source}: {len(listing.others)} {what}: {names}", file=sys.stderr)
     with only_one(folder, "packing"):
         for old in folder.iterdir():
             if not old.name.startswith(".lock"):
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+                old.unlink()
         try:
-            content, samples = _write_glyphs(source, folder, listing.entries, size, workers)
-            (folder / "samples.npz").write_bytes(samples)
-            _write_stamps(folder, listing)
-            mark = {
-                "version": PACK_VERSION,
-                "preprocessing": SETTINGS,
-                "names": _digest(listing.entries),
-                "times": _digest(listing.entries, _times(listing)),
-                **content,
-            }
-            write_mark(folder / "pack.json", mark | {"checksum": _checksum(mark, samples)})
+            _write_pack(source, folder, size, listing, workers)
         except BaseException as error:
-            if isinstance(error, OSError) and error.strerror and error.filename is None:
-                error.filename = str(folder)  # a full disk, say
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError) and error.filename is None:  # a full disk, say
+                error.filename = str(folder)
             raise
 
 
-def _write_glyphs(
-    source: Path, folder: Path, entries: list[Entry], size: int, workers: int
-) -> tuple[dict, bytes]:
-    """Write glyphs and names of a pack; return what else pack.json and samples.npz hold."""
+def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers: int) -> None:
+    entries = listing.entries
     labels, writers, counts, refused, checksums = [], [], [], [], []
-    images = sum(1 for entry in entries if entry.label)
-    total = images if images == len(entries) else None  # .gnt files do not tell their number
+    total = len(entries) if entries[0].label else None  # .gnt files do not tell their number
     with (
         open(folder / "glyphs.bin", "wb") as glyphs,
         open(folder / "names.jsonl", "w", encoding="ascii") as names,
         progress(total=total, desc=f"packing {source}", unit=" samples") as bar,
     ):
         for part in _in_parallel(partial(_decode, str(source), size), entries, workers):
-            for some in part.glyphs:
-                glyphs.write(some.tobytes())
-                counts.append(len(some))
-            names.writelines(json.dumps(name) + "\n" for name in part.names)
-            labels += part.labels
-            writers += part.writers
+            for sample in part.samples:
+                glyphs.write(sample.glyphs.tobytes())
+                names.write(json.dumps(sample.name) + "\n")
+                counts.append(len(sample.glyphs))
+                labels.append(sample.label)
+                writers.append(sample.writer)
             refused += part.refused
             checksums += part.checksums
-            bar.update(len(part.labels) + len(part.refused))
-    problems = [sentence for _, sentence in refused]
+            bar.update(len(part.samples) + len(part.refused))
+    problems = [message for _, message in refused]
     if not labels:
         first = f"; first: {problems[0]}" if problems else ""
         raise ValueError(f"{source}: none of its {len(problems)} samples could be read{first}")
     classes = sorted(set(labels), key=class_order)
     people = sorted(set(writers) - {""})
-    samples = io.BytesIO()
-    np.savez(
-        samples,
-        counts=np.array(counts, np.uint8),
-        labels=_numbers(labels, classes),
-        writers=_numbers(writers, people),
-    )
+    arrays = {
+        "counts": np.array(counts, np.uint8),
+        "labels": _places(labels, classes),
+        "writers": _places(writers, people),
+    }
+    np.savez(folder / "samples.npz", **arrays)
     mark = {
+        "version": PACK_VERSION,
+        "preprocessing": SETTINGS,
         "fingerprint": _digest(entries, checksums),
         "classes": classes,
         "writers": people,
         "problems": problems,
         "refused": Counter(label for label, _ in refused),
     }
-    return mark, samples.getvalue()
+    samples = (folder / "samples.npz").read_bytes()
+    _write_stamps(folder, listing)
+    write_mark(folder / "pack.json", mark | {"checksum": _checksum(mark, samples)})
 
 
-def _numbers(values: list[str], known: list[str]) -> np.ndarray:
+def _places(values: list[str], known: list[str]) -> np.ndarray:
     """Return the place (N,) int32 of each value among the known ones, -1 if it is not there."""
     place = {value: i for i, value in enumerate(known)}
     return np.array([place.get(value, -1) for value in values], np.int32)

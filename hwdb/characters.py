@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import string
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -13,41 +14,41 @@ LEVEL1 = "".join(
     for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA)
 )
 
-# The 171 other classes of HWDB1.0 to 1.2, in the order of their tags. Certain: there are 171, and
-# among them 10 digits and 52 letters. The rest follows the class list of 7356 characters that users
-# of the online sister set (same pages, same writers) have published, which counts 171 too: 92 of
-# the 94 printable ASCII characters (without ' and _) and 79 GB symbols. That list writes ASCII as
-# full-width forms; the .gnt files are taken to tag them as ASCII. Not to be had: an official list.
-# Nothing is dropped for not being listed here unless `--classes symbols` asks for it.
+# The 171 other classes of HWDB1.0 to 1.2 in the order of their tags. No official list was found;
+# their number, the 10 digits and the 52 letters are published. The rest follows a public class list
+# of the online sister set (same forms, same writers), which also counts 171: all printable ASCII
+# characters but ' and _, and 79 GB symbols. It has ASCII as full-width forms; the .gnt files are
+# assumed to tag ASCII itself. Other characters are only dropped under `--classes symbols`.
 SYMBOLS = (
     '!"#$%&()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^`abcdefghijklmnopqrstuvwxyz{|}~'
     "、。々…‘’“”《》±×÷∧∨∑∏∪∩∈√⊥∥⊙∫∮≡≌≈∽∝≠≤≥∞∵∴℃￡‰§№☆○◎◇□△※→←↑↓"
     "①②③④⑤⑥⑦⑧⑨⑩￥℅℉↖↗↘↙▽⊕㎎㎏㎜㎝㎞㎡㏄"
 )
 
-
-# Characters that no picture of one character can tell apart: the same strokes in the same
-# proportions, only larger or smaller, higher or lower on the line, or of another meaning. Chosen
-# by that rule, not from mistakes of a network. Pairs within level 1 (日 and 曰, 已 and 己) are not
-# among them: their proportions differ. A group are twins of each other; `test.py` counts them
-# apart.
+# Characters that a picture of one character cannot tell apart: the same strokes in the same
+# proportions, at another size or height on the line, or with another meaning. Chosen by this rule,
+# not from a network's mistakes. 日 and 曰, 已 and 己 are not among them: their proportions differ.
 TWINS = ("0Oo○。", "口□", "1lI|", "I工", "一-", "二=", "三≡", "十+", "丁T", "丫Yy", ",’", "、`",
          '"”', "~∽", "∧^", "∨Vv", "∪Uu", "×Xx", "Cc", "Kk", "Pp", "Ss", "Ww", "Zz")  # fmt: skip
 
 
 def select_classes(spec: str, option: str = "--classes") -> str | None:
-    """Return the characters that `spec` names, or None for all that are there.
+    """Return the characters of a selection, or None for all that the data has.
 
-    `level1` (3755), `symbols` (171), `digits`, `letters`, `punctuation` (the other symbols),
-    `all`, a number N (the first N of level 1 in GB order), or the path of a UTF-8 file of
-    characters: one text in which white space and repetitions do not count, or lines of an index, a
-    tab, comma or space, and a character. Errors name the option that it was given by.
+    `spec` is `level1` (3755), `symbols` (171), `digits`, `letters`, `punctuation` (the other
+    symbols), `all`, a number N (the first N of level 1 in GB order), or a UTF-8 file of characters:
+    a text in which white space and repetitions do not count, or lines of an index and a character.
+    Raises ValueError, naming `option`, for anything else.
     """
-    letters = "".join(c for c in SYMBOLS if c.isascii() and c.isalpha())
-    digits = "".join(c for c in SYMBOLS if c.isascii() and c.isdigit())
-    rest = "".join(c for c in SYMBOLS if c not in letters + digits)
-    named = {"level1": LEVEL1, "symbols": SYMBOLS, "all": None}
-    named |= {"digits": digits, "letters": letters, "punctuation": rest}
+    letters = string.ascii_uppercase + string.ascii_lowercase
+    named = {
+        "level1": LEVEL1,
+        "symbols": SYMBOLS,
+        "digits": string.digits,
+        "letters": letters,
+        "punctuation": "".join(c for c in SYMBOLS if c not in string.digits + letters),
+        "all": None,
+    }
     if spec in named:
         return named[spec]
     if re.fullmatch(r"\d+", spec):
@@ -69,20 +70,16 @@ def select_classes(spec: str, option: str = "--classes") -> str | None:
 
 
 def _listed(text: str, name: str) -> str:
-    """Return the characters of a list; ValueError for a line that is not read as all others are.
-
-    If the first line is an index and a character, so must be all.
-    """
-    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
-    lines = [(number, words) for number, words in lines if words]
-    indexed = [re.fullmatch(r"\d+[\t ,;:]+(\S)", " ".join(words)) for _, words in lines]
+    """Return the characters of a list; ValueError if only some lines are index and character."""
+    lines = [line.strip() for line in text.splitlines()]
+    indexed = [re.fullmatch(r"\d+[\s,;:]+(\S)", line) for line in lines]
     if not any(indexed):
-        return "".join("".join(words) for _, words in lines)
-    for (number, words), match in zip(lines, indexed, strict=True):
-        if not match:
-            found = " ".join(words)[:20]
-            raise ValueError(f"{name}, line {number}: {found!r}; expected an index and a character")
-    return "".join(match[1] for match in indexed)
+        return "".join(text.split())
+    for number, (line, match) in enumerate(zip(lines, indexed, strict=True), 1):
+        if line and not match:
+            what = f"{name}, line {number}: {line[:20]!r}"
+            raise ValueError(f"{what}; expected an index and a character")
+    return "".join(match[1] for match in indexed if match)
 
 
 def folder_name(character: str) -> str:
@@ -94,9 +91,9 @@ def folder_name(character: str) -> str:
 def character_of(folder: str, gbk: bool = False) -> str:
     """Return the label of a class folder: its character, or else its name.
 
-    The character is understood in all of these forms: U+4E09, u+4e09, 0x4E09, "U+4E09 三", 三, as
-    base and combining mark (macOS), and as bytes in GBK that the file system could not decode. With
-    `gbk` also as bytes in GBK that happen to be UTF-8.
+    Accepted forms of a character: U+4E09, u+4e09, 0x4E09, "U+4E09 三", 三, base and combining mark
+    (macOS), and bytes in GBK that the file system could not decode, with `gbk` also those that
+    happen to be UTF-8.
     """
     code = r"(?:[Uu]\+([0-9A-Fa-f]{4,6})|0[Xx]([0-9A-Fa-f]{2,6}))(?:[ _-]?(.))?"
     if match := re.fullmatch(code, folder):

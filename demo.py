@@ -34,13 +34,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
-import cv2
 import numpy as np
 
 import page
 from config import add_arguments, add_checkpoint, default_checkpoint, from_arguments
 from jobs.command import command, printable
-from picture import decode_picture
+from picture import cv2, decode_picture
 from recognizer import Recognizer
 
 MAX_BODY = 8 << 20  # bytes of a picture file
@@ -133,6 +132,8 @@ class Handler(BaseHTTPRequestHandler):
             kind, data = self.read_picture() if self.command == "POST" else self.find_file()
         except Refusal as refusal:
             self.send_error(*refusal.args)
+            while self.rfile.read(1 << 16):
+                pass  # a client reads the answer when all of its request is taken
         except ValueError as error:
             self.send_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except OSError:

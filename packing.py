@@ -37,7 +37,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from hwdb.characters import character_of, class_order
@@ -46,7 +45,7 @@ from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, SETTINGS, proposals, read_picture
+from picture import PICTURE_SUFFIXES, SETTINGS, cv2, proposals, read_picture
 
 PACK_VERSION = 9  # of the format
 TASK = 256  # images per task of a worker

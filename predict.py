@@ -23,12 +23,11 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 
-import cv2
 import numpy as np
 
 from config import add_arguments, add_reading, default_checkpoint, from_arguments
 from jobs.command import check_range, command, printable, shorten
-from picture import PICTURE_SUFFIXES, Proposals, decode_picture
+from picture import PICTURE_SUFFIXES, Proposals, cv2, decode_picture
 from recognizer import Recognizer
 
 BATCH = 64

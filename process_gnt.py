@@ -34,7 +34,7 @@ from hwdb.archives import GntFile, find_files, open_files
 from hwdb.characters import LEVEL1, folder_name, select_classes
 from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published, writer_of
-from jobs.command import check_range, command, printable, progress
+from jobs.command import check_range, command, load_opencv, printable, progress
 from jobs.files import is_hidden, only_one, write_file
 from jobs.pool import Workers, cores
 
@@ -446,6 +446,7 @@ def find_sources(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = parse(argv)
+    load_opencv()  # its workers need it
     classes = select_classes(options.classes)
     files, notes = find_sources(options)
     run = Conversion(options, classes)

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from hwdb.characters import LEVEL1, SYMBOLS, select_classes
@@ -28,6 +27,7 @@ from hwdb.record import write_record
 from jobs.command import check_range, command, progress
 from jobs.files import only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import Workers, cores
+from picture import cv2
 from synthesis.fonts import open_fonts
 from synthesis.papers import PAPERS, paper, remains
 from synthesis.trajectories import open_hands

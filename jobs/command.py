@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from types import ModuleType
 
     from tqdm import tqdm
 
@@ -91,6 +92,17 @@ def needs(what: str, error: ImportError) -> ValueError:
     """Return the error for a feature that needs a package which is not installed."""
     install = "pip install -r requirements-optional.txt"
     return ValueError(f"{what} needs the package {error.name}: {install}")
+
+
+def load_opencv() -> ModuleType:
+    """Import cv2; end the script with a sentence if that fails, as on systems without libGL."""
+    try:
+        import cv2
+    except ImportError as error:
+        install = "pip uninstall opencv-python && pip install opencv-python-headless"
+        print(f"error: OpenCV cannot be loaded ({sentence(error)}): {install}", file=sys.stderr)
+        sys.exit(2)
+    return cv2
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,10 @@
 import sys
 from collections.abc import Mapping
 
+from jobs.command import load_opencv
+
+cv2 = load_opencv()  # scripts import it from here, before anything else that needs it
+# ruff: noqa: E402
 from picture.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from picture.files import decode_picture as decode_picture
 from picture.files import from_pillow as from_pillow

@@ -32,64 +32,36 @@ def stroke(count: int = 64, side: int = 64, wide: int = 6) -> torch.Tensor:
     return x
 
 
-def moments(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return centre (B,), (B,) and covariance (B,), (B,), (B,) of the ink: x, y; xx, xy, yy."""
-    side = x.shape[-1]
-    at = (torch.arange(side) + 0.5) / side - 0.5
+def moments(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what each strength changes, (B,): degrees, slope, logarithm of the height, shift."""
+    at = (torch.arange(x.shape[-1]) + 0.5) / x.shape[-1] - 0.5
     weight = x[:, 0] / x[:, 0].sum((1, 2), keepdim=True)
     cx, cy = (weight.sum(1) * at).sum(1), (weight.sum(2) * at).sum(1)
     dx, dy = at - cx[:, None], at - cy[:, None]
     xx, yy = (weight.sum(1) * dx**2).sum(1), (weight.sum(2) * dy**2).sum(1)
-    return cx, cy, xx, (weight * dx[:, None] * dy[:, :, None]).sum((1, 2)), yy
+    xy = (weight * dx[:, None] * dy[:, :, None]).sum((1, 2))
+    degrees = torch.rad2deg(0.5 * torch.atan2(2 * xy, yy - xx))
+    return {"rotation": degrees, "shear": xy / yy, "scale": 0.5 * yy.log(), "shift": cy}
 
 
-def test_rotation_reaches_its_degrees_and_not_more():
-    y = warped(stroke(), Augmentation(rotation=20))
-    _, _, xx, xy, yy = moments(y)
-    angle = torch.rad2deg(0.5 * torch.atan2(2 * xy, yy - xx))  # of the stroke to the vertical
-    assert angle.abs().max() < 21 and angle.max() > 15 and angle.min() < -15
-    # Round its middle, and keeping its size.
-    assert y.sum((1, 2, 3)).sub(stroke().sum((1, 2, 3))).abs().max() < 8
-    assert moments(y)[0].abs().max() < 0.01 and moments(y)[1].abs().max() < 0.01
+@pytest.mark.parametrize(
+    ("name", "largest"), [("rotation", 20), ("shear", 0.3), ("scale", 0.3), ("shift", 0.1)]
+)
+def test_a_map_reaches_its_strength_and_not_more(name, largest):
+    """In both directions, and without changing what another strength changes."""
+    before = moments(stroke())
+    after = moments(warped(stroke(), Augmentation(**{name: largest})))
+    change = (after[name] - before[name]) / largest
+    assert change.abs().max() < 1.1 and change.max() > 0.6 and change.min() < -0.6
+    if name != "shift":
+        assert after["shift"].abs().max() < 0.01
 
 
-def test_shear_slants_rows():
-    y = warped(stroke(), Augmentation(shear=0.3))
-    _, _, _, xy, yy = moments(y)
-    slope = xy / yy
-    assert slope.abs().max() < 0.31 and slope.max() > 0.2 and slope.min() < -0.2
-    assert (yy - moments(stroke())[4]).abs().max() < 1e-3  # heights stay
-
-
-def test_scale_is_drawn_for_each_axis():
-    _, _, xx, _, yy = moments(warped(stroke(wide=16), Augmentation(scale=0.3)))
-    _, _, xx0, _, yy0 = moments(stroke(wide=16))
-    for now, before in ((xx, xx0), (yy, yy0)):
-        log = 0.5 * (now / before).log()
-        assert log.abs().max() < 0.32 and log.max() > 0.2 and log.min() < -0.2
-    assert (xx / xx0 - yy / yy0).abs().max() > 0.1
-
-
-def test_shift_has_both_directions():
-    cx, cy, *_ = moments(warped(stroke(), Augmentation(shift=0.1)))
-    for moved in (cx, cy):
-        assert moved.abs().max() < 0.101 and moved.max() > 0.06 and moved.min() < -0.06
-
-
-def test_bending_has_the_stated_size_at_any_side():
-    """A grid of dots moves by about as many pixels as the pulls say, of 64."""
-    found = []
-    for side in (64, 128):
-        x = torch.linspace(0, 1, side).expand(256, 1, side, side).contiguous()
-        y = warped(x, Augmentation(elastic=2.0))
-        inner = slice(side // 4, side * 3 // 4)
-        moved = (y - x)[:, 0, inner, inner] * (side - 1) * 64 / side
-        assert moved.std(0).mean().item() == pytest.approx(
-            1.4, abs=0.5
-        )  # in between pulls it is less
-        assert (moved[:, 0, 0] - moved[:, -1, -1]).abs().mean() > 1  # not one shift for all
-        found.append(moved.std().item())
-    assert found[0] == pytest.approx(found[1], rel=0.15)
+def test_elastic_distortion_moves_parts_apart():
+    x = torch.linspace(0, 1, 64).expand(64, 1, 64, 64).contiguous()
+    moved = (warped(x, Augmentation(elastic=2.0)) - x)[:, 0, 16:48, 16:48] * 63  # pixels
+    assert 0.9 < moved.std(0).mean() < 1.9  # at most 2, less between the points of the grid
+    assert (moved[:, 0, 0] - moved[:, -1, -1]).abs().mean() > 1  # not one shift for all
 
 
 def test_strokes_become_thicker_and_thinner():
@@ -97,12 +69,8 @@ def test_strokes_become_thicker_and_thinner():
     y = vary_stroke_width(before.clone(), 1.0, generator())
     change = y.sum((1, 2, 3)) / before.sum((1, 2, 3)) - 1
     assert 1.0 < change.max() < 1.4  # six pixels of six, and the ends
-    assert (change > 0.7).sum() < (change > 0).sum() / 2  # much is rarer than little
     assert -0.25 < change.min() < -0.12  # thinning goes only part of the way
-    assert (change == 0).sum() == 0
-    some = vary_stroke_width(before.clone(), 0.25, generator())
-    changed = (some != before).any((1, 2, 3)).float().mean()
-    assert 0.1 < changed < 0.4
+    assert (change != 0).all()
 
 
 def test_coarse_drawings_are_of_few_pixels_black_or_white():
@@ -111,8 +79,6 @@ def test_coarse_drawings_are_of_few_pixels_black_or_white():
     assert y.min() >= 0 and y.max() == 1
     assert ((y == 0) | (y == 1)).float().mean() > 0.9  # but for the edges, softened by enlarging
     assert y.sum((1, 2, 3)).std() > 0  # each has a level of its own
-    some = coarsen(before.clone(), 0.25, generator())
-    assert 0.1 < (some != before).any((1, 2, 3)).float().mean() < 0.4
 
 
 def test_a_wider_view_of_the_same_warp_shows_the_same():
@@ -130,8 +96,13 @@ def test_blur_softens_and_keeps_full_ink():
     assert y.amax((1, 2, 3)).sub(1).abs().max() < 1e-5
     grey = ((y > 0.05) & (y < 0.95)).sum((1, 2, 3))
     assert grey.max() > 200 and grey.float().std() > 5  # each its own mix
-    x = blur(before.clone(), 0.25, generator())
-    assert 0.1 < (x != before).any((1, 2, 3)).float().mean() < 0.4
+
+
+@pytest.mark.parametrize("change", [vary_stroke_width, blur, coarsen])
+def test_a_probability_is_the_share_of_samples_that_change(change):
+    before = stroke() * torch.linspace(0.3, 1, 64)
+    some = change(before.clone(), 0.25, generator())
+    assert 0.1 < (some != before).any((1, 2, 3)).float().mean() < 0.4
 
 
 def test_everything_together_repeats_and_stays_in_range():

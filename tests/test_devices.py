@@ -1,9 +1,5 @@
 """Devices, processes and precision: what is chosen with GPUs and without."""
 
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -87,26 +83,3 @@ def test_a_process_without_a_gpu_is_one_sentence(machine, monkeypatch):
         ValueError, match="process 2 of this machine has no GPU, there are 1; start 1"
     ):
         devices.start_processes("auto")
-
-
-FAULTS = """
-import resource, sys, torch
-from jobs import devices
-if sys.argv[1] == "keep":
-    devices.keep_memory()
-for _ in range(12):
-    torch.ones(1 << 24)  # 64 MB
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    torch.ones(1 << 24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep their ways")
-def test_memory_that_is_freed_is_kept():
-    def faults(way: str) -> int:
-        command = [sys.executable, "-c", FAULTS, way]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    assert faults("keep") * 10 < faults("leave")

@@ -185,16 +185,6 @@ def test_a_teacher_gets_the_margin_that_it_expects(data, tmp_path):
     assert views[0][..., :3].amax() == views[0][..., 13:, :].amax() == 0
 
 
-def test_a_teacher_is_compiled_only_with_compile(data, tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
-    path = write_checkpoint(tmp_path / "t.pt")
-    run_with(data, path)
-    assert not compiled
-    run_with(data, path, compile=True)
-    assert len(compiled) == 1
-
-
 def test_a_teacher_must_know_some_class():
     network = Network(torch.nn.Identity(), SIDE, None, 1.0, list(CLASSES))
     with pytest.raises(ValueError, match="knows none"):

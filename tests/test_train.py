@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import cv2
@@ -19,11 +18,10 @@ from conftest import CHARACTERS, ROOT, SMALL, call_script, fork, write_tree
 import checkpoint
 import train as script
 from config import Config
-from evaluation.score import evaluate
 from jobs.devices import Processes
 from train import Run, State, learning_rate, loss_function, main, open_run, train_step, validate
 from training.augment import Augmentation
-from training.log import Duration, Log
+from training.log import Log
 from training.samples import View
 
 PLAIN = [part for name in Augmentation._fields for part in (f"--{name}", "0")]
@@ -88,17 +86,6 @@ def test_run_says_what_it_trains_and_what_comes_next(trained):
     best = max(rows(trained), key=lambda row: row["top1"])
     assert f"best: epoch {best['epoch']}, validation top-1 {best['top1']:.2%}" in message
     assert f"next: python test.py --checkpoint {trained / 'best.pt'}" in message
-
-
-def test_duration_is_estimated_once_after_the_first_steps(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    duration, found = Duration(), []
-    for step in range(1, 200):
-        found.append(duration.estimate(step, 3651))
-        now[0] += 2.0
-    texts = [text for text in found if text]
-    assert texts == ["2 s a step: about 2 h 1 min for the other 3,635 steps"]  # after 30 s
 
 
 def test_few_steps_from_scratch_lead_to_fine_tuning(data, trained, tmp_path, capsys):
@@ -172,53 +159,6 @@ def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path, capsys
     assert same(whole["resume"]["model"], broken["resume"]["model"])
     for mine, other in zip(rows(tmp_path / "whole"), rows(tmp_path / "broken"), strict=True):
         assert mine["loss"] == other["loss"] and mine["top1"] == other["top1"]
-
-
-@pytest.mark.parametrize(("owner", "name", "call"), [(State, "save", 3), (Log, "epoch", 2)])
-def test_a_run_that_ends_between_logging_and_saving_keeps_every_line(
-    data, tmp_path, monkeypatch, owner, name, call
-):
-    calls, original = [], getattr(owner, name)
-
-    def interrupted(*given):
-        calls.append(1)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return original(*given)
-
-    arguments = ["--data", str(data / "train"), "--out", str(tmp_path), *SMALL, "--epochs", "3"]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, interrupted)
-        assert main(arguments) == 130
-    assert main(["--resume", "--out", str(tmp_path)]) == 0
-    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_kill_leaves_a_loadable_checkpoint(data, tmp_path):
-    process = fork(train, data, tmp_path, "--epochs", 500)
-    end = time.monotonic() + 120
-    while not (tmp_path / "last.pt").exists():
-        assert time.monotonic() < end, "last.pt did not appear"
-        time.sleep(0.02)
-    time.sleep(0.5)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    before = checkpoint.load(tmp_path / "last.pt")["resume"]["step"]
-    assert before > 0
-    assert main(["--resume", "--out", str(tmp_path), "--epochs", str(before // 6 + 1)]) == 0
-    assert checkpoint.load(tmp_path / "last.pt")["resume"]["step"] > before
-
-
-def test_second_signal_does_not_wait_and_saves_nothing(data, tmp_path, capsys, monkeypatch):
-    def step_that_hangs(*_):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("went on")
-
-    monkeypatch.setattr(script, "train_step", step_that_hangs)
-    assert main(["--data", str(data / "train"), "--out", str(tmp_path), *SMALL]) == 130
-    assert "interrupted" in capsys.readouterr().err and not (tmp_path / "last.pt").exists()
 
 
 def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):
@@ -420,17 +360,6 @@ def test_accumulated_batches_make_the_step_of_one(data):
         assert state.step == 1 and state.totals[1] == 16
         weights.append(state.optimizer.state_dict()["state"][0]["exp_avg"])
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-6)
-
-
-def test_validation_scores_the_averaged_weights_and_changes_none(data):
-    run, state = small_run(data, ema=0.9, init_from="", batch_size=32)
-    one_step(run, state)
-    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-    result = validate(run, state)
-    assert same(before, state.model.state_dict()) and state.model.training
-    assert len(result.labels) == len(run.samples.validation) == 12
-    again = evaluate(state.averaged, run.samples.val_source, run.samples.validation, run.device)
-    assert again.loss == pytest.approx(result.loss)
 
 
 def test_validation_follows_training_from_the_first_epochs(data, tmp_path):

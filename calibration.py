@@ -4,16 +4,15 @@
     scale_logits(loaded, 0.6)                # temperature scaling; test.py --temperature finds T
     add_prior(loaded, "symbols", -4.8)       # class prior
     set_rejection(loaded, 0.8, -11.8, 0.6)   # test.py --no-characters finds the numbers
-    transfer(model, classes, loaded)         # start a model with other classes or a narrower head
+    transfer(model, classes, loaded)         # start a model with other classes
 
 `loaded` is the dict of checkpoint.load and is changed in place. `python checkpoint.py FILE NEW`
 with --average, --temperature, --class-prior and --reject applies them in this order.
 Left out: reading and writing files (checkpoint.py), computing the score (recognizer.py).
 """
 
-import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -87,21 +86,21 @@ def set_rejection(loaded: dict, *numbers: float) -> None:
     """Store scale, offset and threshold of the score that tells characters from other images."""
     reject = dict(zip(REJECT, numbers, strict=True))
     check_rejection(reject)
-    if not 0 < reject["threshold"] < 1:
-        raise ValueError(f"--reject: the threshold is {reject['threshold']}, expected 0 to 1")
     loaded["metrics"] = loaded["metrics"] | {"reject": reject}
 
 
 def check_rejection(reject: object) -> None:
-    """Raise ValueError if `reject` is not three finite numbers, or its scale is negative."""
+    """Raise ValueError if `reject` is not three finite numbers in their ranges."""
     if not isinstance(reject, dict) or set(reject) != set(REJECT):
-        raise ValueError(f"metrics: reject is {reject!r}, expected {', '.join(REJECT)}")
+        raise ValueError(f"reject is {reject!r}, expected {', '.join(REJECT)}")
     for key, value in reject.items():
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"metrics: reject: {key} is {value!r}, expected a number")
+            raise ValueError(f"reject: {key} is {value!r}, expected a number")
     if reject["scale"] < 0:
         why = "below 0, images without a character have the higher score"
-        raise ValueError(f"metrics: reject: scale is {reject['scale']}, expected 0 or more; {why}")
+        raise ValueError(f"reject: scale is {reject['scale']}, expected 0 or more; {why}")
+    if not 0 < reject["threshold"] < 1:
+        raise ValueError(f"reject: threshold is {reject['threshold']}, expected 0 to 1")
 
 
 def fit_rejection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float] | None:
@@ -111,67 +110,44 @@ def fit_rejection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float] |
     images, of energy -inf, are left out. Returns None if characters do not have more energy.
     """
     outside = outside[np.isfinite(outside)]
+    if not len(outside) or inside.mean() <= outside.mean():
+        return None
     x = torch.from_numpy(np.concatenate([inside, outside])).double()
-    middle, spread = x.mean(), x.std() + 1e-9
-    x = (x - middle) / spread
-    truth = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).double()
-    weight = torch.where(truth > 0, 1 / max(1, len(inside)), 1 / max(1, len(outside)))
+    middle, spread = x.mean(), x.std()
+    truth = torch.arange(len(x)) < len(inside)
+    weight = torch.where(truth, 1 / len(inside), 1 / len(outside))
     line = torch.zeros(2, dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        errors = nn.functional.binary_cross_entropy_with_logits(
-            x * line[0] + line[1], truth, weight, reduction="sum"
+        logits = (x - middle) / spread * line[0] + line[1]
+        value = nn.functional.binary_cross_entropy_with_logits(
+            logits, truth.double(), weight, reduction="sum"
         )
-        value = errors + 1e-5 * line.square().sum()  # finite where the two do not overlap
+        value = value + 1e-5 * line.square().sum()  # finite where the two do not overlap
         value.backward()
         return value
 
     optimizer.step(loss)
-    slope, height = line.tolist()
-    scale = slope / float(spread)
-    offset = height - scale * float(middle)
-    if scale <= 0 or auroc(inside, outside) < 0.5:
-        return None
+    scale = float(line[0] / spread)
+    offset = float(line[1]) - scale * float(middle)
     lowest = scale * float(np.quantile(inside, 1 - KEPT)) + offset
-    return dict(zip(REJECT, (scale, offset, 1 / (1 + math.exp(-lowest))), strict=True))
+    return {"scale": scale, "offset": offset, "threshold": 1 / (1 + math.exp(-lowest))}
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """Return the probability that a character has more energy than another image; ties are 1/2."""
     ordered = np.sort(outside)
     below = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
-    return float(below.mean() / 2 / max(1, len(outside)))
+    return float(below.mean() / 2 / len(outside))
 
 
-def rejection_figures(
-    inside: np.ndarray, outside: np.ndarray, reject: Mapping[str, float] | None
-) -> dict[str, object]:
-    """Return how well energies of characters (n,) and of other images (m,) are told apart.
-
-    `reject` is the checkpoint's; without it the numbers that fit are applied.
-    """
-    fitted = fit_rejection(inside, outside)
-    figures = {
-        "characters": len(inside),
-        "others": len(outside),
-        "auroc": auroc(inside, outside),
-        "fitted": fitted,  # None: no numbers tell them apart
-        "of_checkpoint": reject is not None,
-    }
-    if used := reject or fitted:
-        limit = math.log(used["threshold"] / (1 - used["threshold"])) - used["offset"]
-        kept, others = (used["scale"] * energies >= limit for energies in (inside, outside))
-        figures |= {"kept": float(kept.mean()), "rejected": float(1 - others.mean())}
-    return figures
-
-
-# --- other classes, narrower head
+# --- other classes
 
 
 def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
-    """Copy a checkpoint's weights into a model with other classes, or with a narrower head.
+    """Copy a checkpoint's weights into a model with other classes.
 
     Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
     Returns the number of shared labels. Raises ValueError if the networks differ in more than that.
@@ -185,7 +161,7 @@ def convert(
     loaded: Mapping, target: dict[str, Tensor], classes: Sequence[str], option: str
 ) -> tuple[dict[str, Tensor], int]:
     """Return a checkpoint's weights as a state dict of `target`'s shapes, and the shared labels."""
-    source = narrow_head(loaded["model"], len(target["classifier.0.weight"]))
+    source = dict(loaded["model"])
     row = {label: i for i, label in enumerate(loaded["classes"])}
     shared = [(i, row[label]) for i, label in enumerate(classes) if label in row]
     here, there = torch.tensor(shared, dtype=torch.int64).reshape(-1, 2).unbind(1)
@@ -200,62 +176,6 @@ def convert(
         )
         if wanted != found:
             what = f"{name} is {found} in the checkpoint and {wanted} in this model"
-            mend = "give the same --variant and --width as the checkpoint, and no larger --head"
+            mend = "give the same --variant, --width and --head as the checkpoint"
             raise ValueError(f"{option}: {what}; {mend}")
     return source, len(shared)
-
-
-def narrow_head(weights: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
-    """Return a state dict with at most `width` units before the classifier (magnitude pruning).
-
-    The units with the largest product of the norms of their incoming and outgoing weights stay.
-    """
-    narrow = dict(weights)
-    inward, outward = narrow["classifier.0.weight"], narrow["classifier.3.weight"]
-    kept = (inward.norm(dim=1) * outward.norm(dim=0)).topk(min(width, len(inward))).indices
-    kept = kept.sort().values  # all of them: the same tensors
-    for name in ("classifier.0.weight", "classifier.0.bias"):
-        narrow[name] = narrow[name][kept]
-    narrow["classifier.3.weight"] = outward[:, kept]
-    return narrow
-
-
-# --- command line of checkpoint.py
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that change the weights."""
-    add = parser.add_argument
-    add("--average", nargs=2, metavar=("OTHER", "SHARE"),
-        help="move the weights by a share in 0...1 towards those of another checkpoint that was "
-        "trained from the same weights")  # fmt: skip
-    add("--temperature", type=float, metavar="T",
-        help="divide the logits by T, as found by test.py --temperature: calibrates the "
-        "probabilities, predictions do not change")  # fmt: skip
-    add("--class-prior", nargs=2, metavar=("CLASSES", "V"),
-        help="add V to the logits of CLASSES (level1, symbols, N or a file), after the "
-        "temperature; V < 0 for classes that are rare")  # fmt: skip
-    add("--reject", type=float, nargs=len(REJECT), metavar=tuple(key.upper() for key in REJECT),
-        help="numbers of the score that tells characters from other images, as found by "
-        "test.py --no-characters after the temperature was set")  # fmt: skip
-
-
-def apply(loaded: dict, given: argparse.Namespace, load: Callable[[str], dict]) -> None:
-    """Change a loaded checkpoint as the options say; raise ValueError for one out of range."""
-    if given.average:
-        share = number(given.average[1], "--average")
-        average(loaded, load(given.average[0]), share)
-    if given.temperature is not None:
-        scale_logits(loaded, given.temperature)
-    if given.class_prior:
-        add_prior(loaded, given.class_prior[0], number(given.class_prior[1], "--class-prior"))
-    if given.reject is not None:
-        set_rejection(loaded, *given.reject)
-
-
-def number(text: str, option: str) -> float:
-    """Return the number that follows an option; ValueError if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{option}: {text!r} is not a number") from None

@@ -1,6 +1,6 @@
 """A checkpoint: weights, classes, config and metrics in one file.
 
-    python checkpoint.py runs/train/best.pt                   # summary; --json prints everything
+    python checkpoint.py runs/train/best.pt                   # summary
     python checkpoint.py runs/train/best.pt small.pt          # float16, half the size, to share
     python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # see calibration.py
 
@@ -26,7 +26,6 @@ Left out: ONNX files (recognizer.py, export.py), older formats.
 
 import argparse
 import io
-import json
 import os
 import platform
 import sys
@@ -112,8 +111,6 @@ def load(path: str | Path) -> dict:
         raise ValueError(f"{path}: not a readable checkpoint ({sentence(error)[:120]})") from None
     try:
         check(loaded)
-        if sum(tensor.nbytes for tensor in loaded["model"].values()) > len(data):
-            raise ValueError("its weights share memory")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of this repository: {error}") from None
     loaded = {key: loaded[key] for key in (*SCHEMA, *OPTIONAL) if key in loaded}
@@ -184,8 +181,6 @@ def check(loaded: object) -> None:
         raise ValueError(f"format is {loaded['format']}, this code reads up to {FORMAT}; update")
     if loaded["epoch"] < 0:
         raise ValueError(f"epoch is {loaded['epoch']}, expected 0 or more")
-    if not all(isinstance(version, str) for version in loaded["made_with"].values()):
-        raise ValueError("made_with is no table of versions")
     check_classes(loaded["classes"])
     metrics = dict(loaded["metrics"])
     if "reject" in metrics:
@@ -232,8 +227,6 @@ def check_weights(weights: dict, expected: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} is of type {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds values that are not finite")
-        if name.endswith("running_var") and tensor.min() < 0:
-            raise ValueError(f"{name} holds variances below 0")
 
 
 # --- the command
@@ -249,28 +242,20 @@ def without_folders(config: Mapping) -> dict:
     return short
 
 
-def describe(loaded: Mapping) -> dict:
-    """Return everything but the weights and the training state."""
-    content = {key: value for key, value in loaded.items() if key not in ("model", "resume")}
-    content["classes"] = join_classes(loaded["classes"])
-    content["number_of_classes"] = len(loaded["classes"])
-    content["parameters"] = sum(p.numel() for p in skeleton(loaded).parameters())
-    return content
-
-
 def summarize(path: str, loaded: Mapping) -> str:
     """Return ten lines for people."""
-    settings, metrics, about = from_dict(loaded["config"]), loaded["metrics"], describe(loaded)
+    settings, metrics = from_dict(loaded["config"]), loaded["metrics"]
     size, made = f"{settings.size} x {settings.size} px", loaded.get("made_with", {})
     changed = changed_settings(loaded.get("preprocessing"))
+    parameters = sum(p.numel() for p in skeleton(loaded).parameters())
     kind = f"MobileNetV3-{settings.variant.capitalize()}, width {settings.width:g}"
     held_out = f"{settings.val_fraction:.0%} of the training writers, held out"
     top1 = f"top-1 {metrics.get('top1', 0):.2%} on {settings.val_data or held_out}"
     numbers = ", ".join(f"{k} {v:g}" for k, v in metrics.get("reject", {}).items())
     lines = {
         "file": f"{path}, {os.path.getsize(path) / 1e6:.2f} MB",
-        "network": f"{kind}, head {settings.head}, {about['parameters']:,} parameters",
-        "input": f"glyphs of {size}; other preprocessing than now: {shorten(changed) or 'no'}",
+        "network": f"{kind}, head {settings.head}, {parameters:,} parameters",
+        "input": f"glyphs of {size}; preprocessing changed since: {shorten(changed) or 'nothing'}",
         "classes": f"{len(loaded['classes']):,}: {shorten(loaded['classes'], 12)}",
         "trained on": "synthetic" if settings.synthetic else shorten(settings.data, 8),
         "epochs": f"{loaded['epoch']} of {settings.epochs}",
@@ -282,28 +267,57 @@ def summarize(path: str, loaded: Mapping) -> str:
     return "\n".join(f"{key:<12}{printable(value)}" for key, value in lines.items())
 
 
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Summarize a checkpoint, or write it with float16 weights."""
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description="Summarize a checkpoint; with a second file name, write it there to share: "
         "float16 weights, no training state, no folder names of this machine."
     )
-    parser.add_argument("checkpoint", metavar="FILE")
-    parser.add_argument("new", nargs="?", metavar="NEW", help="file to write")
-    parser.add_argument("--json", action="store_true", help="print everything but the weights")
-    calibration.add_options(parser)
-    given = parser.parse_args(argv)
+    add = parser.add_argument
+    add("checkpoint", metavar="FILE")
+    add("new", nargs="?", metavar="NEW", help="file to write")
+    add("--average", nargs=2, metavar=("OTHER", "SHARE"),
+        help="move the weights by a share in 0...1 towards those of another checkpoint that was "
+        "trained from the same weights")  # fmt: skip
+    add("--temperature", type=float, metavar="T",
+        help="divide the logits by T, as found by test.py --temperature: calibrates the "
+        "probabilities, predictions do not change")  # fmt: skip
+    add("--class-prior", nargs=2, metavar=("CLASSES", "V"),
+        help="add V to the logits of CLASSES (level1, symbols, N or a file), after the "
+        "temperature; V < 0 for classes that are rare")  # fmt: skip
+    add("--reject", type=float, nargs=3, metavar=("SCALE", "OFFSET", "THRESHOLD"),
+        help="numbers of the score that tells characters from other images, as found by "
+        "test.py --no-characters after the temperature was set")  # fmt: skip
+    return parser
+
+
+def number(text: str, option: str) -> float:
+    """Return the number that follows an option; raise ValueError if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option}: {text!r} is not a number") from None
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Summarize a checkpoint, or write it with float16 weights."""
+    given = arguments().parse_args(argv)
     loaded = load(given.checkpoint)
-    calibration.apply(loaded, given, load)
+    if given.average:
+        other, share = given.average
+        calibration.average(loaded, load(other), number(share, "--average"))
+    if given.temperature is not None:
+        calibration.scale_logits(loaded, given.temperature)
+    if given.class_prior:
+        classes, amount = given.class_prior
+        calibration.add_prior(loaded, classes, number(amount, "--class-prior"))
+    if given.reject:
+        calibration.set_rejection(loaded, *given.reject)
     if given.new is None:
-        if given.average or given.class_prior or given.temperature or given.reject:
+        if any((given.average, given.temperature, given.class_prior, given.reject)):
             raise ValueError("options that change the weights need a second file name, NEW")
-        if given.json:
-            options = {"ensure_ascii": False, "indent": 1, "default": str, "skipkeys": True}
-            print(json.dumps(describe(loaded), **options))
-        else:
-            print(summarize(given.checkpoint, loaded))
+        print(summarize(given.checkpoint, loaded))
         return 0
     loaded["config"] = without_folders(loaded["config"])
     loaded["model"] = cast(loaded["model"], torch.float16)

@@ -147,7 +147,7 @@ class Config:
 
     out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files")
     resume: bool = setting(False, "continue OUT/last.pt")
-    init_from: str = setting("", "checkpoint to start from; other classes, smaller --head allowed")
+    init_from: str = setting("", "checkpoint to start from; other classes are allowed")
     keep_classes: bool = setting(False, "also keep the classes of --init-from that --data lacks")
     seed: int = setting(0, "random seed", NOT_NEGATIVE)
     dry_run: bool = setting(False, "two steps and one validation batch, nothing is written")

@@ -30,13 +30,12 @@ from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate, read
-from hwdb.characters import TWINS
 from jobs.command import command, printable, progress, shorten
 from jobs.devices import pick_device
 from jobs.files import is_hidden, write_file
 from packing import Pack, open_pack
 from picture import PICTURE_SUFFIXES
-from recognizer import Recognizer
+from recognizer import Recognizer, character_score
 
 SOME = 5000  # samples that a temperature is fitted to, at most
 
@@ -84,17 +83,33 @@ def fit_temperature(test: Test) -> float:
 
 
 def rejection(test: Test, folder: Path) -> dict:
-    """Return how well the network tells characters from the images of a folder without any."""
+    """Return how well energies tell characters from the images of a folder without any.
+
+    Rates are those of the checkpoint's numbers, without such of the fitted ones.
+    """
     paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES]
     paths = [p for p in paths if not any(map(is_hidden, p.relative_to(folder).parts))]
     if not paths:
         raise ValueError(f"{folder}: no images; expected some that contain no character")
-    energies = []
-    for path in progress(paths, desc=str(folder), unit=" images"):
-        (readings,) = test.recognizer.recognize([path], top_k=1)
-        energies.append(-np.inf if readings.error else readings.energy)
-    reject = test.recognizer.network.reject
-    return calibration.rejection_figures(test.result.energies, np.array(energies), reject)
+    bar = progress(paths, desc=str(folder), unit=" images")
+    found = [test.recognizer.recognize(path, top_k=1)[0] for path in bar]
+    others = np.array([-np.inf if each.error else each.energy for each in found])
+    characters = test.result.energies
+    own, fitted = test.recognizer.network.reject, calibration.fit_rejection(characters, others)
+    figures = {
+        "characters": len(characters),
+        "others": len(others),
+        "auroc": calibration.auroc(characters, others),
+        "fitted": fitted,  # None: no numbers tell them apart
+        "of_checkpoint": own is not None,
+    }
+    if used := own or fitted:
+        kept, missed = (
+            float((character_score(energies, used) >= used["threshold"]).mean())
+            for energies in (characters, others)
+        )
+        figures |= {"kept": kept, "rejected": 1 - missed}
+    return figures
 
 
 def compare(test: Test, other: Test) -> dict:
@@ -103,9 +118,8 @@ def compare(test: Test, other: Test) -> dict:
     shared, mine, theirs = np.intersect1d(*names, assume_unique=True, return_indices=True)
     if len(shared) == 0:
         raise ValueError("--compare: the two checkpoints have no class of the data in common")
-    right, other_right = analysis.correct(test.result)[mine], analysis.correct(other.result)[theirs]
     writers = test.dataset.writers[test.result.indices[mine]]
-    compared = analysis.compare(right, other_right, writers)
+    compared = analysis.compare(test.result.correct[mine], other.result.correct[theirs], writers)
     return {"checkpoint": other.recognizer.network.source} | compared
 
 
@@ -121,12 +135,13 @@ def unknown_classes(test: Test) -> dict[str, int]:
 def summarize(test: Test, path: Path) -> dict:
     """Return the figures of a test as plain values."""
     result, names = test.result, test.recognizer.classes
-    people = test.dataset.writers
-    writers = [share.accuracy for share in analysis.by_writer(result, people)]
+    writers = test.dataset.writers[result.indices]
+    by_writer = analysis.shares(result, writers)
+    accuracies = [share.accuracy for share in by_writer]
     refused = sum(test.pack.refused.get(label, 0) for label in names)
     samples = len(result.labels) + refused
     read = len(result.labels) / samples  # refused images count as wrong
-    error, over = analysis.standard_error(analysis.correct(result), people[result.indices])
+    error, over = analysis.standard_error(result.correct, writers)
     return {
         "data": str(path),
         "checkpoint": test.recognizer.network.source,
@@ -140,21 +155,24 @@ def summarize(test: Test, path: Path) -> dict:
         "top1": result.topk(1) * read,
         "top1_error": error * read,
         "top1_error_over": over,
-        "top1_twins": float(analysis.correct_or_twin(result, names, TWINS).mean()) * read,
         "top5": result.topk(5) * read,
         "top10": result.topk(10) * read,
         "loss": result.loss,
         "ece": analysis.reliability(result)[1],
-        "writers": len(writers),
-        "writer_mean": float(np.mean(writers)) if writers else None,
-        "writer_sd": float(np.std(writers, ddof=1)) if len(writers) > 1 else None,
+        "writers": len(by_writer),
+        "writer_mean": float(np.mean(accuracies)) if by_writer else None,
+        "writer_sd": float(np.std(accuracies, ddof=1)) if len(by_writer) > 1 else None,
+        "worst_writers": [
+            {"writer": test.dataset.writer_names[s.key], "accuracy": s.accuracy}
+            for s in by_writer[:5]
+        ],
         "confused_pairs": [
-            {"truth": names[p.truth], "guess": names[p.guess], "count": p.count}
-            for p in analysis.confused_pairs(result)[:20]
+            {"truth": names[truth], "guess": names[guess], "count": count}
+            for (truth, guess), count in analysis.confused_pairs(result)[:20]
         ],
         "worst_classes": [
             {"character": names[s.key], "accuracy": s.accuracy, "samples": s.samples}
-            for s in analysis.worst_classes(result)[:20]
+            for s in analysis.shares(result, result.labels)[:20]
             if s.correct < s.samples
         ],
     }
@@ -163,21 +181,21 @@ def summarize(test: Test, path: Path) -> dict:
 # --- text
 
 
-def sample_notes(figures: dict) -> list[str]:
+def sample_lines(figures: dict) -> list[str]:
     """Return what was counted and what was not, a sentence each."""
     classes, read = figures["classes"], figures["classes_read"]
-    notes = [f"{figures['samples']:,} samples of {classes} classes, read among {read}"]
+    texts = [f"{figures['samples']:,} samples of {classes} classes, read among {read}"]
     if refused := figures["refused"]:
-        notes.append(f"{refused:,} of them were refused (blank, or unreadable) and count as wrong")
+        texts.append(f"{refused:,} of them were refused (blank, or unreadable) and count as wrong")
     if unknown := figures["unknown_classes"]:
         what = f"{sum(unknown.values()):,} samples of {len(unknown)} classes that are not read"
-        notes.append(f"left out: {what}: {shorten(list(unknown))}")
+        texts.append(f"left out: {what}: {shorten(list(unknown))}")
     if damaged := figures["damaged"]:
-        notes.append(f"damaged: {damaged:,} places of .gnt files")
-    return notes
+        texts.append(f"damaged: {damaged:,} places of .gnt files")
+    return texts
 
 
-def comparison_notes(figures: dict) -> list[str]:
+def comparison_lines(figures: dict) -> list[str]:
     """Return the result of --compare, a sentence each."""
     share, other, error, p = (
         figures[key] for key in ("top1", "top1_other", "difference_error", "p_value")
@@ -192,51 +210,46 @@ def comparison_notes(figures: dict) -> list[str]:
     ]
 
 
-def rejection_notes(figures: dict) -> list[str]:
+def rejection_lines(figures: dict) -> list[str]:
     """Return the result of --no-characters, a sentence each."""
     others = f"{figures['others']:,} images without a character"
-    notes = [f"AUROC {figures['auroc']:.4f}, {figures['characters']:,} characters against {others}"]
+    texts = [f"AUROC {figures['auroc']:.4f}, {figures['characters']:,} characters against {others}"]
     if "kept" in figures:
         whose = "the checkpoint's" if figures["of_checkpoint"] else "the fitted"
-        shares = f"{figures['kept']:.2%} of the characters are kept, {figures['rejected']:.2%}"
-        notes.append(f"at {whose} threshold {shares} of the other images are rejected")
+        rates = f"{figures['kept']:.2%} of the characters are kept, {figures['rejected']:.2%}"
+        texts.append(f"at {whose} threshold {rates} of the other images are rejected")
     if fitted := figures["fitted"]:
         numbers = " ".join(f"{v:.6g}" for v in fitted.values())
-        notes.append(f"fitted: python checkpoint.py FILE NEW --reject {numbers}")
+        texts.append(f"fitted: python checkpoint.py FILE NEW --reject {numbers}")
     else:
-        notes.append("the other images look more like characters: no numbers for --reject")
-    return notes
+        texts.append("the other images look more like characters: no numbers for --reject")
+    return texts
 
 
 def lines(figures: dict) -> list[tuple[str, str]]:
-    """Return the figures of a test as name and text."""
+    """Return the figures of a test as name and text, for the terminal and the report."""
     over = f"(standard error over {figures['top1_error_over']})"
     rows = [("checkpoint", figures["checkpoint"]), ("data", figures["data"])]
-    rows += [("samples", note) for note in sample_notes(figures)]
+    rows += [("samples", text) for text in sample_lines(figures)]
     rows.append(("top-1", f"{figures['top1']:.2%} ± {figures['top1_error']:.2%} {over}"))
-    if figures["top1_twins"] > figures["top1"]:
-        rows.append(
-            ("  twins", f"{figures['top1_twins']:.2%} if look-alikes such as 一 - are right")
-        )
     rows += [(f"top-{k}", f"{figures[f'top{k}']:.2%}") for k in (5, 10)]
     rows += [("loss", f"{figures['loss']:.4f}"), ("ECE", f"{figures['ece']:.2%}")]
     if "comparison" in figures:
-        rows += [("compared", note) for note in comparison_notes(figures["comparison"])]
+        rows += [("compared", text) for text in comparison_lines(figures["comparison"])]
     if "temperature" in figures:
         value = f"{figures['temperature']:.3f}"
         rows.append(("temperature", f"python checkpoint.py FILE NEW --temperature {value}"))
     if "no_characters" in figures:
-        rows += [("rejection", note) for note in rejection_notes(figures["no_characters"])]
+        rows += [("rejection", text) for text in rejection_lines(figures["no_characters"])]
     if (count := figures["writers"]) > 1:
-        shares = f"{figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%}"
-        rows.append(("by writer", f"{shares} (mean ± standard deviation of {count} writers)"))
-    if pairs := figures["confused_pairs"][:10]:
-        text = "  ".join(f"{p['truth']}→{p['guess']} {p['count']}" for p in pairs)
-        rows.append(("confused", text))
-    if worst := figures["worst_classes"][:10]:
-        text = "  ".join(f"{c['character']} {c['accuracy']:.0%}" for c in worst)
-        rows.append(("worst", text))
-    return rows
+        mean = f"{figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%}"
+        worst = ", ".join(f"{w['writer']} {w['accuracy']:.1%}" for w in figures["worst_writers"])
+        text = f"{mean} (mean ± standard deviation of {count} writers); lowest: {worst}"
+        rows.append(("by writer", text))
+    pairs = [f"{p['truth']}→{p['guess']} {p['count']}" for p in figures["confused_pairs"][:10]]
+    worst = [f"{c['character']} {c['accuracy']:.0%}" for c in figures["worst_classes"][:10]]
+    rows += [("confused", "  ".join(pairs)), ("worst", "  ".join(worst))]
+    return [row for row in rows if row[1]]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -277,22 +290,18 @@ def main(argv: list[str] | None = None) -> int:
         figures["temperature"] = fit_temperature(test)
     if given.no_characters:
         figures["no_characters"] = rejection(test, given.no_characters)
-    if given.json != "-":
-        for name, text in lines(figures):
-            print(f"{name:<12}{printable(text)}")
     text = json.dumps(figures, ensure_ascii=False, indent=1)
     if given.json == "-":
         print(text)
-    elif given.json:
-        write_file(given.json, f"{text}\n".encode("utf-8", "backslashreplace"))
+    else:
+        print("\n".join(f"{name:<12}{printable(value)}" for name, value in lines(figures)))
+        if given.json:
+            write_file(given.json, f"{text}\n".encode("utf-8", "backslashreplace"))
     mistakes = Mistakes(test.result, test.dataset, test.recognizer.classes)
     if given.errors:
         print(printable(mistakes.write(given.errors)), file=sys.stderr)
     if given.report:
-        notes = sample_notes(figures)
-        notes += comparison_notes(figures["comparison"]) if given.compare else []
-        notes += rejection_notes(figures["no_characters"]) if given.no_characters else []
-        path = write_report(given.report, figures, notes, mistakes)
+        path = write_report(given.report, lines(figures), mistakes)
         print(f"{printable(str(path))}: open it in a browser", file=sys.stderr)
     return 0
 

@@ -296,7 +296,7 @@ def start_from(run: Run, model: nn.Module) -> None:
     loaded = checkpoint.load(path)
     shared = calibration.transfer(model, classes, loaded)
     run.notice(f"{path}: {shared} of {len(classes)} classes known")
-    for key in ("size", "stem_stride", "last_stride", "head"):
+    for key in ("size", "stem_stride", "last_stride"):
         if (before := loaded["config"][key]) != (now := getattr(run.config, key)):
             run.notice(f"{path} was trained with {flag(key)} {before}, not {now}")
     if changed := changed_settings(loaded.get("preprocessing")):
@@ -361,8 +361,7 @@ def finish_epoch(run: Run, state: State, epoch: int, result: Result, log: Log | 
     }
     if log:
         mistakes = Mistakes(result, run.samples.val_source, run.samples.classes)
-        sheet, names = mistakes.sheet(24, columns=3), mistakes.as_markdown(24)
-        log.epoch(row, result.probability[:, 0], sheet, names)
+        log.epoch(row, result.probability[:, 0], mistakes.sheet(24, columns=3))
     state.metrics = {key: row[key] for key in ("top1", "top5", "val_loss")}
     state.totals.zero_()
     state.seconds = 0.0

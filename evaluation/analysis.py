@@ -5,7 +5,6 @@ Pure functions of `evaluation.score.Result`; test.py prints them, report.py draw
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,29 +24,6 @@ class Share(NamedTuple):
         return self.correct / self.samples
 
 
-class Pair(NamedTuple):
-    """A confusion: `count` samples of label `truth` were read as `guess`."""
-
-    truth: int
-    guess: int
-    count: int
-
-
-def correct(result: Result) -> np.ndarray:
-    """Return (n,) bool: whether top-1 is right."""
-    return result.top[:, 0] == result.labels
-
-
-def correct_or_twin(result: Result, classes: Sequence[str], twins: Sequence[str]) -> np.ndarray:
-    """Return (n,) bool: right, or read as a twin of the truth; each str of `twins` is a group."""
-    label = {name: number for number, name in enumerate(classes)}
-    right = correct(result)
-    for group in twins:
-        known = [label[name] for name in group if name in label]
-        right |= np.isin(result.labels, known) & np.isin(result.top[:, 0], known)
-    return right
-
-
 def standard_error(values: np.ndarray, writers: np.ndarray) -> tuple[float, str]:
     """Return the standard error of the mean of values (n,), and what it was estimated over.
 
@@ -55,29 +31,27 @@ def standard_error(values: np.ndarray, writers: np.ndarray) -> tuple[float, str]
     error: samples of one writer count as one observation (Liang and Zeger 1986, for a mean).
     Samples of unknown writers (-1) are independent. Otherwise it is the error over samples.
     """
-    values, known = np.asarray(values, float), writers >= 0
-    people = len(np.unique(writers[known]))
-    residuals = values - values.mean()
-    if people < 2:
-        return float(np.sqrt(np.sum(residuals**2)) / len(values)), "samples"
-    clusters = np.concatenate([np.bincount(writers[known], residuals[known]), residuals[~known]])
-    groups = people + int((~known).sum())
-    error = np.sqrt(np.sum(clusters**2) * groups / (groups - 1)) / len(values)
-    others = f" and {(~known).sum():,} samples of unknown writers" if not known.all() else ""
-    return float(error), f"{people} writers{others}"
+    residuals = values - np.mean(values)
+    people, alone = len(np.unique(writers[writers >= 0])), np.arange(len(values))
+    groups = alone if people < 2 else np.where(writers >= 0, writers, -1 - alone)
+    _, cluster = np.unique(groups, return_inverse=True)
+    sums = np.bincount(cluster, residuals)
+    error = np.sqrt(np.sum(sums**2) * len(sums) / max(1, len(sums) - 1)) / len(values)
+    return float(error), "samples" if people < 2 else f"{people} writers"
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
     """Return the two-sided p-value that two networks are equally good (McNemar 1947).
 
-    Only samples that exactly one of them reads right count: binomial with probability 1/2, exact
-    up to 1,000, beyond that the normal approximation with continuity correction.
+    Only samples that exactly one of them reads right count: binomial with probability 1/2.
     """
-    total, fewer = only_one + only_other, min(only_one, only_other)
-    if total > 1000:
-        return math.erfc(max(0.0, abs(only_one - only_other) - 1) / math.sqrt(2 * total))
-    tail = sum(math.comb(total, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**total)
+    total = only_one + only_other
+    whole = math.lgamma(total + 1) - total * math.log(2)
+    tail = sum(
+        math.exp(whole - math.lgamma(k + 1) - math.lgamma(total - k + 1))
+        for k in range(min(only_one, only_other) + 1)
+    )
+    return min(1.0, 2 * tail)
 
 
 def compare(one: np.ndarray, other: np.ndarray, writers: np.ndarray) -> dict[str, object]:
@@ -96,56 +70,41 @@ def compare(one: np.ndarray, other: np.ndarray, writers: np.ndarray) -> dict[str
     }
 
 
-def _shares(keys: np.ndarray, right: np.ndarray) -> list[Share]:
-    known, inverse = np.unique(keys, return_inverse=True)
-    samples = np.bincount(inverse, minlength=len(known))
-    hits = np.bincount(inverse, weights=right, minlength=len(known)).astype(int)
-    return [Share(*map(int, row)) for row in zip(known, hits, samples, strict=True)]
+def shares(result: Result, keys: np.ndarray) -> list[Share]:
+    """Return the shares of the groups of samples with equal keys (n,), worst first.
+
+    Of groups of equal accuracy the one with more mistakes comes first; samples of key -1 (unknown
+    writers) are left out.
+    """
+    known, inverse = np.unique(keys[keys >= 0], return_inverse=True)
+    hits = np.bincount(inverse, result.correct[keys >= 0]).astype(int)
+    rows = zip(known.tolist(), hits.tolist(), np.bincount(inverse).tolist(), strict=True)
+    return sorted((Share(*row) for row in rows), key=lambda s: (s.accuracy, s.correct - s.samples))
 
 
-def by_writer(result: Result, writers: np.ndarray) -> list[Share]:
-    """Return the shares of the known writers; `writers` (N,) is indexed by result.indices."""
-    mine = writers[result.indices]
-    known = mine >= 0
-    return _shares(mine[known], correct(result)[known])
+def confused_pairs(result: Result) -> list[tuple[tuple[int, int], int]]:
+    """Return confusions ((truth, prediction), number), most frequent first."""
+    wrong = ~result.correct
+    pairs = zip(result.labels[wrong].tolist(), result.top[wrong, 0].tolist(), strict=True)
+    return Counter(pairs).most_common()
 
 
-def worst_classes(result: Result) -> list[Share]:
-    """Return the shares of all classes, worst first; ties by the larger number of mistakes."""
-    shares = _shares(result.labels, correct(result))
-    return sorted(shares, key=lambda s: (s.accuracy, s.correct - s.samples, s.key))
+def reliability(result: Result, bins: int = 15) -> tuple[np.ndarray, float]:
+    """Return the reliability diagram and the expected calibration error (Guo et al. 2017).
 
-
-def confused_pairs(result: Result) -> list[Pair]:
-    """Return confusions, most frequent first."""
-    wrong = np.flatnonzero(~correct(result))
-    pairs = Counter(zip(result.labels[wrong].tolist(), result.top[wrong, 0].tolist(), strict=True))
-    return [Pair(*pair, count) for pair, count in sorted(pairs.items(), key=lambda p: (-p[1], p))]
-
-
-class Bin(NamedTuple):
-    """Samples of similar confidence: mean confidence, accuracy, number."""
-
-    confidence: float
-    accuracy: float
-    samples: int
-
-
-def reliability(result: Result, bins: int = 15) -> tuple[list[Bin], float]:
-    """Return bins of equal width and the expected calibration error (Guo et al. 2017)."""
-    confidence, right = result.probability[:, 0], correct(result)
+    The diagram (3,m) is mean confidence, accuracy and number of samples of the bins of equal width
+    that have samples.
+    """
+    confidence = result.probability[:, 0].astype(float)
     number = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = [
-        Bin(float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
-        for here in (number == i for i in range(bins))
-        if here.any()
-    ]
-    ece = sum(abs(row.confidence - row.accuracy) * row.samples for row in rows) / len(right)
-    return rows, float(ece)
+    sums = [np.bincount(number, weights) for weights in (confidence, result.correct, None)]
+    confidence, right, samples = np.array(sums)[:, sums[-1] > 0]
+    ece = np.abs(confidence - right).sum() / samples.sum()
+    return np.array([confidence / samples, right / samples, samples]), float(ece)
 
 
 def coverage(result: Result) -> tuple[np.ndarray, np.ndarray]:
     """Return coverage (n,) and the accuracy (n,) of the i + 1 most confident samples."""
     order = np.argsort(-result.probability[:, 0], kind="stable")
     accepted = np.arange(1, len(order) + 1)
-    return accepted / len(order), correct(result)[order].cumsum() / accepted
+    return accepted / len(order), result.correct[order].cumsum() / accepted

@@ -9,8 +9,7 @@ mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png
 import csv
 import functools
 import io
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset import CharacterDataset
-from evaluation import analysis
 from evaluation.score import Result
 from jobs.command import printable
 from jobs.files import write_file
@@ -34,6 +32,7 @@ FONTS = ("msyh.ttc", "simhei.ttf", "simsun.ttc", "PingFang.ttc", "Hiragino Sans 
 class Mistake(NamedTuple):
     """A misread sample; the rank of the truth is '>10' if it is not among the best ten."""
 
+    file: str
     truth: str
     prediction: str
     probability: float
@@ -43,26 +42,20 @@ class Mistake(NamedTuple):
 class Mistakes:
     """The mistakes of a result, and glyphs (S,S) uint8 of samples and classes.
 
-    `rows` (m,) are those of the result, the most confident first. `dataset` is a CharacterDataset,
-    or anything with `fetch` and `name`.
+    `rows` (m,) are those of the result, the most confident first.
     """
 
     def __init__(self, result: Result, dataset: CharacterDataset, classes: Sequence[str]) -> None:
         self.result, self.dataset, self.classes = result, dataset, classes
-        wrong = np.flatnonzero(~analysis.correct(result))
+        wrong = np.flatnonzero(~result.correct)
         self.rows = wrong[np.argsort(-result.probability[wrong, 0], kind="stable")]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Mistake]:
-        return map(self.mistake, self.rows)
 
     def mistake(self, row: int) -> Mistake:
         """Return the mistake of a row of the result."""
         result = self.result
         rank = np.flatnonzero(result.top[row] == result.labels[row])
         return Mistake(
+            self.dataset.name(int(result.indices[row])),
             self.classes[result.labels[row]],
             self.classes[result.top[row, 0]],
             float(result.probability[row, 0]),
@@ -73,18 +66,12 @@ class Mistakes:
         """Return the glyph of a row of the result."""
         return self.dataset.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
 
-    @cached_property
-    def _typical(self) -> dict[int, int]:
-        """Class -> the row of lowest loss that is read right."""
-        order = np.argsort(self.result.losses, kind="stable")
-        order = order[analysis.correct(self.result)[order]]
-        labels, first = np.unique(self.result.labels[order], return_index=True)
-        return dict(zip(labels.tolist(), order[first].tolist(), strict=True))
-
     def of_class(self, label: int) -> np.ndarray:
-        """Return a sample of a class that is read right; an empty glyph if there is none."""
-        row = self._typical.get(label)
-        return np.zeros_like(self.sample(0)) if row is None else self.sample(row)
+        """Return the sample of a class with the lowest loss; an empty glyph if none is correct."""
+        rows = np.flatnonzero((self.result.labels == label) & self.result.correct)
+        if not len(rows):
+            return np.zeros_like(self.sample(0))
+        return self.sample(rows[self.result.losses[rows].argmin()])
 
     def shown(self, count: int) -> np.ndarray:
         """Return the rows on a sheet: the most confident mistake of each character, `count`."""
@@ -98,12 +85,12 @@ class Mistakes:
         caption is "truth → prediction probability".
         """
         strips = []
-        for number, row in enumerate(self.shown(count), 1):
+        for row in self.shown(count):
             truth, guess = int(self.result.labels[row]), int(self.result.top[row, 0])
             trio = [self.sample(row), self.of_class(truth), self.of_class(guess)]
-            tiles = [np.pad(255 - scaled(glyph), 1, constant_values=200) for glyph in trio]
-            strip = np.hstack(tiles)
-            bar = caption(f"{number}  {arrow(self.mistake(row))}", strip.shape[1])
+            trio = [cv2.resize(255 - g, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for g in trio]
+            strip = np.hstack([np.pad(glyph, 1, constant_values=200) for glyph in trio])
+            bar = caption(arrow(self.mistake(row)), strip.shape[1])
             strips.append(np.pad(np.vstack([bar, strip]), 3, constant_values=128))
         if not strips:
             return caption("no mistakes", 3 * SIDE)
@@ -117,31 +104,15 @@ class Mistakes:
         folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
         table = csv.writer(text)
-        table.writerow(["file", *Mistake._fields])
-        for row, mistake in zip(self.rows, self, strict=True):
-            name = self.dataset.name(int(self.result.indices[row]))
+        table.writerow(Mistake._fields)
+        for mistake in map(self.mistake, self.rows):
             cells = mistake._replace(probability=f"{mistake.probability:.4f}")
-            table.writerow([safe_cell(str(cell)) for cell in (name, *cells)])
+            table.writerow([safe_cell(str(cell)) for cell in cells])
         write_file(folder / "mistakes.csv", text.getvalue().encode("utf-8-sig"))
         sheet = cv2.imencode(".png", self.sheet(SHEET))[1].data
         write_file(folder / "mistakes.png", sheet)
         drawn = f"mistakes.png shows the most confident one of {len(self.shown(SHEET))} characters"
-        return f"{folder}: mistakes.csv lists all {len(self):,} mistakes, {drawn}"
-
-    def as_markdown(self, count: int) -> str:
-        """Return the mistakes of a sheet as a table, with the same numbers."""
-        lines = ["Row by row: input, a sample of its class, a sample of the predicted class."]
-        lines += ["", "| | truth | prediction | probability |", "|---|---|---|---|"]
-        for number, mistake in enumerate(map(self.mistake, self.shown(count)), 1):
-            labels = [label.replace("|", "&#124;") for label in (mistake.truth, mistake.prediction)]
-            lines.append(f"| {number} | {' | '.join(labels)} | {mistake.probability:.1%} |")
-        return "\n".join(lines)
-
-
-def scaled(glyph: np.ndarray) -> np.ndarray:
-    """Return a glyph at the size of the sheet."""
-    way = cv2.INTER_AREA if len(glyph) > SIDE else cv2.INTER_LINEAR
-    return cv2.resize(glyph, (SIDE, SIDE), interpolation=way)
+        return f"{folder}: mistakes.csv lists all {len(self.rows):,} mistakes, {drawn}"
 
 
 @functools.cache

@@ -27,6 +27,11 @@ class Result(NamedTuple):
     energies: np.ndarray  # (n,) float32, see recognizer.energy
     indices: np.ndarray  # (n,) int64
 
+    @property
+    def correct(self) -> np.ndarray:
+        """(n,) bool: whether top-1 is right."""
+        return self.top[:, 0] == self.labels
+
     def topk(self, k: int) -> float:
         """Return the share of samples whose label is among the best k."""
         return float((self.top[:, :k] == self.labels[:, None]).any(1).mean())

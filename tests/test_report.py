@@ -77,20 +77,9 @@ def made_up(dataset: CharacterDataset, right: float, copies: int = 1) -> Result:
 
 def write(folder: Path, dataset: CharacterDataset, result: Result) -> str:
     """Write a report and return its text."""
-    figures = {f"top{k}": result.topk(k) for k in (1, 5, 10)} | {
-        "data": "data/<test>",
-        "checkpoint": "runs/best.pt",
-        "top1_error": 0.0123,
-        "top1_error_over": "4 writers",
-        "top1_twins": result.topk(1) + 0.01,
-        "samples": len(result.labels) + 4,
-        "classes": len(np.unique(result.labels)),
-        "classes_read": len(dataset.classes),
-        "loss": result.loss,
-        "ece": analysis.reliability(result)[1],
-    }
+    figures = [("data", "data/<test>"), ("top-1", f"{result.topk(1):.2%}"), ("note", "\n")]
     mistakes = Mistakes(result, dataset, dataset.classes)
-    path = report.write_report(folder, figures, ["a note: <b>", "\n"], mistakes)
+    path = report.write_report(folder, figures, mistakes)
     assert sorted(folder.iterdir()) == [path] and path.name == "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -100,60 +89,35 @@ def text(dataset, tmp_path_factory) -> str:
     return write(tmp_path_factory.mktemp("report"), dataset, made_up(dataset, 0.3, 40))
 
 
-def test_page_is_well_formed_small_and_needs_no_network(text):
+def test_page_is_well_formed_small_and_needs_no_network(text, dataset, tmp_path):
     page = Page(text)
     assert len(text) < 5e6
     assert page.all("script") == page.all("link") == []
     pictures = page.all("img")
-    assert 0 < len(pictures) <= 2 * report.MISTAKES + 6 * report.PAIRS
-    assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+    assert 1 < len(pictures) <= 1 + 2 * report.MISTAKES + 6 * report.PAIRS
+    assert all(picture["src"].startswith("data:image/") for picture in pictures)
     assert all(picture["alt"] for picture in pictures)
-    addresses = set(re.findall(r"https?://[^\s\"'<]+", text))
-    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-
-
-def test_plots_share_the_page_s_colours_and_no_names(text):
-    page = Page(text)
-    assert len(page.all("svg")) == 3
-    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(names) == len(set(names))
-    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
-    assert used and used <= set(names)
-    assert "var(--accent)" in text and not re.search("#0[1-4]0[1-4]0[1-4]", text)
-
-
-def test_labels_are_escaped(text):
-    assert "<script" not in text
-    assert NASTY in Page(text).text
-    assert any("data/<test>" in part for part in Page(text).text)
+    assert not re.search("https?://", text)
+    assert write(tmp_path, dataset, made_up(dataset, 0.3, 40)) == text
 
 
 def test_figures_are_those_of_the_result(text, dataset):
     result = made_up(dataset, 0.3, 40)
     page = Page(text)
-    words = " ".join(page.text)
-    shares = [f"{share:.2%}" for share in (result.topk(1) + 0.01, result.topk(5))]
-    notes = ["4 writers", "a note: <b>", "\\n", "standard error over 4 writers"]
-    for figure in (f"{result.topk(1):.2%} ± 1.23%", *shares, *notes):
-        assert figure in words
-    pair = analysis.confused_pairs(result)[0]
+    assert {"data/<test>", f"{result.topk(1):.2%}", "\\n", NASTY} <= set(page.text)
+    (truth, _), count = analysis.confused_pairs(result)[0]
     rows = re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
     assert any(
-        f">{dataset.classes[pair.truth]}<" in row and f"<td>{pair.count:,}</td>" in row
-        for row in rows
+        f">{dataset.classes[truth]}<" in row and f"<td>{count:,}</td>" in row for row in rows
     )
-    shown = [part for part in page.text if part.startswith(" 1") or re.match(r" \d+\.\d\d%", part)]
-    assert len(shown) <= len(dataset.classes)  # each character once
+    shown = page.all("figure")
+    assert 1 < len(shown) <= 1 + len(dataset.classes)  # the plots, and each character once
 
 
 def test_a_faultless_result_and_a_single_sample(dataset, tmp_path):
     assert "No mistake was made" in write(tmp_path / "perfect", dataset, made_up(dataset, 1.0))
     one = Result(*(column[:1] for column in made_up(dataset, 0.0)))
-    assert "fewer than two writers" in write(tmp_path / "one", dataset, one)
-
-
-def test_equal_results_give_equal_pages(text, dataset, tmp_path):
-    assert write(tmp_path / "again", dataset, made_up(dataset, 0.3, 40)) == text
+    assert len(Page(write(tmp_path / "one", dataset, one)).all("figure")) == 2
 
 
 def test_script_writes_it(data, trained, tmp_path):
@@ -164,10 +128,8 @@ def test_script_writes_it(data, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == f"{out / 'report.html'}: open it in a browser"
     page = Page((out / "report.html").read_text(encoding="utf-8"))
-    top1 = re.search(r"top-1\s+([\d.]+%)", done.stdout)[1]
-    assert (
-        any(part.startswith(f"{top1} ±") for part in page.text) and "Test of best.pt" in page.text
-    )
+    for line in done.stdout.splitlines():
+        assert line[12:] in page.text
 
 
 def test_missing_matplotlib_is_said_at_once(data, trained, tmp_path, monkeypatch):
@@ -195,11 +157,8 @@ def test_in_a_browser(text, tmp_path):
             page.goto(path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
             assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)")
-            label = page.evaluate(
-                "getComputedStyle(document.querySelector('svg text')).fill"
-                ".match(/\\d+/g).map(Number)"
-            )
-            assert (np.mean(label) > 128) == (scheme == "dark")
+            style = page.evaluate("getComputedStyle(document.querySelector('img')).filter")
+            assert ("invert" in style) == (scheme == "dark")
             assert page.locator(".han").first.text_content() in [*CHARACTERS, NASTY]
             assert complaints == []
             page.close()

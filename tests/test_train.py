@@ -113,7 +113,7 @@ def test_log_writes_the_same_to_stdout_file_and_tensorboard(tmp_path, capsys):
     row = {"epoch": 3, "loss": 1.5, "top1": 0.25, "top5": 0.75, "val_loss": 2.5, "lr": 0.125,
            "samples_per_second": 1000.0, "seconds": 61.0}  # fmt: skip
     log.inputs(torch.full((9, 1, 4, 4), 0.25), 2)
-    log.epoch(row, np.array([0.25, 0.5, 0.75]), np.full((6, 7), 9, np.uint8), "| worst |")
+    log.epoch(row, np.array([0.25, 0.5, 0.75]), np.full((6, 7), 9, np.uint8))
     log.close()
     assert rows(tmp_path) == [{"epoch": 1}, {"epoch": 2}, row]
     heading, line = capsys.readouterr().out.splitlines()
@@ -242,7 +242,7 @@ def test_init_from_keeps_rows_of_shared_characters(trained, tmp_path, capsys):
     arguments = ["--data", tmp_path / "train", "--init-from", best, "--out", tmp_path / "other"]
     wide = ["--size", "32", "--head", "999", "--threads", "1"]
     assert main([*map(str, arguments), *wide]) == 2
-    assert "no larger --head" in capsys.readouterr().err
+    assert "--width and --head as the" in capsys.readouterr().err
 
 
 def test_init_from_says_what_differs(trained, data, tmp_path, capsys):
@@ -250,9 +250,9 @@ def test_init_from_says_what_differs(trained, data, tmp_path, capsys):
     content = torch.load(trained / "best.pt", weights_only=True)
     content["preprocessing"]["picture.glyph.OLD"] = 1
     torch.save(content, best)
-    small_run(data, init_from=best, size=48, width=0.5, head=8, last_stride=1)
+    small_run(data, init_from=best, size=48, width=0.5, head=64, last_stride=1)
     notices = capsys.readouterr().err
-    for change in ("size 32, not 48", "last-stride 2, not 1", "head 64, not 8"):
+    for change in ("size 32, not 48", "last-stride 2, not 1"):
         assert f"{best} was trained with --{change}" in notices
     assert f"{best} was trained with another preprocessing: picture.glyph.OLD" in notices
 

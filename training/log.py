@@ -6,7 +6,7 @@ loss/train, loss/validation    with and without label smoothing and augmentation
 confidence                     histogram of the validation's best probabilities
 pace/...                       learning rate, images a second
 pictures/inputs                the first batch as the network sees it
-pictures/mistakes              the worst of the validation; their names are in the text tab
+pictures/mistakes              the most confident mistakes of the validation
 """
 
 import json
@@ -79,11 +79,9 @@ class Log:
 
         self.board.add_image("pictures/inputs", make_grid(1 - x, nrow=8, pad_value=0.5), epoch)
 
-    def epoch(
-        self, row: Mapping[str, float], confidence: np.ndarray, sheet: np.ndarray, names: str
-    ) -> None:
-        """Log an epoch: its figures, the highest probability (n,) of each validation sample, an
-        image (H,W) uint8 of the mistakes and their names.
+    def epoch(self, row: Mapping[str, float], confidence: np.ndarray, sheet: np.ndarray) -> None:
+        """Log an epoch: its figures, the highest probability (n,) of each validation sample, and
+        an image (H,W) uint8 of the mistakes.
         """
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -91,7 +89,6 @@ class Log:
             self.board.add_scalar(tag, row[key], row["epoch"])
         self.board.add_histogram("confidence", confidence, row["epoch"])
         self.board.add_image("pictures/mistakes", sheet, row["epoch"], dataformats="HW")
-        self.board.add_text("mistakes", names, row["epoch"])
         self.board.flush()
         print(
             f"{row['epoch']:>7}{row['loss']:>8.4f}{row['top1']:>8.2%}{row['top5']:>8.2%}"

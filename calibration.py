@@ -130,8 +130,9 @@ def fit_rejection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float] |
         return value
 
     optimizer.step(loss)
-    scale = float(line[0] / spread)
-    offset = float(line[1]) - scale * float(middle)
+    slope, height = line.tolist()
+    scale = slope / float(spread)
+    offset = height - scale * float(middle)
     lowest = scale * float(np.quantile(inside, 1 - KEPT)) + offset
     return {"scale": scale, "offset": offset, "threshold": 1 / (1 + math.exp(-lowest))}
 

@@ -1,8 +1,6 @@
 """Checkpoints: what is shipped, what is read, what is refused."""
 
 import hashlib
-import json
-import random
 import re
 import zipfile
 from copy import deepcopy
@@ -12,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, call_script, file_limit
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import calibration
 import checkpoint
@@ -96,59 +92,43 @@ def without(content: dict, key: str) -> dict:
 
 
 WEIGHT = "classifier.3.weight"
-SPARSE = {WEIGHT: GOOD["model"][WEIGHT].to_sparse()}
-SHARED = torch.zeros(max(t.numel() for t in GOOD["model"].values()))
 WRONG = {
     "a list": [1],
-    "a tensor": torch.zeros(3),
-    "no epoch": without(GOOD, "epoch"),
-    "no metrics": without(GOOD, "metrics"),
+    **{f"no {key}": without(GOOD, key) for key in ("epoch", "metrics")},
     **{f"{key} is {value!r}": GOOD | {key: value}
        for key, values in {
-           "format": ["one", None, True, 0, 2, 1.0],
-           "model": [[1], None, {}, {"a": 1}, "weights"],
-           "config": [{}, [], None, {"size": 80}],
-           "classes": [5, None, "", [], "一一口", "一十", "一十口日", ["一", "十", 3],
-                       ["一", "十", ""], {"一": 0}],
-           "metrics": [[], None, {"top1": "high"}, {1: 2.0}, {"top1": None}, {"top1": True},
+           "format": ["one", True, 0, 2],
+           "model": [[1], {}, {"a": 1}],
+           "config": [{}, [], {"size": 80}],
+           "classes": [5, "", [], "一一口", "一十", "一十口日", ["一", "十", 3], ["一", "十", ""]],
+           "metrics": [[], {"top1": "high"}, {1: 2.0}, {"top1": True}, {"top1": 10**400},
                        {"reject": 0.1}, {"reject": {"scale": 1.0}},
-                       {"reject": REJECT | {"scale": "1"}}, {"top1": 10**400},
+                       {"reject": REJECT | {"scale": "1"}},
                        {"reject": REJECT | {"threshold": float("nan")}},
-                       {"reject": REJECT | {"more": 1.0}}, {"reject": REJECT | {"scale": -1.0}},
-                       {"top1": 1.001e30}],
-           "made_with": [[], {"torch": [1]}],
+                       {"reject": REJECT | {"threshold": 1}}, {"reject": REJECT | {"scale": -1.0}}],
            "preprocessing": [[], {"picture.glyph.MARGIN": "2"}],
-           "epoch": ["two", None, -1, 1.5, True],
-           "resume": [[], 3],
+           "epoch": ["two", None, -1, True],
+           "resume": [[]],
        }.items() for value in values},
     **{f"config: {key} is {value!r}": GOOD | {"config": GOOD["config"] | {key: value}}
        for key, values in {
-           "size": [0, "64", None, 1e9, [80], True], "head": [1e9, 10**9, -1, "8", 16],
-           "width": [0.0, float("nan"), "1", 1e9, 1.0], "variant": ["medium", 3, "large"],
-           "stem_stride": [3, "2", 0], "last_stride": [None, 7], "dropout": [1.0, "0"],
-           "data": ["x", [1]], "lr": ["x"],
+           "size": [0, "64", None, 1e9], "head": [1e9, 16], "width": [float("nan"), 1.0],
+           "variant": ["medium", "large"], "last_stride": [None, 7], "data": ["x"],
        }.items() for value in values},
     **{f"config lacks {key}": GOOD | {"config": without(GOOD["config"], key)}
-       for key in ("size", *checkpoint.ARCHITECTURE)},
+       for key in ("size", "variant")},
     **{f"weight {what}": GOOD | {"model": GOOD["model"] | weights}
        for what, weights in {
            "of more": {"extra.weight": torch.zeros(2)},
            "of a name that is none": {7: torch.zeros(2)},
-           "sparse": SPARSE,
+           "sparse": {WEIGHT: GOOD["model"][WEIGHT].to_sparse()},
            "expanded": {WEIGHT: torch.zeros(1).expand(3, 8)},
-           "transposed": {WEIGHT: GOOD["model"][WEIGHT].T.contiguous().T},
            "of another shape": {WEIGHT: torch.zeros(4, 8)},
            "NaN": {WEIGHT: GOOD["model"][WEIGHT] * float("nan")},
-           "infinite": {WEIGHT: GOOD["model"][WEIGHT] / 0},
            "of integers": {WEIGHT: torch.zeros(3, 8, dtype=torch.int64)},
-           "complex": {WEIGHT: torch.zeros(3, 8, dtype=torch.complex64)},
            "float8": {WEIGHT: torch.zeros(3, 8).to(torch.float8_e5m2)},
            "without memory": {WEIGHT: torch.zeros(3, 8, device="meta")},
            "no tensor": {WEIGHT: [0.0] * 24},
-           "of one memory": {name: SHARED[: t.numel()].view(t.shape)
-                             for name, t in GOOD["model"].items() if t.is_floating_point()},
-           "of a variance below 0": {"features.0.1.running_var": -torch.ones(8)},
-           "of counts that are floats": {"features.0.1.num_batches_tracked": torch.tensor(1.0)},
        }.items()},
 }  # fmt: skip
 
@@ -191,15 +171,9 @@ def test_files_that_are_no_checkpoint(tmp_path, good):
         checkpoint.load(path)
 
 
-def test_what_nobody_knows_is_left_out(tmp_path):
-    deep = {}
-    for _ in range(300):
-        deep = {"a": deep}
-    more = GOOD["config"] | {"note": "x", (1, 2): "no name"}
-    torch.save(GOOD | {"deep": deep, "config": more}, tmp_path / "a.pt")
-    assert "deep" not in checkpoint.load(tmp_path / "a.pt")
-    everything = json.loads(call_script("checkpoint.py", tmp_path / "a.pt", "--json").stdout)
-    assert everything["config"]["note"] == "x" and "no name" not in everything["config"].values()
+def test_unknown_entries_are_left_out(tmp_path):
+    torch.save(GOOD | {"more": {"a": 1}}, tmp_path / "a.pt")
+    assert "more" not in checkpoint.load(tmp_path / "a.pt")
 
 
 def test_a_part_that_is_marked_as_a_folder_is_noticed(tmp_path, good):
@@ -211,69 +185,16 @@ def test_a_part_that_is_marked_as_a_folder_is_noticed(tmp_path, good):
         checkpoint.load(tmp_path / "a.pt")
 
 
-def test_flipped_bits_are_noticed(tmp_path, good):
-    """Bits of padding and of unused fields are the only ones that may flip unseen."""
-    whole, path, rng = good.read_bytes(), tmp_path / "a.pt", random.Random(0)
-    noticed = 0
-    for _ in range(100):
-        data = bytearray(whole)
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-        try:
-            loaded = checkpoint.load(path)
-        except ValueError:
-            noticed += 1
-            continue
-        assert all(torch.equal(loaded["model"][name], t) for name, t in GOOD["model"].items())
-        assert loaded["config"] == GOOD["config"] and loaded["metrics"] == GOOD["metrics"]
-    assert noticed > 30
-
-
-JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
-    st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=3), st.integers()),
-    st.builds(torch.zeros, st.integers(0, 5)),
-)  # fmt: skip
-PLACES = [(key,) for key in GOOD] + [
-    (key, inner) for key in ("model", "config", "metrics") for inner in GOOD[key]
-]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(PLACES), JUNK), min_size=1, max_size=2))
-def test_random_entries_are_loaded_or_refused(changes):
-    loaded = {key: dict(value) if isinstance(value, dict) else value for key, value in GOOD.items()}
-    for place, junk in changes:
-        target = loaded
-        for key in place[:-1]:
-            target = target[key] if isinstance(target.get(key), dict) else {}
-        target[place[-1]] = junk
-    try:
-        checkpoint.check(loaded)
-    except ValueError as error:
-        assert str(error)
-        return
-    loaded["classes"] = list(loaded["classes"])
-    checkpoint.build_model(loaded)
-    assert checkpoint.describe(loaded)["number_of_classes"] == 3
-
-
 # --- the command
 
 
-def test_summary_is_ten_lines_and_json_is_everything(tmp_path, good):
+def test_summary_is_ten_lines(tmp_path, good):
     done = call_script("checkpoint.py", good)
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert len(lines) == 10 and done.returncode == 0
     assert lines["classes"] == "3: 一, 十, 口" and "width 0.25" in lines["network"]
     assert lines["validation"] == "top-1 50.00% on 10% of the training writers, held out"
     assert "temperature 1; reject scale 1.5, offset -3" in lines["calibration"]
-    everything = json.loads(call_script("checkpoint.py", good, "--json").stdout)
-    assert everything["number_of_classes"] == 3 and everything["classes"] == CLASSES
-    assert everything["metrics"] == GOOD["metrics"] and everything["config"]["width"] == 0.25
-    assert everything["parameters"] == sum(
-        p.numel() for p in checkpoint.build_model(GOOD | {"classes": list(CLASSES)}).parameters()
-    )
     done = call_script("checkpoint.py", tmp_path / "missing.pt")
     assert done.returncode == 2 and "no such checkpoint" in done.stderr and "--" not in done.stderr
 
@@ -356,14 +277,14 @@ def test_options_change_the_logits(tmp_path, options, change, metrics):
         ["--average", "{good}", "half"], ["--average", "missing.pt", 0.5],
         ["--temperature", 0], ["--temperature", 100], ["--class-prior", "all", "much"],
         ["--class-prior", "nowhere.txt", 1], ["--reject", 1, 2, 0], ["--reject", 1, 2, 1],
-        ["--reject", -1, 2, 0.5], ["--reject", "nan", 2, 0.5],
+        ["--reject", "nan", 2, 0.5],
     ],
 )  # fmt: skip
 def test_options_out_of_range_write_nothing(tmp_path, good, options):
     options = [str(option).format(good=good) for option in options]
     done = call_script("checkpoint.py", good, tmp_path / "new.pt", *options)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
-    assert options[0] in done.stderr or "missing.pt" in done.stderr or "scale" in done.stderr
+    assert options[0].strip("-") in done.stderr or "missing.pt" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -391,11 +312,6 @@ def test_average_lies_between_two_checkpoints(tmp_path):
             assert torch.equal(new["model"][name], mine)
     assert new["metrics"] == {"temperature": 2}  # top-1 was of other weights
     assert new["classes"] == list(CLASSES)
-    other["config"] = other["config"] | {"variant": "large"}
-    other["model"] = small_model(3, variant="large").state_dict()
-    torch.save(other, paths[1])
-    done = call_script("checkpoint.py", paths[0], paths[2], *options)
-    assert done.returncode == 2 and "--average: " in done.stderr
 
 
 def test_temperature_is_fitted():
@@ -424,14 +340,10 @@ def test_auroc_by_hand():
     assert calibration.auroc(inside, outside) == pytest.approx((3 + 2.5 + 2) / 9)
 
 
-def small_model(classes: int, head: int = 8, **options) -> torch.nn.Module:
-    torch.manual_seed(1)
-    return mobilenet_v3(num_classes=classes, width=0.25, head=head, **options)
-
-
-def test_weights_move_to_other_classes_and_a_narrower_head():
+def test_weights_move_to_other_classes():
     loaded = {"model": dict(GOOD["model"]), "classes": list(CLASSES)}
-    model = small_model(4)
+    architecture = {key: GOOD["config"][key] for key in checkpoint.ARCHITECTURE}
+    model = mobilenet_v3(num_classes=4, **architecture)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert calibration.transfer(model, "口日一月", loaded) == 2
     state = model.state_dict()
@@ -441,26 +353,8 @@ def test_weights_move_to_other_classes_and_a_narrower_head():
         assert torch.equal(state[part][[1, 3]], fresh[part][[1, 3]])
     others = [name for name in state if "classifier.3" not in name]
     assert all(torch.equal(state[name], GOOD["model"][name]) for name in others)
-    assert loaded["model"].keys() == GOOD["model"].keys()  # the argument is left as it was
-    assert calibration.transfer(small_model(2), "日月", loaded) == 0
-    for options, expected in (
-        ({"head": 9}, r"classifier.0.weight is \(8, "),
-        ({"variant": "large"}, ""),
-    ):
-        with pytest.raises(ValueError, match=f"--init-from: .*{expected}.*no larger --head"):
-            calibration.transfer(small_model(3, **options), CLASSES, loaded)
-
-
-def test_a_narrower_head_keeps_the_heaviest_units_in_their_order():
-    inward, outward = torch.zeros(4, 5), torch.zeros(2, 4)
-    inward[:, 0] = torch.tensor([3.0, 1.0, 2.0, 5.0])
-    outward[1] = torch.tensor([2.0, 9.0, 1.0, 1.0])  # products: 6, 9, 2, 5
-    weights = {"classifier.0.weight": inward, "classifier.0.bias": torch.arange(4.0),
-               "classifier.3.weight": outward, "other": torch.ones(1)}  # fmt: skip
-    narrow = calibration.narrow_head(weights, 3)
-    assert narrow["classifier.0.weight"][:, 0].tolist() == [3, 1, 5]
-    assert narrow["classifier.0.bias"].tolist() == [0, 1, 3]
-    assert narrow["classifier.3.weight"][1].tolist() == [2, 9, 1]
-    assert narrow["other"] is weights["other"] and len(weights["classifier.0.bias"]) == 4
-    whole = calibration.narrow_head(weights, 9)
-    assert all(torch.equal(whole[name], weights[name]) for name in weights)
+    assert all(torch.equal(loaded["model"][name], GOOD["model"][name]) for name in state)
+    for options in ({"head": 9}, {"head": 7}, {"variant": "large"}):
+        other = mobilenet_v3(num_classes=3, **architecture | options)
+        with pytest.raises(ValueError, match="--init-from: .* in this model; give the same"):
+            calibration.transfer(other, CLASSES, loaded)

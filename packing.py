@@ -30,10 +30,9 @@ import shutil
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,27 +52,27 @@ STAMPS = 100_000  # files at most whose size and time are compared at every star
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
 NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # skipped without a notice
 SPLITS = {"train", "test", "val", "valid", "validation", "trn", "tst"}
-EXPECTED = "expected class folders of images or .gnt files, as python process_gnt.py makes them"
+EXPECTED = "expected class folders of images (python process_gnt.py makes them) or .gnt files"
 
 
 # --- scan: list the files of a source
 
 
 class Entry(NamedTuple):
-    """One file of a source: path below it, label ("" for a .gnt file), size, time."""
+    """One file of a source."""
 
-    path: str
-    label: str
+    path: str  # below the source; "" if the source is the file
+    label: str  # "" for a .gnt file
     size: int
     mtime_ns: int
 
 
 class Listing(NamedTuple):
-    """The files of a source in a fixed order, other files, and [size, time] of its folders."""
+    """The content of a source, in a fixed order."""
 
     entries: list[Entry]
-    others: list[str]
-    folders: dict[str, list[int]]
+    others: list[str]  # files that are not read
+    folders: dict[str, list[int]]  # size and time of each
 
 
 def scan(source: str | Path) -> Listing:
@@ -81,8 +80,8 @@ def scan(source: str | Path) -> Listing:
 
     `others` are files that are neither images in class folders nor .gnt files, dead links, links to
     folders within a class folder, pipes and devices. Raises FileNotFoundError if there is no such
-    source, and ValueError if it holds no samples, or data sets instead of classes, or if the name
-    of a class folder is not text.
+    source, and ValueError if it holds no samples, data sets instead of classes, or a class folder
+    whose name is not text.
     """
     source, listing = Path(source), Listing([], [], {})
     if source.is_dir():
@@ -125,10 +124,8 @@ def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
 
 
 def _labels(source: Path, names: list[str]) -> dict[str, str]:
-    """Return the label of each class folder; ValueError for data sets, and for labels not text."""
-    sets = [name for name in names if name.lower() in SPLITS]
-    inside = [item for name in sets for item in (source / name).iterdir()]
-    if any(item.is_dir() and not is_hidden(item.name) for item in inside):
+    """Return the label of each class folder."""
+    if sets := [name for name in names if name.lower() in SPLITS]:
         what = f"{source}: {shorten(sets)} are data sets, not classes"
         raise ValueError(f"{what}; give one of them, as {source / sets[-1]}")
     gbk = [name for name in names if not _is_text(name)]  # as unzip leaves them, all or none
@@ -164,30 +161,22 @@ class Part(NamedTuple):
     checksums: list[int]  # of the files
 
 
-def _in_parallel(function: Callable, entries: list[Entry], workers: int) -> Iterator:
-    """Yield function(task) in order; a task is TASK images or one .gnt file."""
-    step = TASK if entries[0].label else 1
-    tasks = [entries[i : i + step] for i in range(0, len(entries), step)]
-    with Workers(min(workers or cores(), len(tasks))) as pool:
-        yield from pool.map(function, tasks)
-
-
-def _checksums(root: str, task: list[Entry]) -> list[int]:
+def _checksums(source: Path, entries: list[Entry]) -> list[int]:
     """Return the CRC-32 of each file, 0 if it cannot be read."""
-    sums = [0] * len(task)
-    for i, entry in enumerate(task):
-        with contextlib.suppress(OSError), open(Path(root, entry.path), "rb") as file:
+    sums = [0] * len(entries)
+    for i, entry in enumerate(entries):
+        with contextlib.suppress(OSError), open(source / entry.path, "rb") as file:
             while block := file.read(1 << 20):
                 sums[i] = zlib.crc32(block, sums[i])
     return sums
 
 
-def _decode(root: str, size: int, task: list[Entry]) -> Part:
+def _decode(source: Path, size: int, task: list[Entry]) -> Part:
     """Decode the samples of a task; those that cannot be read are refused."""
     cv2.setNumThreads(1)  # processes are the parallelism here
-    part = Part([], [], _checksums(root, task))
+    part = Part([], [], _checksums(source, task))
     for entry in task:
-        path = Path(root, entry.path)
+        path = source / entry.path
         writer = writer_of(path.name)
         for name, place, label, item in _items(path, entry):
             try:
@@ -279,9 +268,9 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
     """
     source, folder = Path(source), pack_folder(source, size)
-    pack = _read_pack(source, folder, size) if _is_current(source, folder, workers) else None
+    pack = _read_pack(source, folder, size) if _is_current(source, folder) else None
     if pack is None:
-        make_pack(source, folder, size, workers)
+        _make_pack(source, folder, size, workers)
         pack = _read_pack(source, folder, size)
     for problem in pack.problems[:10]:
         print(f"unreadable: {printable(problem)}", file=sys.stderr)
@@ -290,7 +279,7 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     return pack
 
 
-def _is_current(source: Path, folder: Path, workers: int) -> bool:
+def _is_current(source: Path, folder: Path) -> bool:
     """Return whether there is a pack of the source as it is now, by the present preprocessing."""
     mark = read_mark(folder / "pack.json", PACK_VERSION)
     if mark is None:
@@ -304,8 +293,8 @@ def _is_current(source: Path, folder: Path, workers: int) -> bool:
             return True
     print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
     listing = scan(source)
-    parts = _in_parallel(partial(_checksums, str(source)), listing.entries, workers)
-    if _digest(listing.entries, chain.from_iterable(parts)) != mark.get("fingerprint"):
+    checksums = _checksums(source, listing.entries)
+    if _digest(listing.entries, checksums) != mark.get("fingerprint"):
         print(f"{source}: files have changed, packing again", file=sys.stderr)
         return False
     with contextlib.suppress(OSError):  # a read-only pack
@@ -313,7 +302,7 @@ def _is_current(source: Path, folder: Path, workers: int) -> bool:
     return True
 
 
-def _digest(entries: list[Entry], checksums: Iterable[int]) -> str:
+def _digest(entries: list[Entry], checksums: list[int]) -> str:
     """Return the fingerprint of a source: a digest of names, sizes and checksums of its files."""
     digest = hashlib.sha256()
     for entry in entries:
@@ -350,11 +339,12 @@ def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
 
 
 def _checksum(mark: dict, samples: bytes) -> int:
+    """Return the CRC-32 of the contents of pack.json and samples.npz."""
     text = json.dumps(mark, sort_keys=True)
     return zlib.crc32(text.encode(), zlib.crc32(samples))
 
 
-def make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
+def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
     """Decode a source into `folder`, one process at a time.
 
     What an earlier or killed process left there is removed. An error leaves nothing.
@@ -378,15 +368,18 @@ def make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
 
 
 def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers: int) -> None:
-    entries = listing.entries
+    entries, images = listing.entries, listing.entries[0].label
+    step = TASK if images else 1  # .gnt files have many samples each
+    tasks = [entries[i : i + step] for i in range(0, len(entries), step)]
+    total = len(entries) if images else None
     labels, writers, counts, refused, checksums = [], [], [], [], []
-    total = len(entries) if entries[0].label else None  # .gnt files do not tell their number
     with (
+        Workers(min(workers or cores(), len(tasks))) as pool,
         open(folder / "glyphs.bin", "wb") as glyphs,
         open(folder / "names.jsonl", "w", encoding="ascii") as names,
         progress(total=total, desc=f"packing {source}", unit=" samples") as bar,
     ):
-        for part in _in_parallel(partial(_decode, str(source), size), entries, workers):
+        for part in pool.map(partial(_decode, source, size), tasks):
             for sample in part.samples:
                 glyphs.write(sample.glyphs.tobytes())
                 names.write(json.dumps(sample.name) + "\n")
@@ -398,16 +391,15 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
             bar.update(len(part.samples) + len(part.refused))
     problems = [message for _, message in refused]
     if not labels:
-        first = f"; first: {problems[0]}" if problems else ""
-        raise ValueError(f"{source}: none of its {len(problems)} samples could be read{first}")
-    classes = sorted(set(labels), key=class_order)
-    people = sorted(set(writers) - {""})
-    arrays = {
-        "counts": np.array(counts, np.uint8),
-        "labels": _places(labels, classes),
-        "writers": _places(writers, people),
-    }
-    np.savez(folder / "samples.npz", **arrays)
+        what = f"{source}: none of its {len(problems)} samples could be read"
+        raise ValueError(f"{what}; first: {problems[0]}")
+    classes, people = sorted(set(labels), key=class_order), sorted(set(writers) - {""})
+    np.savez(
+        folder / "samples.npz",
+        counts=np.array(counts, np.uint8),
+        labels=_indices(labels, classes),
+        writers=_indices(writers, people),
+    )
     mark = {
         "version": PACK_VERSION,
         "preprocessing": SETTINGS,
@@ -417,12 +409,12 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
         "problems": problems,
         "refused": Counter(label for label, _ in refused),
     }
-    samples = (folder / "samples.npz").read_bytes()
+    mark["checksum"] = _checksum(mark, (folder / "samples.npz").read_bytes())
     _write_stamps(folder, listing)
-    write_mark(folder / "pack.json", mark | {"checksum": _checksum(mark, samples)})
+    write_mark(folder / "pack.json", mark)
 
 
-def _places(values: list[str], known: list[str]) -> np.ndarray:
-    """Return the place (N,) int32 of each value among the known ones, -1 if it is not there."""
-    place = {value: i for i, value in enumerate(known)}
-    return np.array([place.get(value, -1) for value in values], np.int32)
+def _indices(values: list[str], known: list[str]) -> np.ndarray:
+    """Return the index (N,) int32 of each value in `known`, -1 if it is not there."""
+    index = {value: i for i, value in enumerate(known)}
+    return np.array([index.get(value, -1) for value in values], np.int32)

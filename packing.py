@@ -95,7 +95,7 @@ def scan(source: str | Path) -> Listing:
     else:
         with open(source, "rb") as stream:
             what = other_format(source.name, stream.read(64))
-        what = what or "is neither a .gnt file nor a folder"
+        what = what or "neither a .gnt file nor a folder"
         raise ValueError(f"{source}: {what}; {EXPECTED}")
     return listing
 

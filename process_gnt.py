@@ -12,9 +12,9 @@
 
 An interrupted conversion continues when run again, and the result is byte for byte that of an
 unbroken run. Each split has a state file, .process_gnt.jsonl, with one mark per source: from which
-file, how many pictures, done or not. A source that is done is skipped while its content and its
-number of PNG files agree with the mark. A tree has one choice of --classes; another is refused.
-Left out: any change of the pictures (picture/ does that).
+file, how many images, done or not. A source is skipped if the same content was converted without
+damage and all its PNG files are there. A tree has one choice of --classes; another is refused.
+Left out: any change of the images (picture/ does that).
 """
 
 import argparse
@@ -34,20 +34,20 @@ from hwdb.archives import GntFile, find_files, open_files
 from hwdb.characters import LEVEL1, folder_name, select_classes
 from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import EDITIONS, PAGE, TOTALS, origin, published, writer_of
-from jobs.command import check_range, command, load_opencv, printable, progress
+from jobs.command import check_range, command, load_opencv, printable, progress, shorten
 from jobs.files import is_hidden, only_one, write_file
 from jobs.pool import Workers, cores
 
-STATE, VERSION = ".process_gnt.jsonl", 3
-COUNTS = ("records", "images", "skipped", "undecodable", "symbols", "png_bytes")
+STATE, VERSION = ".process_gnt.jsonl", 4
+COUNTS = ("images", "skipped", "damaged", "symbols", "png_bytes")
 BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
-# -- pictures --------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
-    """Pictures to write, each with its number; an empty batch ends a source."""
+    """Images to write, each with its number; an empty batch ends a source."""
 
     folder: str
     prefix: str
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 
 def write_batch(batch: Batch) -> tuple[str, str, int, int]:
-    """Write the pictures of a batch; return folder, prefix, number of pictures, and of bytes.
+    """Write the images of a batch; return folder, prefix, number of images, and of bytes.
 
     Handwriting is long runs of paper: run-length encoding without row filters is the fastest
     setting, and about as small as the default filters at level 6 (benchmarks/convert.py).
@@ -103,11 +103,10 @@ class Tree:
         self.chosen = "all" if classes is None else "".join(sorted(classes))
         self.marks: dict[str, dict] = {}
         self._read_state()
-        # How many pictures of each prefix there are, to be compared with the marks.
+        # How many images of each prefix there are, to be compared with the marks.
         self.present = Counter(name.rpartition("_")[0] for _, name in self._files())
-        # Prefixes by what a source may be recognised by, and the last number of each writer.
-        self.known: dict[tuple, str] = {}
-        self.last: dict[str, int] = {}
+        self.sources: Counter[str] = Counter()  # by writer
+        self.known: dict[tuple | str, str] = {}  # prefix of a source by its content, by its place
         for prefix, mark in self.marks.items():
             self._remember(prefix, mark)
         self.claimed: set[str] = set()  # by sources of this run
@@ -146,42 +145,40 @@ class Tree:
             stream.write(_line(self.marks[prefix]))
 
     def _remember(self, prefix: str, mark: dict) -> None:
-        writer, _, number = prefix.partition("+")
-        self.last[writer.casefold()] = max(self.last.get(writer.casefold(), 0), int(number or 1))
-        for key in _keys(writer, mark["source"], mark["size"], mark["crc"]):
-            if key[0] != "name" or not mark["done"]:
-                self.known[key] = prefix
+        writer = prefix.partition("+")[0]
+        self.sources[writer.casefold()] += 1
+        self.known[writer, mark["size"], mark["crc"]] = prefix
+        self.known[mark["source"]] = prefix
 
     def claim(self, source: GntFile, writer: str) -> tuple[str, bool]:
-        """Return the prefix of a source, and whether its pictures are there already.
+        """Return the prefix of a source, and whether its images are there already.
 
-        The same content is the same source, wherever it is. A changed file, and the rest of an
-        interrupted conversion, replace what was written before. Another file of the same writer
-        gets the prefix `writer+2` and so on.
+        The same content is the same source, wherever it is. Otherwise a file at the place of
+        another replaces it, and a further file of the same writer gets the prefix `writer+2`.
         """
         where, crc = _absolute(source), _checksum(source)
-        for key in _keys(writer, where, source.size, crc):
-            prefix = self.known.get(key)
-            if prefix is None:
-                continue
+        prefix = self.known.get((writer, source.size, crc))
+        if prefix is not None:
             mark = self.marks[prefix]
             whole = mark["done"] and self.present[prefix] == mark["images"]
-            if key[0] == "content" and (prefix in self.claimed or whole):
+            if prefix in self.claimed or whole:
                 return prefix, True
-            if prefix not in self.claimed:
-                self._remove(prefix)
-                break
         else:
-            number = self.last.get(writer.casefold(), 0) + 1
+            prefix = self.known.get(where)
+        if prefix is None or prefix in self.claimed:
+            number = self.sources[writer.casefold()] + 1
             prefix = writer if number == 1 else f"{writer}+{number}"
+        else:
+            self._remove(prefix)
+            self.sources[writer.casefold()] -= 1
         mark = {"prefix": prefix, "source": where, "size": source.size, "crc": crc, "done": False}
-        self.marks[prefix] = mark | dict.fromkeys(COUNTS, 0) | {"damage": []}
+        self.marks[prefix] = mark | dict.fromkeys(COUNTS, 0)
         self._remember(prefix, mark)
         self.mark(prefix)
         return prefix, False
 
     def _remove(self, prefix: str) -> None:
-        """Delete the pictures of a source."""
+        """Delete the images of a source."""
         pattern = re.compile(re.escape(prefix) + r"_\d+\.png")
         for folder, name in self._files() if self.present[prefix] else ():
             if pattern.fullmatch(name):
@@ -197,11 +194,6 @@ def _lines(path: Path) -> Iterator[dict]:
     with contextlib.suppress(FileNotFoundError, ValueError):
         for line in path.read_text("ascii").splitlines():
             yield json.loads(line)
-
-
-def _keys(writer: str, where: str, size: int, crc: int) -> list[tuple]:
-    """Return by what a source is recognised: its content, its place, its name."""
-    return [("content", writer, size, crc), ("place", where), ("name", writer, Path(where).name)]
 
 
 def _absolute(source: GntFile) -> str:
@@ -231,33 +223,34 @@ class Conversion:
         self.trees: dict[str, Tree] = {}  # by split
         self.locks = contextlib.ExitStack()  # one per tree
         self.sources: list[tuple[str, str]] = []  # (split, prefix) of every source of the run
-        self.notes: list[str] = []
-        self.overruled = 0
-        self.damaged: list[Damage] = []  # archives and files; that of records is in the marks
+        self.notes: dict[str, None] = {}  # in order, each once
+        self.damages: list[Damage] = []
         self.images = 0  # including those of sources that were done before
 
     def run(self, files: list[Path]) -> None:
         """Convert all files; raises ValueError and OSError for what the user has to settle."""
-        with self.locks, progress(unit=" images") as bar, Workers(self.workers) as workers:
+        total = sum(path.stat().st_size for path in files if path.is_file())
+        self.bar = progress(total=total, unit="B", unit_scale=True)
+        with self.locks, self.bar, Workers(self.workers) as workers:
             for folder, prefix, count, size in workers.map(write_batch, self._batches(files)):
                 tree = self.trees[os.path.basename(folder)]
                 mark = tree.marks[prefix]
                 mark["png_bytes"] += size
-                bar.update(count)
                 if not count:
-                    # A source with a damaged archive is read again: a better copy may come.
-                    mark["done"] = "archive" not in {kind for _, kind, _ in mark["damage"]}
+                    # A damaged source is read again in the next run: a better copy may come.
+                    mark["done"] = not mark["damaged"]
                     tree.mark(prefix)
 
     def _batches(self, files: list[Path]) -> Iterator[Batch]:
         """Yield the batches of all sources."""
-        for source in open_files(files):
-            if isinstance(source, GntFile):
-                yield from self._convert(source)
-            elif source.kind == "other":
-                self.notes.append(f"{source.source} {source.reason}")
+        for item in open_files(files):
+            if isinstance(item, GntFile):
+                yield from self._convert(item)
+                self.bar.update(item.packed)
+            elif isinstance(item, Damage):
+                self.damages.append(item)
             else:
-                self.damaged.append(source)
+                self.notes[item] = None
             if self.images >= self.limit:
                 break
 
@@ -267,7 +260,8 @@ class Conversion:
         if split is None:
             split = self.split
         elif self.split not in (None, split):
-            self.overruled += 1
+            note = f"--split {self.split} is not applied to {split} files with official names"
+            self.notes[note] = None
         if split is None:
             what = f"{source.name} is not an official train or test file"
             raise ValueError(f"{what}; add --split train or --split test")
@@ -282,7 +276,7 @@ class Conversion:
         split, tree = self._tree(source)
         prefix, there = tree.claim(source, writer_of(f"{Path(source.name).stem}.gnt"))
         if prefix in tree.claimed:
-            self.notes.append(f"{source.name} has the same content as another source; left out")
+            self.notes[f"{source.name}: same content as another source; left out"] = None
             return
         tree.claimed.add(prefix)
         self.sources.append((split, prefix))
@@ -304,34 +298,29 @@ class Conversion:
 
     def _records(self, source: GntFile, mark: dict) -> Iterator[tuple[int, Record]]:
         """Yield the selected records of a source with their numbers, and count them all."""
-        for item in read_gnt(source.open(), source.name):
+        for number, item in enumerate(read_gnt(source.stream, source.name)):
             if self.images >= self.limit:
                 return
-            number = mark["records"]
             if isinstance(item, Damage):
-                mark["damage"].append([item.offset, item.kind, item.reason])
-                mark["records"] += item.kind not in ("archive", "empty", "other format")
-                mark["undecodable"] += item.kind == "tag"
-                continue
-            mark["records"] += 1
-            if self.classes is not None and item.character not in self.classes:
+                self.damages.append(item)
+                mark["damaged"] += 1
+            elif self.classes is not None and item.character not in self.classes:
                 mark["skipped"] += 1
-                continue
-            self.images += 1
-            mark["images"] += 1
-            mark["symbols"] += item.character not in _LEVEL1
-            yield number, item
+            else:
+                self.images += 1
+                mark["images"] += 1
+                mark["symbols"] += item.character not in _LEVEL1
+                yield number, item
 
 
 # -- report ----------------------------------------------------------------------------------------
 
 _LEVEL1 = frozenset(LEVEL1)
-HEADINGS = ("split", "set", "files", "writers", "records", "images", "official", "MB",
-            "skipped", "undecodable", "damaged")  # fmt: skip
+HEADINGS = ("split", "set", "files", "writers", "images", "official", "MB", "skipped", "damaged")
 
 
 def report(run: Conversion) -> str:
-    """Return the final table: every record of every source is in one of its columns."""
+    """Return the final table: every record is an image, skipped by --classes, or damaged."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for split, prefix in run.sources:
         mark = run.trees[split].marks[prefix]
@@ -351,7 +340,8 @@ def report(run: Conversion) -> str:
         lines.append(f"{tree.folder}: {classes:,} classes")
         unfinished = sorted(key for key, mark in tree.marks.items() if not mark["done"])
         if earlier := [key for key in unfinished if key not in tree.claimed]:
-            lines.append(f"{tree.folder}: unfinished since an earlier run: {', '.join(earlier)}")
+            what = "interrupted or damaged in an earlier run"
+            lines.append(f"{tree.folder}: {what}: {shorten(earlier)}")
     for name in sorted({name for _, name in groups} & set(TOTALS)):
         writers, images = TOTALS[name]
         lines.append(f"{name} as published: {images:,} images by {writers} writers in all")
@@ -360,12 +350,10 @@ def report(run: Conversion) -> str:
 
 def _row(split: str, name: str, marks: list[dict], official: str) -> list[str]:
     total = {key: sum(mark[key] for mark in marks) for key in COUNTS}
-    damaged = total["records"] - total["images"] - total["skipped"] - total["undecodable"]
     writers = len({mark["prefix"].partition("+")[0] for mark in marks})
-    numbers = (len(marks), writers, total["records"], total["images"])
-    lost = (total["skipped"], total["undecodable"], damaged)
+    counts = (f"{n:,}" for n in (len(marks), writers, total["images"]))
     size = f"{total['png_bytes'] / 1e6:,.1f}"
-    return [split, name, *(f"{n:,}" for n in numbers), official, size, *(f"{n:,}" for n in lost)]
+    return [split, name, *counts, official, size, f"{total['skipped']:,}", f"{total['damaged']:,}"]
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -375,20 +363,6 @@ def _table(rows: list[list[str]]) -> str:
         pad, width = str.rjust if number > 1 else str.ljust, max(map(len, column))
         columns.append([pad(cell, width) for cell in column])
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
-
-
-def damages(run: Conversion) -> Iterator[str]:
-    """Yield a sentence for each damage in the sources of this run, done now or earlier."""
-    found = list(run.damaged)
-    for split, prefix in run.sources:
-        mark = run.trees[split].marks[prefix]
-        found += (Damage(mark["source"], at, why, kind) for at, kind, why in mark["damage"])
-    for source, offset, reason, kind in found:
-        yield (
-            f"{source} {reason}"
-            if kind == "other format"
-            else f"{source} at byte {offset}: {reason}"
-        )
 
 
 # -- command line ----------------------------------------------------------------------------------
@@ -451,18 +425,15 @@ def main(argv: list[str] | None = None) -> int:
     files, notes = find_sources(options)
     run = Conversion(options, classes)
     run.run(files)
-    if run.overruled:
-        what = f"--split {options.split} was not applied to {run.overruled} files"
-        run.notes.append(f"{what} whose official names determine the split")
-    for note in notes + run.notes:
+    for note in [*notes, *run.notes]:
         print(f"note: {printable(note)}", file=sys.stderr)
-    found = list(damages(run))
-    for damage in found:
-        print(f"damage: {printable(damage)}", file=sys.stderr)
+    for source, offset, reason in run.damages:
+        print(f"damage: {printable(f'{source} at byte {offset}: {reason}')}", file=sys.stderr)
     print(report(run))
-    if found:
-        print(f"{len(found)} damaged places; everything else was converted", file=sys.stderr)
-    return 1 if found else 0
+    if run.damages:
+        what = "damaged places; everything else was converted"
+        print(f"{len(run.damages)} {what}", file=sys.stderr)
+    return 1 if run.damages else 0
 
 
 if __name__ == "__main__":

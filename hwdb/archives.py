@@ -1,29 +1,26 @@
-"""Find and open .gnt files: loose, in folders, in .zip, in .alz, and in a .zip or .alz in a .zip.
+"""Find and open .gnt files: loose, in folders, in .zip, in .alz, and in an .alz in a .zip.
 
-    for item in open_files(find_files([Path("HWDB1.1tst_gnt.zip"), Path("more/")])):
+    files, notes = find_files([Path("HWDB1.1tst_gnt.zip"), Path("more/")])
+    for item in open_files(files):
         if isinstance(item, GntFile):
-            records = read_gnt(item.open(), item.name)
+            records = read_gnt(item.stream, item.name)
 
 Members are read as streams, and no member name is used as a path. Sizes and checksums are verified:
-a stream yields all its data first and raises OSError at the end. Whatever cannot be read is yielded
-as `Damage`, of kind "other" if it is merely a file of another type.
+a stream yields all its data first and raises OSError at the end. What cannot be read is yielded as
+`Damage`; a file of another type is named in a note (str).
 
     .zip  Python's zipfile; stored and deflated members
-    .alz  stored and deflated members; volumes .alz .a00 .a01 ... (also inside a .zip)
+    .alz  stored and deflated members; volumes .alz .a00 .a01 ... side by side in a folder
 
-Left out: encrypted archives, ALZip's own bzip2, other archive formats, damaged .zip directories.
+Left out: encrypted archives, ALZip's own bzip2, a .zip in a .zip, damaged .zip directories.
 """
 
-import io
 import os
 import re
-import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,17 +29,13 @@ from jobs.files import is_hidden
 
 CHUNK = 1 << 16
 SUFFIXES = (".gnt", ".zip", ".alz")
-OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz")
+ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 VOLUME = re.compile(r"\.[a-z]\d\d", re.IGNORECASE)  # .a00: the second volume of an .alz
-UNPACK = "is not read; unpack it and give its .gnt files"
+UNPACK = "not read; unpack it and give its .gnt files"
 ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, struct.error, ValueError, NotImplementedError, RuntimeError,
     EOFError, OSError,
 )  # fmt: skip
-
-
-class ArchiveError(OSError):
-    """An archive or a member that cannot be read further."""
 
 
 class GntFile(NamedTuple):
@@ -51,29 +44,27 @@ class GntFile(NamedTuple):
     name: str  # where it is: archive.zip/inner.alz/1001-c.gnt
     path: Path  # the file on disk that contains it
     size: int
+    packed: int  # bytes in the file on disk
     crc: int | None  # as the archive states it, None for a loose file
-    open: Callable[[], BinaryIO]  # call it once, before asking for the next file
+    stream: BinaryIO  # to be read before asking for the next file
 
 
 # -- streams ---------------------------------------------------------------------------------------
 
 
-class _Stream(io.RawIOBase):
-    """A readable stream over an iterator of byte chunks."""
+class _Stream:
+    """What read_gnt needs of a stream, over an iterator of byte chunks."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.chunks, self.rest, self.at = chunks, memoryview(b""), 0
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, none at the end only."""
         while not self.rest and (chunk := next(self.chunks, None)) is not None:
             self.rest = memoryview(chunk)
-        count = min(len(buffer), len(self.rest))
-        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-        self.at += count
-        return count
+        data, self.rest = bytes(self.rest[:size]), self.rest[size:]
+        self.at += len(data)
+        return data
 
 
 def _take(stream: BinaryIO, length: int) -> Iterator[bytes]:
@@ -81,7 +72,7 @@ def _take(stream: BinaryIO, length: int) -> Iterator[bytes]:
     while length:
         chunk = stream.read(min(CHUNK, length))
         if not chunk:
-            raise ArchiveError(f"the archive is cut off: {length} bytes are missing")
+            raise OSError(f"the archive is cut off: {length} bytes are missing")
         length -= len(chunk)
         yield chunk
 
@@ -109,11 +100,11 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 chunk = decoder.unconsumed_tail
         yield decoder.flush()
     except zlib.error as error:
-        raise ArchiveError(f"damaged deflate data ({error})") from None
+        raise OSError(f"damaged deflate data ({error})") from None
 
 
 def _verified(chunks: Iterator[bytes], size: int, crc: int) -> Iterator[bytes]:
-    """Yield the chunks of a member; raise ArchiveError at the end unless size and CRC are right."""
+    """Yield the chunks of a member; raise OSError at the end unless size and CRC are right."""
     found = have = 0
     for chunk in chunks:
         found = zlib.crc32(chunk, found)
@@ -122,9 +113,9 @@ def _verified(chunks: Iterator[bytes], size: int, crc: int) -> Iterator[bytes]:
         if have > size:
             break
     if have != size:
-        raise ArchiveError(f"unpacks to {have} bytes or more, the archive states {size}")
+        raise OSError(f"unpacks to {have} bytes or more, the archive states {size}")
     if found != crc:
-        raise ArchiveError(f"bad CRC: {found:08x}, the archive states {crc:08x}")
+        raise OSError(f"bad CRC: {found:08x}, the archive states {crc:08x}")
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -144,136 +135,104 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """Return the files to read, and a sentence for each file below a folder of another format.
+    """Return the files to read, and a note for each file below a folder of another format.
 
     Paths to files are returned as given; of folders, the .gnt, .zip and .alz files below them.
     """
     files: dict[Path, None] = {}
     notes = []
     for path in paths:
-        if not path.is_dir():
-            # A pattern: the shell of Windows leaves it to the program.
-            found = [path] if path.exists() else sorted(path.parent.glob(path.name))
-            if not found:
-                raise FileNotFoundError(f"{path} does not exist")
-            found = [p for p in found if p == path or not is_hidden(p.name)]
-            files |= {file: None for file in found if not _is_later_volume(file)}
+        if path.is_dir():
+            for file in _walk(path):
+                if file.name.lower().endswith(SUFFIXES):
+                    files[file] = None
+                elif what := UNPACK if file.suffix.lower() in ARCHIVES else other_format(file.name):
+                    notes.append(f"{file}: {what}")
             continue
-        for file in _walk(path):
-            if file.name.lower().endswith(SUFFIXES):
-                files[file] = None
-            elif file.suffix.lower() in OTHER_ARCHIVES:
-                notes.append(f"{file} {UNPACK}")
-            elif reason := other_format(file.name):
-                notes.append(f"{file} {reason}")
+        # A pattern: the shell of Windows leaves it to the program.
+        found = [path] if path.exists() else sorted(path.parent.glob(path.name))
+        found = [p for p in found if p == path or not is_hidden(p.name)]
+        if not found:
+            raise FileNotFoundError(f"{path} does not exist")
+        # Later volumes are read with the first one.
+        files |= {p: None for p in found if not VOLUME.fullmatch(p.suffix)}
     return list(files), notes
 
 
-def _is_later_volume(path: Path) -> bool:
-    """Return whether a file is the volume .a00 and so on of an .alz file beside it."""
-    first = any(path.with_suffix(suffix).exists() for suffix in (".alz", ".ALZ"))
-    return first and VOLUME.fullmatch(path.suffix) is not None
-
-
-def _printable(name: str) -> str:
-    """Replace what would move the cursor or end the line."""
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
-def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage]:
+def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage | str]:
     """Yield every .gnt file in the files, in order; the content decides what a file is."""
     for path in files:
         if not path.is_file():
-            reason = "a link to nowhere" if path.is_symlink() else "not a regular file (a pipe?)"
-            yield Damage(str(path), 0, reason, "archive")
+            yield Damage(str(path), 0, "not a regular file")
             continue
+        found = False
         try:
             with path.open("rb") as stream:
-                yield from _open_file(path, stream)
+                for item in _open_file(path, stream):
+                    found = found or not isinstance(item, str)
+                    yield item
         except OSError as error:
-            yield Damage(str(path), 0, error.strerror or str(error), "archive")
+            yield Damage(str(path), 0, error.strerror or str(error))
+        else:
+            if not found:
+                yield Damage(str(path), 0, "contains no .gnt file")
 
 
-def _open_file(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage]:
-    magic, suffix, name = stream.read(4), path.suffix.lower(), str(path)
+def _open_file(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage | str]:
+    magic, suffix = stream.read(4), path.suffix.lower()
     stream.seek(0)
     if magic in (b"PK\x03\x04", b"PK\x05\x06"):
-        yield from _open_zip(name, path, stream)
+        yield from _open_zip(path, stream)
     elif magic == b"ALZ\x01":
-        later = (p for p in path.parent.iterdir() if p.stem == path.stem and p.is_file())
-        volumes = [path, *sorted(p for p in later if VOLUME.fullmatch(p.suffix))]
-        parts = [(lambda p=p: p.open("rb"), p.stat().st_size) for p in volumes]
-        yield from _open_alz(name, path, parts)
+        yield from _open_alz(str(path), path, _Stream(_join(path)))
     elif suffix in (".zip", ".alz"):
-        yield Damage(name, 0, f"not a {suffix} archive; download it again", "archive")
-    elif reason := other_format(path.name):
-        yield Damage(name, 0, reason, "other format")
+        yield Damage(str(path), 0, f"not a {suffix} archive; download it again")
     else:
         size = path.stat().st_size
-        yield GntFile(name, path, size, None, lambda: stream)
+        yield GntFile(str(path), path, size, size, None, stream)
 
 
-def _unread(archive: str, name: str) -> Damage:
+def _suffix(name: str) -> str | None:
+    """Return the suffix of a member; None for folders and what is hidden (`__MACOSX/...`)."""
+    *folders, name = re.split(r"[/\\]", name)
+    if not name or any(map(is_hidden, [*folders, name])):
+        return None
+    return os.path.splitext(name)[1].lower()
+
+
+def _unread(name: str, suffix: str) -> Damage | str:
     """Name a member that is not read."""
-    where = f"{archive}/{_printable(name)}"
-    if name.lower().endswith((*SUFFIXES, *OTHER_ARCHIVES)) or VOLUME.fullmatch(name[-4:]):
-        return Damage(where, 0, UNPACK, "archive")
-    return Damage(where, 0, other_format(name) or "is not read: no .gnt file", "other")
-
-
-def _is_ignored(name: str) -> bool:
-    """Return whether a member is a folder, or made by the system (`__MACOSX/._1001-c.gnt`)."""
-    return name.endswith(("/", "\\")) or any(map(is_hidden, re.split(r"[/\\]", name)))
+    if suffix in (*SUFFIXES, *ARCHIVES) or VOLUME.fullmatch(suffix):
+        return Damage(name, 0, UNPACK)
+    return f"{name}: {other_format(name) or 'not a .gnt file, not read'}"
 
 
 # -- .zip ------------------------------------------------------------------------------------------
 
 
-def _open_zip(
-    name: str, path: Path, stream: BinaryIO, nested: bool = False
-) -> Iterator[GntFile | Damage]:
+def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage | str]:
     """Yield the .gnt files of a .zip archive."""
     try:
         archive = zipfile.ZipFile(stream)
         members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-        yield from (Damage(name, 0, gap, "archive") for gap in _gaps(stream, archive, members))
+        gaps = list(_gaps(stream, archive, members))
     except ZIP_ERRORS as error:
-        yield Damage(name, 0, f"not a whole .zip archive ({error}); download it again", "archive")
+        yield Damage(str(path), 0, f"not a whole .zip archive ({error}); download it again")
         return
-    members = [member for member in members if not _is_ignored(member.filename)]
-    volumes = defaultdict(list)  # the later ones of each .alz, by its name without suffix
+    yield from (Damage(str(path), *gap) for gap in gaps)
     for member in members:
-        if VOLUME.fullmatch(member.filename[-4:]):
-            volumes[member.filename[:-4].lower()].append(member)
-    found = False
-    for member in members:
-        inner, lower = f"{name}/{_printable(member.filename)}", member.filename.lower()
-        opener = _zip_opener(archive, member)
-        if lower.endswith(".gnt"):
-            found = True
-            yield GntFile(inner, path, member.file_size, member.CRC, opener)
-        elif lower.endswith(".alz"):
-            found = True
-            later = sorted(volumes.pop(lower[:-4], []), key=lambda m: m.filename)
-            parts = [(_zip_opener(archive, m), m.file_size) for m in [member, *later]]
-            yield from _open_alz(inner, path, parts)
-        elif lower.endswith(".zip") and not nested and _is_plausible(member):
-            found = True
-            with tempfile.TemporaryFile() as copy:
-                try:
-                    shutil.copyfileobj(opener(), copy)
-                except OSError as error:
-                    yield Damage(inner, 0, str(error), "archive")
-                yield from _open_zip(inner, path, copy, nested=True)
-        elif not VOLUME.fullmatch(lower[-4:]):
-            yield _unread(name, member.filename)
-    yield from (_unread(name, m.filename) for rest in volumes.values() for m in rest)
-    if not found:
-        yield Damage(name, 0, "contains no .gnt and no .alz file", "archive")
+        name, suffix = f"{path}/{member.filename}", _suffix(member.filename)
+        content = _Stream(_unzip(archive, member))
+        if suffix == ".gnt":
+            yield GntFile(name, path, member.file_size, member.compress_size, member.CRC, content)
+        elif suffix == ".alz":
+            yield from _open_alz(name, path, content)
+        elif suffix is not None:
+            yield _unread(name, suffix)
 
 
-def _gaps(stream: BinaryIO, archive: zipfile.ZipFile, members: list) -> Iterator[str]:
-    """Yield a sentence for each part of the file that no member of the directory covers.
+def _gaps(stream: BinaryIO, archive: zipfile.ZipFile, members: list) -> Iterator[tuple[int, str]]:
+    """Yield offset and description of each part of the file that no member covers.
 
     A directory that has lost an entry would lose its file in silence. Raises ValueError where
     members overlap: one file under a thousand names.
@@ -284,34 +243,23 @@ def _gaps(stream: BinaryIO, archive: zipfile.ZipFile, members: list) -> Iterator
         if begin < end:
             raise ValueError("its directory lists files that overlap")
         if begin - end > 24:  # a data descriptor may follow a file
-            yield f"{begin - end} bytes from byte {end} on belong to no file of its directory"
+            yield end, f"{begin - end} bytes belong to no file of the directory"
         stream.seek(begin)
         names = struct.unpack("<26xHH", stream.read(30).ljust(30, b"\0"))
         end = begin + 30 + sum(names) + size
 
 
-def _is_plausible(member: zipfile.ZipInfo) -> bool:
-    """Return whether a .zip in a .zip shrank as little as one does; a bomb would fill the disk."""
-    return member.file_size <= 2 * member.compress_size + CHUNK
-
-
-def _zip_opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
-    crc = member.CRC
-
-    def chunks() -> Iterator[bytes]:
-        if member.flag_bits & 1:
-            raise ArchiveError("encrypted")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ArchiveError(f"packed with .zip method {member.compress_type}; unpack it first")
-        member.CRC = None  # zipfile would withhold the last chunk of a file with a bad checksum
-        try:
-            with archive.open(member) as stream:
-                while chunk := stream.read1(CHUNK):
-                    yield chunk
-        except ZIP_ERRORS as error:
-            raise ArchiveError(" ".join(str(error).split()) or type(error).__name__) from None
-
-    return lambda: _Stream(_verified(chunks(), member.file_size, crc))
+def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield the content of a member; raise OSError at the end if size or CRC is wrong."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise OSError(f"packed with .zip method {member.compress_type}; unpack it first")
+    crc, member.CRC = member.CRC, None  # zipfile would withhold the last chunk at a wrong one
+    try:
+        with archive.open(member) as stream:
+            chunks = iter(lambda: stream.read1(CHUNK), b"")
+            yield from _verified(chunks, member.file_size, crc)
+    except ZIP_ERRORS as error:
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def is_whole_zip(path: Path) -> bool:
@@ -325,74 +273,56 @@ def is_whole_zip(path: Path) -> bool:
 
 # -- .alz ------------------------------------------------------------------------------------------
 
-VOLUME_HEAD, VOLUME_TAIL = 8, 16
-Parts = list[tuple[Callable[[], BinaryIO], int]]  # opener and size of each volume
+STORED, DEFLATED, ENCRYPTED = 0, 2, -1  # methods; 1 is ALZip's own bzip2
+VOLUME_HEAD, VOLUME_TAIL = 8, 16  # bytes
 
 
-def _join(parts: Parts) -> Iterator[bytes]:
-    """Yield the content of the volumes of an archive without their heads and tails."""
-    for number, (opener, size) in enumerate(parts):
-        left = size - (VOLUME_TAIL if number + 1 < len(parts) else 0)
-        with opener() as stream:
-            if number:
+def _join(path: Path) -> Iterator[bytes]:
+    """Yield the content of an archive and its later volumes without their heads and tails."""
+    later = (p for p in path.parent.iterdir() if p.stem == path.stem and p.is_file())
+    volumes = [path, *sorted(p for p in later if VOLUME.fullmatch(p.suffix))]
+    for volume in volumes:
+        left = volume.stat().st_size - (VOLUME_TAIL if volume != volumes[-1] else 0)
+        with volume.open("rb") as stream:
+            if volume != path:
                 left -= len(stream.read(VOLUME_HEAD))
             while left > 0 and (chunk := stream.read(min(CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
 
 
-def _read_entry(archive: BinaryIO) -> tuple[str, int | str, int, int, int]:
-    """Read an entry's header up to its data: name, method, packed size, size, CRC.
-
-    The method is 0 (stored), 2 (deflated), or the reason why the entry cannot be unpacked.
-    """
-
+def _read_entry(archive: _Stream) -> tuple[str, int, int, int, int]:
+    """Read an entry's header up to its data: name, method, packed size, size, CRC."""
     length, _, _, descriptor, _ = struct.unpack("<HBIBB", _exactly(archive, 9))
-    width, method, packed, size, crc = descriptor >> 4, 0, 0, 0, 0
-    if width not in (0, 1, 2, 4, 8):
-        raise ArchiveError(f"damaged .alz entry (sizes of {width} bytes)")
+    width, method, packed, size, crc = descriptor >> 4, STORED, 0, 0, 0
     if width:
         method, _, crc = struct.unpack("<BBI", _exactly(archive, 6))
         packed, size = (int.from_bytes(_exactly(archive, width), "little") for _ in range(2))
-    raw = _exactly(archive, length)
-    try:
-        name = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        name = raw.decode("cp949", "replace")
+    name = _exactly(archive, length).decode("utf-8", "replace")  # the number of the writer is ASCII
     if descriptor & 1:
         _exactly(archive, 12)
-        method = "encrypted"
-    elif method not in (0, 2):
-        kind = "ALZip's own bzip2" if method == 1 else f"unknown .alz method {method}"
-        method = f"packed with {kind}; unpack the archive with unalz or ALZip"
+        method = ENCRYPTED
     return name, method, packed, size, crc
 
 
-def _open_alz(name: str, path: Path, parts: Parts) -> Iterator[GntFile | Damage]:
+def _open_alz(name: str, path: Path, archive: _Stream) -> Iterator[GntFile | Damage | str]:
     """Yield the .gnt files of an .alz archive, read once from front to back."""
-    archive = _Stream(_join(parts))
-    found = False
     try:
         _exactly(archive, 8)
         while (signature := _exactly(archive, 4)) == b"BLZ\x01":
             member, method, packed, size, crc = _read_entry(archive)
-            data = _take(archive, packed)
-            if member.lower().endswith(".gnt") and not _is_ignored(member):
-                found = True
-                inner = f"{name}/{_printable(member)}"
-                if isinstance(method, str):
-                    yield Damage(inner, 0, method, "archive")
-                else:
-                    content = _verified(_inflate(data) if method else data, size, crc)
-                    opener = lambda content=content: _Stream(content)  # noqa: E731
-                    yield GntFile(inner, path, size, crc, opener)
-            elif not _is_ignored(member):
-                yield _unread(name, member)
+            inner, suffix, data = f"{name}/{member}", _suffix(member), _take(archive, packed)
+            if suffix == ".gnt" and method in (STORED, DEFLATED):
+                content = _verified(_inflate(data) if method else data, size, crc)
+                yield GntFile(inner, path, size, packed, crc, _Stream(content))
+            elif suffix == ".gnt":
+                what = "encrypted or packed with ALZip's own bzip2"
+                yield Damage(inner, 0, f"{what}; unpack the archive with unalz or ALZip")
+            elif suffix is not None:
+                yield _unread(inner, suffix)
             for _ in data:  # what the reader left
                 pass
         if signature[:3] not in (b"CLZ", b"ELZ") or _contains(archive, b"BLZ\x01"):
-            raise ArchiveError("no file begins here; the rest of the archive is lost")
-        if not found:
-            raise ArchiveError("contains no .gnt file")
+            raise OSError("no file begins here; the rest of the archive is lost")
     except OSError as error:
-        yield Damage(name, archive.at, str(error), "archive")
+        yield Damage(name, archive.at, str(error))

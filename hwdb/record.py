@@ -17,10 +17,10 @@ A .gnt file has no header; it is one record after another, little-endian:
     ...             print(item.offset, item.reason)
 
 The reader never stops in silence: what cannot be read is yielded as `Damage`, and reading goes on
-wherever the next record is beyond doubt. Archives are opened by archives.py; PNG trees are written
-by process_gnt.py.
+where the next record certainly begins. archives.py opens archives, process_gnt.py writes PNG files.
 """
 
+import math
 import re
 import struct
 import unicodedata
@@ -36,34 +36,32 @@ LAYOUT = np.dtype([("size", "<u4"), ("tag", "<u2"), ("width", "<u2"), ("height",
 MAX_PIXELS = 1 << 24
 CHUNK = 1 << 20
 
-
-# What else the same pages and mirrors offer, by suffix and by the first bytes of the content.
+# Other files from the same pages and mirrors, by suffix and by the first bytes of the content.
 OTHER_SUFFIXES = {
-    ".dgrl": "is a page of handwritten text (HWDB2.x)",
-    ".pot": "contains pen trajectories (OLHWDB), not pictures",
-    ".ptts": "is a page of pen trajectories (OLHWDB2.x)",
-    ".wptt": "is a page of pen trajectories (OLHWDB2.x)",
-    ".mpf": "contains feature vectors, not pictures",
+    ".dgrl": "a page of handwritten text (HWDB2.x)",
+    ".pot": "pen trajectories (OLHWDB), not images",
+    ".ptts": "a page of pen trajectories (OLHWDB2.x)",
+    ".wptt": "a page of pen trajectories (OLHWDB2.x)",
+    ".mpf": "feature vectors, not images",
 }
-RIGHT = "the pictures of characters are in Gnt1.0*.zip to Gnt1.2*.zip (.gnt files)"
-OTHER_CONTENT = (
-    (rb".{4}DGRL", f"{OTHER_SUFFIXES['.dgrl']}; {RIGHT}"),
-    (rb".{4}MPF", f"{OTHER_SUFFIXES['.mpf']}; {RIGHT}"),
-    (rb"version https://git-lfs", "is a Git LFS pointer; run git lfs pull to get the file itself"),
-    (rb"(?i)\s*<(!doctype|html|\?xml)", "is a web page, not the file; download it again"),
-    (rb"PK\x03\x04|ALZ\x01", "is an archive; run: python process_gnt.py FILE"),
-    (rb"Rar!|7z\xbc\xaf|\x1f\x8b|BZh", "is an archive; unpack it and give its .gnt files"),
-)
+OTHER_CONTENT = {
+    rb".{4}DGRL": OTHER_SUFFIXES[".dgrl"],
+    rb".{4}MPF": OTHER_SUFFIXES[".mpf"],
+    rb"version https://git-lfs": "a Git LFS pointer; run git lfs pull to get the file itself",
+    rb"(?i)\s*<(!doctype|html|\?xml)": "a web page, not the file; download it again",
+    rb"PK\x03\x04|ALZ\x01": "an archive; run: python process_gnt.py FILE",
+    rb"Rar!|7z\xbc\xaf|\x1f\x8b|BZh": "an archive; unpack it and give its .gnt files",
+}
 
 
 class Record(NamedTuple):
-    """One character as it stands in the file; `pixels` holds width * height bytes."""
+    """One character; `pixels` contains width * height bytes."""
 
     character: str
     width: int
     height: int
     pixels: bytes
-    offset: int  # of its record in the file
+    offset: int  # of the record in the file
 
     @property
     def bitmap(self) -> np.ndarray:
@@ -72,26 +70,22 @@ class Record(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What could not be read.
-
-    `kind` is one of empty, cut, size, zero, tag, archive, and "other format".
-    """
+    """A part of a file that could not be read."""
 
     source: str
     offset: int
     reason: str
-    kind: str
 
 
 def other_format(name: str, head: bytes = b"") -> str | None:
-    """Return what a file is, by name and first bytes, if it is no .gnt file, and what to do.
-
-    The result continues a sentence that begins with the file's name; None means it may be .gnt.
-    """
-    suffix = name[name.rfind(".") :].lower()
-    if suffix in OTHER_SUFFIXES:
-        return f"{OTHER_SUFFIXES[suffix]}; {RIGHT}"
-    return next((t for magic, t in OTHER_CONTENT if re.match(magic, head, re.DOTALL)), None)
+    """Return what a file is, by its name and first bytes; None if it may be a .gnt file."""
+    what = OTHER_SUFFIXES.get(name[name.rfind(".") :].lower())
+    if what is None:
+        found = (t for magic, t in OTHER_CONTENT.items() if re.match(magic, head, re.DOTALL))
+        what = next(found, None)
+    if what in OTHER_SUFFIXES.values():
+        what += "; images of characters are in Gnt1.0*.zip to Gnt1.2*.zip (.gnt files)"
+    return what
 
 
 def encode_tag(character: str) -> bytes:
@@ -126,9 +120,14 @@ class _Window:
         self.ended = False
         self.failure: str | None = None
 
+    @property
+    def end(self) -> int:
+        """The offset up to which the stream was read."""
+        return self.start + len(self.data)
+
     def reach(self, end: int) -> int:
-        """Have everything up to `end` at hand, and return where it ends: later, or at the end."""
-        have = self.start + len(self.data)
+        """Read on up to `end` at least; return the new end, smaller only where the stream ends."""
+        have = self.end
         if end <= have or self.ended:
             return have
         parts = [self.data[self.floor - self.start :]]
@@ -152,147 +151,85 @@ class _Window:
         begin = offset - self.start
         return self.data[begin : begin + count]
 
+    def find(self, offset: int, stop: float = math.inf) -> int | None:
+        """Return the first offset below `stop` at which a record certainly begins, or None.
 
-def _sizes(header: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a header whose size field agrees with them, else None."""
-    if len(header) < HEADER.size:
+        Certain is a header with a good tag that is followed, after its bitmap, by another header or
+        the end of the file. Blocks grow, so that the time is linear in the distance.
+        """
+        block = 1 << 10
+        while offset < stop:
+            if stop == math.inf:
+                self.floor = offset
+            have = self.reach(offset + block + HEADER.size - 1)
+            count = int(min(block, have - HEADER.size + 1 - offset, stop - offset))
+            if count <= 0:
+                return None
+            headers = np.ndarray((count,), LAYOUT, self.data, offset - self.start, (1,))
+            size, width, height = (headers[n].astype(np.int64) for n in ("size", "width", "height"))
+            for place in np.flatnonzero(size == HEADER.size + width * height).tolist():
+                if self._is_record(offset + place):
+                    return offset + place
+            offset += count
+            block = min(2 * block, CHUNK)
         return None
+
+    def _is_record(self, offset: int) -> bool:
+        header = self.read(offset, HEADER.size)
+        if not (size := _record_size(header)) or decode_tag(header[4:6]) is None:
+            return False
+        return self.reach(offset + size) >= offset + size and self.is_followed(offset + size)
+
+    def is_followed(self, end: int) -> bool:
+        """Return whether a header or the end of the stream is at `end`."""
+        header = self.read(end, HEADER.size)
+        return not header or _record_size(header) > 0
+
+
+def _record_size(header: bytes) -> int:
+    """Return the size of a record with ink whose header agrees with itself, else 0."""
+    if len(header) < HEADER.size:
+        return 0
     size, _, width, height = HEADER.unpack(header)
     pixels = width * height
-    return (width, height) if size == HEADER.size + pixels and pixels <= MAX_PIXELS else None
-
-
-@cache
-def _good_tags() -> np.ndarray:
-    """Return which tags, read as a number, name a character: (65536,) bool."""
-    return np.array([decode_tag(tag.to_bytes(2, "little")) is not None for tag in range(1 << 16)])
-
-
-class _Starts:
-    """The offsets at which a record certainly begins: it has ink and a good tag, and another header
-    with a good tag or the end follows. Every byte is looked at once, however often is asked."""
-
-    def __init__(self, window: _Window) -> None:
-        self.window = window
-        self.found = np.empty(0, np.int64)  # of the block that was looked at last, in order
-        self.end = 0  # of that block
-
-    def next(self, offset: int, stop: int | None = None) -> int | None:
-        """Return the first start from `offset` on, and before `stop`; never ask backwards."""
-        while stop is None or offset < stop:
-            if offset >= self.end:
-                if stop is None:
-                    self.window.floor = offset
-                if not self._look_at_block(offset):
-                    return None
-            place = np.searchsorted(self.found, offset)
-            if place < len(self.found):
-                found = int(self.found[place])
-                return found if stop is None or found < stop else None
-            offset = self.end
-        return None
-
-    def _look_at_block(self, begin: int) -> bool:
-        window, full = self.window, HEADER.size
-        end = min(begin + CHUNK, window.reach(begin + CHUNK + full) - full + 1)
-        if end <= begin:
-            return False
-        sizes = self._everywhere()["size"][begin - window.start : end - window.start]
-        places = np.flatnonzero((sizes > full) & (sizes <= full + MAX_PIXELS)) + begin
-        sizes, tags = self._headers(places)  # of few
-        good = (sizes > full) & _good_tags()[tags]
-        places, sizes = places[good], sizes[good]
-        behind = places + sizes
-        have = window.reach(int(behind.max(initial=0)) + full)
-        known = behind + full <= have
-        sizes, tags = self._headers(behind[known])
-        good = behind == have
-        good[known] = (sizes >= full) & _good_tags()[tags]
-        self.found, self.end = places[good], end
-        return True
-
-    def _headers(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sizes (0 where width and height say another) and tags at these offsets."""
-        some = self._everywhere()[places - self.window.start]
-        size, width, height = (some[name].astype(np.int64) for name in ("size", "width", "height"))
-        agree = (size == HEADER.size + width * height) & (width * height <= MAX_PIXELS)
-        return np.where(agree, size, 0), some["tag"]
-
-    def _everywhere(self) -> np.ndarray:
-        """Return a view of the headers that would begin at each byte of the window."""
-        data = self.window.data
-        return np.ndarray((max(0, len(data) - HEADER.size + 1),), LAYOUT, data, 0, (1,))
+    return size if size == HEADER.size + pixels and 0 < pixels <= MAX_PIXELS else 0
 
 
 def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
     """Yield every record of a .gnt stream in order, and a `Damage` for all that is none.
 
     The stream is only read forwards, and no more than a few records of it are held. After damage
-    reading goes on at the next place where two records follow each other (or one ends the file).
-    What lies between two items that do not follow each other belongs to the first, a `Damage`.
-    Errors of the stream itself (a failed checksum, a disk error) end it and become a `Damage`.
+    reading goes on where the next record certainly begins. Errors of the stream itself (a failed
+    checksum, a disk error) end it and become a `Damage`.
     """
     window = _Window(stream)
-    starts = _Starts(window)
     offset: int | None = 0
     while offset is not None and (header := window.read(offset, HEADER.size)):
         begin = window.floor = offset
-        sizes = _sizes(header)
-        if sizes is None:
-            if begin == 0 and (reason := other_format(name, window.read(0, 64))):
-                yield Damage(name, 0, reason, "other format")
-                return
-            offset = starts.next(begin + 1)
-            yield Damage(name, begin, *_header_damage(begin, header, offset, window))
-            continue
-        width, height = sizes
-        pixels = width * height
-        end = begin + HEADER.size + pixels
-        missing = end - window.reach(end + HEADER.size)
-        after = window.read(end, HEADER.size)
-        inside = None
-        if missing > 0 or (after and _sizes(after) is None):
-            # Bytes are missing: in this record if another begins inside it, else behind it.
-            inside = starts.next(begin + HEADER.size, end)
-        if inside is not None:
-            yield Damage(name, begin, f"bitmap incomplete; {_resumed(begin, inside)}", "size")
-        elif missing > 0:
-            have = f"{pixels - missing} of {pixels}"
-            yield Damage(name, begin, f"cut off: {have} bitmap bytes", "cut")
-        elif not pixels:
-            yield Damage(name, begin, f"bitmap of {width} x {height} pixels", "zero")
-        elif (character := decode_tag(header[4:6])) is None:
-            yield Damage(name, begin, f"tag {header[4:6].hex(' ')} is no character", "tag")
+        end = begin + _record_size(header)
+        if begin < end <= window.reach(end):
+            # A record within this one: bytes of this one are missing.
+            offset = None if window.is_followed(end) else window.find(begin + HEADER.size, end)
+            if offset is None:
+                offset = end
+                if character := decode_tag(header[4:6]):
+                    _, _, width, height = HEADER.unpack(header)
+                    pixels = window.read(begin + HEADER.size, width * height)
+                    yield Record(character, width, height, pixels, begin)
+                else:
+                    yield Damage(name, begin, f"tag {header[4:6].hex(' ')} is no character")
+                continue
+        elif begin == 0 and (what := other_format(name, window.read(0, 64))):
+            yield Damage(name, 0, what)
+            return
         else:
-            bitmap = window.read(begin + HEADER.size, pixels)
-            yield Record(character, width, height, bitmap, begin)
-        offset = inside if inside is not None or missing > 0 else end
+            offset = window.find(begin + 1)
+        lost = (window.end if offset is None else offset) - begin
+        yield Damage(name, begin, f"{lost} bytes are not a whole record")
     if window.failure:
-        yield Damage(name, window.start + len(window.data), window.failure, "archive")
+        yield Damage(name, window.end, window.failure)
     elif offset == 0:
-        yield Damage(name, 0, "the file is empty", "empty")
-
-
-def _resumed(offset: int, found: int | None) -> str:
-    if found is None:
-        return "nothing readable follows"
-    return f"{found - offset} bytes lost, reading goes on at {found}"
-
-
-def _header_damage(
-    offset: int, header: bytes, found: int | None, window: _Window
-) -> tuple[str, str]:
-    """Return reason and kind of the damage of a header."""
-    if len(header) < HEADER.size:
-        return f"cut off: {len(header)} bytes of a header", "cut"
-    size, _, width, height = HEADER.unpack(header)
-    rest = _resumed(offset, found)
-    if found is None and not window.failure:
-        rest = f"the rest ({window.start + len(window.data) - offset} bytes) is lost"
-    reason = f"size {size}, but {width} x {height} pixels need {HEADER.size + width * height}"
-    if size == HEADER.size + width * height:
-        reason = f"{width} x {height} pixels, more than {MAX_PIXELS}"
-    return f"{reason}; {rest}", "size"
+        yield Damage(name, 0, "the file is empty")
 
 
 def write_record(stream: BinaryIO, character: str, bitmap: np.ndarray) -> None:

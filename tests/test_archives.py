@@ -21,9 +21,9 @@ DATA = {f"{number}.gnt": f"content of {number}".encode() * 50 for number in rang
 
 def content(item: GntFile) -> tuple[bytes, str]:
     """Return what a stream delivers, and the error that ends it."""
-    data, stream = b"", item.open()
+    data = b""
     try:
-        while chunk := stream.read(1 << 20):
+        while chunk := item.stream.read(1 << 20):
             data += chunk
     except OSError as error:
         return data, str(error)
@@ -34,8 +34,8 @@ def read(*files: Path) -> tuple[dict[str, bytes], list[str]]:
     """Return what is delivered whole, by name, and a line for all the rest."""
     delivered, lines = {}, []
     for item in open_files(files):
-        if isinstance(item, Damage):
-            lines.append(f"{item.source}: {item.reason}")
+        if not isinstance(item, GntFile):
+            lines.append(item if isinstance(item, str) else f"{item.source}: {item.reason}")
             continue
         data, error = content(item)
         if error:
@@ -79,7 +79,7 @@ def test_files_below_a_folder_are_found_in_order(tmp_path):
     files, notes = find_files([tmp_path])
     found = [path.relative_to(tmp_path).as_posix() for path in files]
     assert found == ["x.zip", "y.ALZ", "a/1.gnt", "a/2.gnt", "b/1.GNT"]
-    assert [note.split(" is ")[0] for note in notes] == [
+    assert [note.split(": ")[0] for note in notes] == [
         str(tmp_path / "a" / "more.RAR"), str(tmp_path / "b" / "1.dgrl")
     ]  # fmt: skip
     assert find_files([tmp_path / "y.a00", tmp_path / "z.txt"])[0] == [tmp_path / "z.txt"]
@@ -104,9 +104,7 @@ def test_pipes_links_and_loops(tmp_path):
     assert sorted(p.name for p in files) == ["1001.gnt", "link.gnt", "pipe.gnt"]
     delivered, lines = read(*files)
     assert delivered == {"1001.gnt": b"x"}
-    assert sorted(line.rpartition(": ")[2] for line in lines) == [
-        "a link to nowhere", "not a regular file (a pipe?)"
-    ]  # fmt: skip
+    assert [line.rpartition(": ")[2] for line in lines] == ["not a regular file"] * 2
 
 
 # -- members ---------------------------------------------------------------------------------------
@@ -119,7 +117,6 @@ def test_a_file_states_where_it_is(write):
         write("a.zip", zipped(DATA)),
         write("a.alz", archive),
         write("b.zip", zipped({"a.alz": archive}, zipfile.ZIP_STORED)),
-        write("c.zip", zipped({"in/a.zip": zipped(DATA)})),
     ):
         for item in open_files([path]):
             data = DATA.get(Path(item.name).name, DATA["1001.gnt"])
@@ -139,57 +136,45 @@ def test_the_content_decides_what_a_file_is(write):
         assert line.endswith(f"not a {name[1:].lower()} archive; download it again")
     assert read(write("b.dat", b"GIF89a")) == ({"b.dat": b"GIF89a"}, [])
     path = write("c.zip", zipped({}))
-    assert read(path) == ({}, [f"{path}: contains no .gnt and no .alz file"])
+    assert read(path) == ({}, [f"{path}: contains no .gnt file"])
 
 
-@pytest.mark.parametrize("name", ["一1001.gnt", "é1001.gnt"])
-def test_names_of_any_encoding(write, name):
+@pytest.mark.parametrize("name", ["一1001.gnt", "../1001.gnt", "/1001.gnt", "a\n\x1b[2J1001.gnt"])
+def test_names_of_any_kind(write, name):
     for path in (write("a.zip", zipped({name: b"x"})), write("a.alz", alz({name: b"x"}))):
-        assert read(path) == ({name: b"x"}, [])
-    old = plain_zip({name: b"x"})  # not marked as UTF-8: such names are CP437
-    assert read(write("c.zip", old)) == ({name.encode().decode("cp437"): b"x"}, [])
-    for wrong in ("一".encode("cp949", "replace").ljust(3, b"?"), b"\xff\xfe\xff"):
-        archive = alz({"---1001.gnt": b"x"} | DATA).replace(b"---", wrong)
-        delivered, lines = read(write("b.alz", archive))
-        assert len(delivered) == 6 and not lines
-
-
-@pytest.mark.parametrize(
-    "name", ["a\n1001.gnt", "a\u20281001.gnt", "a\x1b[2J1001.gnt", "../1001.gnt", "/1001.gnt"]
-)
-def test_names_in_archives_stay_on_their_line(write, name):
-    for path in (write("a.zip", zipped({name: b"x"})), write("a.alz", alz({name: b"x"}))):
-        for item in open_files([path]):
-            shown = "".join(c if c.isprintable() else "?" for c in name)
-            assert item.name == f"{path}/{shown}" and content(item) == (b"x", "")
+        item = next(items := open_files([path]))
+        assert item.name == f"{path}/{name}" and content(item) == (b"x", "")
+        assert not list(items)
+    raw = name.replace("一", "---").encode().replace(b"---", b"\xff\xfe\xff")  # not UTF-8
+    archive = alz({"=" * len(raw): b"x"} | DATA).replace(b"=" * len(raw), raw)
+    assert len(read(write("b.alz", archive))[0]) in (5, 6)
 
 
 def test_members_that_are_not_read_are_named(write):
-    others = {name: b"x" for name in ("notes.txt", "old.rar", "IN.ALZX", "b.a00", "d/", "1.pot")}
-    wanted = {"notes.txt": "other", "old.rar": "archive", "IN.ALZX": "other", "b.a00": "archive",
-              "1.pot": "other"}  # fmt: skip
-    for path in (write("a.zip", zipped(others | DATA)), write("a.alz", alz(others | DATA))):
-        items = [item for item in open_files([path]) if isinstance(item, Damage)]
-        assert {item.source.removeprefix(f"{path}/"): item.kind for item in items} == wanted
-        assert all(("unpack it" in item.reason) == (item.kind == "archive") for item in items)
-    _, lines = read(write("b.alz", alz({"notes.txt": b"x"})))
-    assert lines[-1].endswith("contains no .gnt file")
-    _, lines = read(write("c.alz", alz({"in.zip": zipped(DATA)} | DATA)))
-    assert len(lines) == 1 and "in.zip: is not read; unpack it" in lines[0]
+    archives = {name: b"x" for name in ("old.rar", "b.a00", "in.zip")}
+    others = {name: b"x" for name in ("notes.txt", "IN.ALZX", "d/", "1.pot", "README")}
+    for pack, archive in ((zipped, "a.zip"), (alz, "a.alz")):
+        path = write(archive, pack(archives | others | DATA))
+        items = list(open_files([path]))
+        named = [item.source for item in items if isinstance(item, Damage)]
+        assert named == [f"{path}/{name}" for name in archives]
+        notes = [item.split(": ")[0] for item in items if isinstance(item, str)]
+        assert notes == [f"{path}/{name}" for name in others if name != "d/"]
+        assert len(items) == len(named) + len(notes) + len(DATA)
+        lines = read(write(archive, pack({"notes.txt": b"x"})))[1]
+        assert lines[-1] == f"{path}: contains no .gnt file"
 
 
 def test_what_cannot_be_unpacked_is_named_with_what_can(write):
     for archive in (alz(DATA, BZIP2), alz(DATA, STORE, encrypted=True)):
         delivered, lines = read(write("a.alz", archive))
         assert not delivered and len(lines) == len(DATA)
-        assert all("encrypted" in line or "unpack the archive with unalz" in line for line in lines)
+        assert all("unpack the archive with unalz" in line for line in lines)
     archive = bytearray(zipped(DATA))
     for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         archive[archive.index(mark) + at] |= 1
-    delivered, lines = read(write("a.zip", bytes(archive)))
-    assert len(delivered) == 4 and lines == [
-        f"{write('a.zip', bytes(archive))}/1001.gnt: encrypted"
-    ]
+    delivered, (line,) = read(write("a.zip", bytes(archive)))
+    assert len(delivered) == 4 and "1001.gnt: File" in line and "is encrypted" in line
     lines = read(write("b.zip", zipped(DATA, zipfile.ZIP_LZMA)))[1]
     assert len(lines) == 5 and all(".zip method 14; unpack it first" in line for line in lines)
 
@@ -222,18 +207,11 @@ def test_a_stated_size_is_not_believed(write, size):
         archive = bytearray(pack({"1001.gnt": bytes(50_000_000)}))
         struct.pack_into("<I", archive, archive.index(mark) + at, size)
         item = next(items := open_files([write("a", bytes(archive))]))
-        stream, have = item.open(), 0
+        have = 0
         with pytest.raises(OSError, match="bad CRC|unpacks to"):
-            while chunk := stream.read(1 << 20):
+            while chunk := item.stream.read(1 << 20):
                 have += len(chunk)
         assert have <= min(50_000_000, size + (1 << 20)) and not list(items)
-
-
-def test_a_zip_that_shrinks_a_zip_is_not_unpacked(write):
-    """An archive of archives of zeros would fill the disk."""
-    bomb = zipped({"1001.gnt": bytes(1_000_000)}, zipfile.ZIP_STORED)
-    delivered, lines = read(write("a.zip", zipped({"in.zip": bomb} | DATA)))
-    assert delivered == DATA and len(lines) == 1 and "in.zip: is not read; unpack it" in lines[0]
 
 
 @pytest.mark.parametrize("names", [2, 1000])
@@ -254,7 +232,7 @@ def test_archives_of_very_many_small_files_take_no_longer_than_their_size(write)
     archive = b"ALZ\1" + bytes(4) + 100_000 * entry + b"CLZ\1" + bytes(8) + b"CLZ\2"
     assert len(read(write("a.zip", zipped({"a.alz": archive})))[1]) == 100_001
     many = {f"{number}.{kind}": b"" for number in range(3000) for kind in ("alz", "a00")}
-    assert len(read(write("b.zip", zipped(many)))[1]) == 3000
+    assert len(read(write("b.zip", zipped(many)))[1]) == 6000
     assert time.process_time() - begin < 20  # quadratic work takes minutes
 
 
@@ -278,7 +256,7 @@ def test_a_member_that_the_directory_has_lost_is_noticed(write):
     assert len(zipfile.ZipFile(io.BytesIO(data)).infolist()) == 4
     delivered, lines = read(write("a.zip", bytes(data)))
     assert sorted(delivered) == sorted(set(DATA) - {"1003.gnt"})
-    assert len(lines) == 1 and "belong to no file of its directory" in lines[0]
+    assert len(lines) == 1 and "belong to no file of the directory" in lines[0]
 
 
 def test_a_downloaded_zip_is_whole_or_not(write):
@@ -301,7 +279,7 @@ def test_alz_volumes_may_end_anywhere(write, size):
     write("b.a00", b"a volume of another archive")
     assert read(paths[0]) == (DATA, [])
     inner = zipped({path.name: path.read_bytes() for path in paths})
-    assert read(write("b.zip", inner)) == (DATA, [])
+    assert read(write("b.zip", inner))[1][-1].endswith("unpack it and give its .gnt files")
     paths[1].unlink()
     delivered, lines = read(paths[0])
     assert lines and all(data == DATA[name] for name, data in delivered.items())
@@ -318,19 +296,6 @@ def test_a_damaged_alz_is_read_up_to_the_damage(write):
     for cut in (16, 17, 60):  # in the end mark, and before it
         delivered, lines = read(write("a.alz", alz(DATA)[:-cut]))
         assert lines and "cut off" in lines[-1] and set(delivered) >= set(list(DATA)[:4])
-
-
-def test_entries_without_sizes_are_empty(write):
-    entry = b"BLZ\1" + struct.pack("<HBIBB", 6, 0, 0, 0, 0)
-    whole = alz(DATA)
-    delivered, lines = read(write("a.alz", whole[:8] + entry + b"a.gntx" + whole[8:]))
-    assert delivered == DATA and [line.rpartition("/")[2] for line in lines] == [
-        "a.gntx: is not read: no .gnt file"
-    ]
-    wrong = bytearray(entry)
-    wrong[-2] = 0x30
-    _, lines = read(write("a.alz", whole[:8] + bytes(wrong) + b"a.gntx" + whole[8:]))
-    assert "damaged .alz entry (sizes of 3 bytes)" in lines[0]
 
 
 @pytest.mark.skipif(not shutil.which("unalz"), reason="needs unalz")

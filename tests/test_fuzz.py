@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import checkpoint
 from config import Config
 from hwdb.archives import GntFile, open_files
-from hwdb.record import HEADER, Damage, Record, decode_tag, encode_tag, read_gnt
+from hwdb.record import HEADER, Record, decode_tag, encode_tag, read_gnt
 from model import mobilenet_v3
 from packing import open_pack
 from picture import decode_picture, proposals
@@ -128,7 +128,6 @@ PACKERS = {
     "zip": lambda members, method: zipped(members, 8 if method else 0),
     "alz": lambda members, method: alz(members, DEFLATE if method else STORE),
     "alz in zip": lambda members, method: zipped({"x/y.alz": alz(members, STORE)}, 8 * method),
-    "zip in zip": lambda members, method: zipped({"x/y.zip": zipped(members, 0)}, 8 * method),
 }
 
 
@@ -136,13 +135,12 @@ def read_all(path: Path) -> tuple[list[bytes], list]:
     """Return what an archive delivers, and what it names as damaged."""
     delivered, named = [], []
     for item in open_files([path]):
-        if isinstance(item, Damage):
+        if not isinstance(item, GntFile):
             named.append(item)
             continue
-        assert isinstance(item, GntFile) and item.name.isprintable()
-        stream, found = item.open(), b""
+        found = b""
         try:
-            while chunk := stream.read(1 << 16):
+            while chunk := item.stream.read(1 << 16):
                 found += chunk
         except OSError as error:
             named.append(error)

@@ -110,7 +110,7 @@ def test_official_numbers_decide_and_the_table_counts(tmp_path):
     )
     assert "938,679" in result.stdout and "234,228" in result.stdout
     train = next(line.split() for line in result.stdout.splitlines() if line.startswith("train"))
-    assert train[1:6] == ["HWDB1.1", "1", "1", "6", "6"]
+    assert train[1:5] == ["HWDB1.1", "1", "1", "6"]
 
 
 @pytest.mark.parametrize("method", [STORE, DEFLATE])
@@ -125,10 +125,9 @@ def test_archives_of_all_kinds_give_the_same_tree(tmp_path, method):
         "alz": {"a.alz": archive},
         "zip": {"HWDB1.1trn_gnt.zip": zipped({"x/y.alz": archive})},
     }
-    inputs["split"] = {
+    inputs["volumes"] = {
         f"b.{'alz' if not i else f'a{i - 1:02d}'}": part for i, part in enumerate(cut)
     }
-    inputs["zipped split"] = {"c.zip": zipped(inputs["split"])}
     inputs["plain zip"] = {
         "Gnt1.1TrainPart1.zip": zipped(
             {f"/abs/../{name}": data for name, data in files.items()},
@@ -161,7 +160,7 @@ def test_other_names_need_split(tmp_path):
 def test_split_does_not_move_official_files(tmp_path):
     (tmp_path / "1241-c.gnt").write_bytes(gnt_of(1))
     result = run(tmp_path, "--out", tmp_path / "out", "--split", "train")
-    assert result.returncode == 0 and "not applied" in result.stderr
+    assert result.returncode == 0 and "--split train is not applied" in result.stderr
     check(tmp_path / "out", expected("test", "1241", 1))
 
 
@@ -178,7 +177,7 @@ def test_classes_and_limit(tmp_path):
     assert result.returncode == 0
     check(out, expected("train", "1001", 1, TEXT[:2]))
     row = next(line.split() for line in result.stdout.splitlines() if line.startswith("train"))
-    assert row[4:6] == ["6", "2"] and row[-3:] == ["4", "0", "0"]
+    assert row[4] == "2" and row[-2:] == ["4", "0"]
     refused = run(tmp_path, "--out", out, "--classes", "all")
     assert refused.returncode == 2 and "--classes" in refused.stderr
     assert run(tmp_path, "--out", tmp_path / "s", "--classes", "symbols").returncode == 0
@@ -227,7 +226,7 @@ def test_running_twice_changes_nothing_and_missing_files_are_restored(tmp_path):
     (tmp_path / "more.rar").write_bytes(b"Rar!")
     out = tmp_path / "out"
     first = run(tmp_path, "--out", out)
-    assert first.returncode == 0 and "more.rar is not read" in first.stderr
+    assert first.returncode == 0 and "more.rar: not read" in first.stderr
     before, times = tree(out), {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     second = run(tmp_path, "--out", out)
     assert second.stdout == first.stdout and tree(out) == before
@@ -261,8 +260,8 @@ def test_damage_is_reported_with_offset_and_the_rest_kept(tmp_path):
     out = tmp_path / "out"
     result = run(tmp_path, "--out", out)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert f"1001.gnt at byte {record}: size" in result.stderr
-    assert "1002.gnt at byte" in result.stderr and "cut off" in result.stderr
+    assert f"1001.gnt at byte {record}: 535 bytes are not a whole record" in result.stderr
+    assert "1002.gnt at byte" in result.stderr
     assert "1003.gnt at byte 0: the file is empty" in result.stderr
     assert "x.zip/1004.gnt at byte" in result.stderr and "y.alz/1005.gnt at byte" in result.stderr
     assert result.stderr.count("bad CRC") == 2 and "encrypted" in result.stderr
@@ -428,13 +427,13 @@ def test_hidden_names_are_skipped(tmp_path, kind):
 
 PAGE = b"<!DOCTYPE html><html>come back tomorrow</html>"
 OTHERS = [
-    ("1001-c.gnt", b"\x37\0\0\0DGRL" + bytes(90), "is a page of handwritten text (HWDB2.x)"),
-    ("1001-c.gnt", b"\x4a\0\0\0MPF\0" + bytes(90), "contains feature vectors"),
+    ("1001-c.gnt", b"\x37\0\0\0DGRL" + bytes(90), "a page of handwritten text (HWDB2.x)"),
+    ("1001-c.gnt", b"\x4a\0\0\0MPF\0" + bytes(90), "feature vectors"),
     ("1001-c.gnt", b"version https://git-lfs.github.com/spec/v1\noid", "run git lfs pull"),
-    ("1001-c.gnt", b"\n" + PAGE, "is a web page, not the file; download it again"),
-    ("001.dgrl", b"\x37\0\0\0DGRL" + bytes(90), "is a page of handwritten text (HWDB2.x)"),
-    ("001.pot", bytes(90), "contains pen trajectories (OLHWDB)"),
-    ("001.MPF", bytes(90), "contains feature vectors"),
+    ("1001-c.gnt", b"\n" + PAGE, "a web page, not the file; download it again"),
+    ("001.dgrl", b"\x37\0\0\0DGRL" + bytes(90), "a page of handwritten text (HWDB2.x)"),
+    ("001.pot", bytes(90), "pen trajectories (OLHWDB)"),
+    ("001.MPF", bytes(90), "feature vectors"),
     ("Gnt1.1Test.zip", PAGE, "download it again"),
 ]
 
@@ -468,7 +467,7 @@ def test_two_converters_at_once(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs sh")
-@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| true", "2>&1 | true"])
+@pytest.mark.parametrize("redirection", [">&- 2>&- <&-", "2>&1 | true"])
 def test_any_shell(tmp_path, redirection):
     (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
     arguments = command(tmp_path / "1001.gnt", "--out", tmp_path / "out", "--workers", 2)
@@ -480,8 +479,7 @@ def test_any_shell(tmp_path, redirection):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8, pipes")
-@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
-def test_any_locale_and_file_name(tmp_path, variables):
+def test_any_locale_and_file_name(tmp_path):
     folder = tmp_path / "手写\n\x1b[2J"
     folder.mkdir()
     (folder / "字.gnt").write_bytes(gnt_of(1)[:-1])
@@ -492,19 +490,17 @@ def test_any_locale_and_file_name(tmp_path, variables):
         stream.write(gnt_of(3)[:-1])
     done = subprocess.run(
         command(folder, "--out", tmp_path / "out", "--split", "train"),
-        capture_output=True, env=os.environ | variables, timeout=100,
+        capture_output=True, env=os.environ | {"LC_ALL": "C"}, timeout=100,
     )  # fmt: skip
     said = done.stderr.decode()
     assert done.returncode == 1 and "Traceback" not in said and "\x1b" not in said
     lines = said.splitlines()
     assert len(lines) == sum(line.startswith("damage: ") for line in lines) + 1, said
-    for part in ("手写\\n\\x1b[2J/字.gnt", "1001\\u2028.gnt", "\\udcff.gnt", "a link to nowhere"):
+    for part in (
+        "手写\\n\\x1b[2J/字.gnt",
+        "1001\\u2028.gnt",
+        "\\udcff.gnt",
+        "1003.gnt at byte 0: not a regular file",
+    ):
         assert part in said, said
     assert len({Path(name).name[:4] for name in pictures(tmp_path / "out")}) == 3
-
-
-def test_stand_in_data_are_not_called_hwdb(tmp_path):
-    (tmp_path / "10001-c.gnt").write_bytes(gnt_of(1))
-    result = run(tmp_path / "10001-c.gnt", "--out", tmp_path / "data")
-    assert result.returncode == 0 and "synthetic" in result.stdout
-    assert "HWDB1.1" not in result.stdout

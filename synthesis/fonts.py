@@ -126,14 +126,13 @@ def drawn(font: ImageFont.FreeTypeFont, text: str) -> np.ndarray:
 def font_template(path: str, character: str, size: float) -> Template | None:
     """Thin a glyph to its skeleton; None if nothing is left. `size` px become TYPICAL em."""
     picture = np.pad(drawn(open_font(path), character), 3)
-    w = picture.shape[1] - 6
     skeleton = thin((cv2.GaussianBlur(picture, (0, 0), 0.8) > 127).astype(np.uint8))
     pieces, label = cv2.connectedComponents(skeleton, connectivity=8)
     y, x = np.nonzero(skeleton)
     if len(y) == 0:
         return None
     # One point for every 2 x 2 pixels is enough: an em is rarely drawn larger than 100 px.
-    kept = np.unique((y // 2) * w + x // 2, return_index=True)[1]
+    kept = np.unique((y // 2) * picture.shape[1] + x // 2, return_index=True)[1]
     y, x = y[kept], x[kept]
     depth = cv2.distanceTransform((picture > 127).astype(np.uint8), cv2.DIST_L2, 5)
     scale = TYPICAL / size
@@ -144,13 +143,12 @@ def font_template(path: str, character: str, size: float) -> Template | None:
     points -= (low + high) / 2
     centre = np.bincount(owner, points.real, count) + 1j * np.bincount(owner, points.imag, count)
     centre /= np.maximum(np.bincount(owner, minlength=count), 1)
-    zeros, no_ends = np.zeros(len(points)), np.zeros(count, np.int64)
+    no_ends = np.zeros(count, np.int64)
     return Template(
         points=points,
         owner=owner,
-        place=zeros,
         piece=owner,
-        along=zeros,
+        along=np.zeros(len(points)),
         kind=np.full(count, KINDS.index("whole")),
         stroke=np.arange(count),
         centre=centre,

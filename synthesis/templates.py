@@ -41,7 +41,6 @@ class Template:
 
     points: np.ndarray  # (N,) complex
     owner: np.ndarray  # (N,) stroke that each point belongs to
-    place: np.ndarray  # (N,) position of each point in its stroke, 0..1
     piece: np.ndarray  # (N,) straight piece that each point belongs to
     along: np.ndarray  # (N,) position of each point in its piece, -0.5..0.5
     kind: np.ndarray  # (m,) kind of each piece, an index into KINDS
@@ -121,7 +120,6 @@ def lay_out(lines: list[np.ndarray], radical: np.ndarray | None = None) -> Templ
     return Template(
         points=points,
         owner=owner,
-        place=np.minimum((index - first[owner]) / np.maximum(size - 1, 1)[owner], 1),
         piece=piece,
         along=np.minimum(along, 0.5),
         kind=kind_of(points[end] - points[np.maximum(start - 1, first[stroke])]),

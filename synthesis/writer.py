@@ -119,15 +119,7 @@ class Writer(SimpleNamespace):
     def _adapted(self) -> Writer:
         """Return the style with less variation where the template has a style of its own."""
         if self.straight:
-            return self.but(
-                rise=0.0,
-                slant=0.3 * self.slant,
-                rotation=0.3 * self.rotation,
-                smoothing=0.0005,
-                joining=-6.0,
-                tails=0.0,
-                bow=0.0,
-            )
+            return self.but(rise=0.0, smoothing=0.0, joining=-6.0, tails=0.0)
         if self.bank >= 0:  # a real trajectory is joined, bent and slanted already
             return self.but(
                 joining=self.joining - 3,
@@ -307,18 +299,10 @@ def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
     count = len(template.radical)
     if count < 4:
         return np.zeros(count, np.int64)
-    chance = rng.random(6)
-    cuts = (1 + chance[:3] * (count - 1)).astype(int)
-    index = np.arange(count)
-    if chance[3] < 0.7 and 0 < template.radical.sum() < count:
-        group = template.radical.astype(np.int64)
-    else:
-        group = (index >= cuts[0]).astype(np.int64)
-        if count > 8:
-            group += index >= cuts[1]
-    if count > 9 and chance[4] < 0.5:
-        group += 3 * (index >= cuts[2])
-    return group
+    if 0 < template.radical.sum() < count and rng.random() < 0.7:
+        return template.radical.astype(np.int64)
+    cuts = rng.integers(1, count, 2 if count > 8 else 1)
+    return (np.arange(count)[:, None] >= cuts).sum(axis=1)
 
 
 # Path -------------------------------------------------------------------------------------------
@@ -343,33 +327,21 @@ def path(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Join and round strokes: points (N,), `link` (N - 1,) whether the pen is down, width (N,)."""
-    count = len(template.first)
     points = points.copy()
     down = np.ones(len(points), bool)
     width = np.ones(len(points))
-    if count > 1:
-        way = points[template.first[1:]] - points[template.last[:-1]]
-        drawn = drawn_share(way / em, template.radical, writer, rng)
-        arch = 0.12j * rng.standard_normal(count - 1)
-        points += hasten(template, way * (drawn == 1), rng)
+    if len(template.first) > 1:
         leave = points[template.last[:-1]]
         way = points[template.first[1:]] - leave
+        drawn = drawn_share(way / em, template.radical, writer, rng)[:, None]
+        arch = 0.12j * rng.standard_normal((len(way), 1)) * GAP_ARCH
         gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
-        drawn = drawn[:, None]
-        points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + arch[:, None] * GAP_ARCH)
+        points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + arch)
         down[gap] = drawn >= GAP_PLACE
         width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
     link = down[1:] & down[:-1]
     smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
     return points, link, width
-
-
-def hasten(template: Template, way: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut joined strokes short: return shifts (N,) of their ends along `way` (n - 1,)."""
-    ahead, back = np.zeros((2, len(way) + 1), complex)
-    ahead[:-1], back[1:] = 0.3 * rng.random((2, len(way))) * way
-    place, owner = template.place, template.owner
-    return ahead[owner] * place**2 - back[owner] * (1 - place) ** 2
 
 
 def drawn_share(

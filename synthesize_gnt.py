@@ -28,7 +28,7 @@ from jobs.command import check_range, command, progress
 from jobs.files import only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import Workers, cores
 from picture import cv2
-from synthesis.fonts import open_fonts
+from synthesis.fonts import Fonts
 from synthesis.papers import PAPERS, paper, remains
 from synthesis.trajectories import open_hands
 from synthesis.writer import HARD, Writer, drawable, render
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     check(args)
     args.characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
     # Fonts take long to open: the workers get them opened. Trajectories are faster to read again.
-    args.fonts = open_fonts(str(args.fonts or ""), args.characters)
+    args.fonts = Fonts(args.fonts, args.characters) if args.fonts else None
     args.hands = str(args.hands.absolute()) if args.hands else ""
     drawable(args.characters, args.fonts)
     open_hands(args.hands)  # reports damage before anything is written

@@ -68,12 +68,6 @@ class Fonts:
         return float(np.median([max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]))
 
 
-@functools.lru_cache(maxsize=4)
-def open_fonts(folder: str, characters: Sequence[str]) -> Fonts | None:
-    """Return the fonts of a folder, opened once in a process; None for ''."""
-    return Fonts(folder, characters) if folder else None
-
-
 @functools.lru_cache(maxsize=2048)
 def open_font(path: str, size: int = GLYPH) -> ImageFont.FreeTypeFont:
     """Open a font file; raises ValueError if FreeType cannot read it."""

@@ -18,7 +18,6 @@ import numpy as np
 
 from jobs.pool import Workers
 from picture import to_glyph
-from synthesis.fonts import Fonts, open_fonts
 from synthesis.writer import HARD, Writer, drawable, render
 
 if TYPE_CHECKING:
@@ -33,9 +32,9 @@ class Handwriting:
     Raises ValueError for classes that cannot be drawn.
     """
 
-    def __init__(self, classes: Sequence[str], seed: int = 0, fonts: Fonts | None = None) -> None:
-        self.classes, self.seed, self.fonts = list(classes), seed, fonts
-        drawable(self.classes, fonts)
+    def __init__(self, classes: Sequence[str], seed: int = 0) -> None:
+        self.classes, self.seed = list(classes), seed
+        drawable(self.classes)
 
     def draw(self, index: int) -> tuple[np.ndarray, int]:
         """Return picture number `index` >= 0: bitmap (h, w) uint8, 255 = paper, and its label.
@@ -47,7 +46,7 @@ class Handwriting:
         label = int(shuffled(self.seed, epoch, count)[place])
         rng = np.random.default_rng((self.seed, 1, index, 0))
         writer = Writer.draw(rng, rng.uniform(*HARD))
-        return render(self.classes[label], writer, rng, self.fonts), label
+        return render(self.classes[label], writer, rng), label
 
     def glyph(self, index: int, size: int) -> tuple[np.ndarray, int]:
         """Return picture number `index` as a glyph (size, size) uint8, 0 = paper, and its label."""
@@ -64,14 +63,12 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 class SyntheticSet:
     """Endless synthetic handwriting, drawn by worker processes while the network trains.
 
-    Sample i depends on (seed, i) alone, so a resumed run sees the same glyphs. `fonts` is a folder
-    or ''; `workers` 0 means one process per core.
+    Sample i depends on (seed, i) alone, so a resumed run sees the same glyphs. `workers` 0 means
+    one process per core.
     """
 
-    def __init__(
-        self, classes: Sequence[str], size: int, seed: int, fonts: str = "", workers: int = 0
-    ) -> None:
-        self.make = partial(_draw_batch, tuple(classes), size, seed, fonts)
+    def __init__(self, classes: Sequence[str], size: int, seed: int, workers: int = 0) -> None:
+        self.make = partial(draw_batch, Handwriting(classes, seed), size)
         self.workers = workers
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -95,16 +92,10 @@ def drawing_pool(workers: int) -> Workers:
     return Workers(workers)
 
 
-def _draw_batch(
-    classes: tuple[str, ...], size: int, seed: int, fonts: str, indices: np.ndarray
+def draw_batch(
+    handwriting: Handwriting, size: int, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw glyphs (n,S,S) uint8 and labels (n,) int64."""
     cv2.setNumThreads(1)
-    drawn = [_handwriting(classes, seed, fonts).glyph(i, size) for i in indices.tolist()]
-    glyphs, labels = zip(*drawn, strict=True)
+    glyphs, labels = zip(*(handwriting.glyph(i, size) for i in indices.tolist()), strict=True)
     return np.stack(glyphs), np.array(labels, np.int64)
-
-
-@lru_cache(maxsize=4)
-def _handwriting(classes: tuple[str, ...], seed: int, fonts: str) -> Handwriting:
-    return Handwriting(classes, seed, fonts=open_fonts(fonts, classes))

@@ -28,7 +28,6 @@ from jobs.files import is_hidden
 from synthesis.templates import TYPICAL, Template, box, lay_out
 
 SUFFIX = ".jsonl.gz"
-DOT = 0.02  # em; length of the stroke drawn for a dot of a single point
 
 
 class Hands:
@@ -74,7 +73,7 @@ def read_hand(path: Path) -> dict[str, list[list[np.ndarray]]]:
         raise ValueError(f"{path}: no character with strokes")
     scale = TYPICAL / size
     return {
-        character: [[visible(line * scale) for line in strokes] for strokes in samples]
+        character: [[line * scale for line in strokes] for strokes in samples]
         for character, samples in found.items()
     }
 
@@ -97,12 +96,6 @@ def parse(line: str) -> tuple[str, list[np.ndarray]]:
     if not all(np.isfinite(stroke).all() for stroke in strokes):
         raise ValueError("strokes have coordinates that are not finite")
     return character, [stroke @ [1, 1j] for stroke in strokes]
-
-
-def visible(line: np.ndarray) -> np.ndarray:
-    """Return a polyline (k,) in em; a dot of one place becomes a short level stroke."""
-    moved = np.ptp(line.real) + np.ptp(line.imag) > 0
-    return line if moved else line[0] + np.array([0, DOT])
 
 
 @functools.lru_cache(maxsize=4)

@@ -104,15 +104,11 @@ def test_no_picture_is_refused_as_blank(style):
 
 def test_special_hands():
     small = [max(drawn("永", seed, small=1.0).shape) for seed in range(40)]
-    usual = [max(drawn("永", seed).shape) for seed in range(40)]
-    assert min(usual) > 35 and max(small) < 75 and np.median(small) < 40
+    assert max(small) < 75 and np.median(small) < 40
     coarse = [drawn("永", seed, coarse=1.0) for seed in range(40)]
     assert all(set(np.unique(bitmap)) <= {0, 255} for bitmap in coarse)
-    ink = sorted((bitmap == 0).mean() for bitmap in coarse)
-    assert ink[0] < 0.2 and ink[-1] > 0.4  # thin pens and thick ones
-    pens = [Writer.draw(seed, pens=1.0) for seed in range(60)]
-    widths = sorted(hand.pen / hand.em for hand in pens)
-    assert widths[5] < 0.02 and widths[-5] > 0.1 and widths[-1] <= 0.14
+    widths = sorted(hand.pen / hand.em for hand in (Writer.draw(k, pens=1.0) for k in range(60)))
+    assert widths[5] < 0.02 and 0.1 < widths[-5] <= widths[-1] <= 0.14
 
 
 def test_variation_grows_with_hard_and_is_least_for_neat_hands():
@@ -180,12 +176,11 @@ def test_drawing_does_not_import_torch():
 
 def test_handwriting_depends_only_on_seed_and_index():
     first, second = Handwriting("永和九年", seed=5), Handwriting("永和九年", seed=5)
-    pictures = [first.draw(index) for index in range(12)]
-    for index in reversed(range(12)):
+    pictures = [first.draw(index) for index in range(8)]
+    for index in reversed(range(8)):
         bitmap, label = second.draw(index)
         assert label == pictures[index][1] and np.array_equal(bitmap, pictures[index][0])
-    for start in (0, 4, 8):
-        assert sorted(label for _, label in pictures[start : start + 4]) == [0, 1, 2, 3]
+    assert sorted(label for _, label in pictures) == [0, 0, 1, 1, 2, 2, 3, 3]
     other, _ = Handwriting("永和九年", seed=6).draw(0)
     assert not np.array_equal(other, pictures[0][0])
 
@@ -203,12 +198,12 @@ def test_fonts_are_inked_by_the_writer(tmp_path):
     assert {"A", "Q"} <= fonts.faces[0].keys() and not {"\U000ffffc", " "} & fonts.faces[0].keys()
     bitmap = render("A", Writer.draw(0), np.random.default_rng(0), fonts, 1.0)
     assert (bitmap < 255).mean() > 0.05
-    symbols_file = tmp_path / "classes.txt"
-    symbols_file.write_text("AQ")
-    settings = ("--fonts", tmp_path / "fonts", "--classes", symbols_file, "--test-writers", 0)
-    for n in (1, 2):
-        synthesize(*settings, "--writers", n + 1, "--workers", n, "--out", tmp_path / str(n))
-    assert {} != contents(tmp_path / "1").items() < contents(tmp_path / "2").items()
+    (tmp_path / "classes.txt").write_text("AQ")
+    options = ("--fonts", tmp_path / "fonts", "--classes", tmp_path / "classes.txt")
+    synthesize(
+        *options, "--writers", 2, "--test-writers", 0, "--workers", 2, "--out", tmp_path / "o"
+    )
+    assert [item.character for item in samples(tmp_path / "o" / "10002-s.gnt")] == ["A", "Q"]
 
 
 @pytest.mark.parametrize("content", [None, b"not a font"])
@@ -224,10 +219,11 @@ def test_fonts_that_cannot_be_read(tmp_path, content):
 
 def write_hand(folder, name, lines):
     """Write a trajectory file of lines: (character, strokes), or text."""
-    pairs = ((line, None) if isinstance(line, str) else line for line in lines)
     texts = [
-        character if strokes is None else json.dumps({"character": character, "strokes": strokes})
-        for character, strokes in pairs
+        line
+        if isinstance(line, str)
+        else json.dumps(dict(zip(("character", "strokes"), line, strict=True)))
+        for line in lines
     ]
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.jsonl.gz"
@@ -252,9 +248,7 @@ def test_writers_follow_pen_trajectories(tmp_path):
         assert "".join(item.character for item in hand) == "一口大"  # 大 comes from the stroke data
         assert len(hand[0].bitmap) > 0.6 * hand[0].bitmap.shape[1]
         assert len(plain[0].bitmap) < 0.5 * plain[0].bitmap.shape[1]
-    files = contents(tmp_path / "hands")
-    synthesize(*settings, "--hands", tmp_path / "hands", "--workers", 2, "--out", tmp_path / "two")
-    assert contents(tmp_path / "two") == files and len(set(files.values())) == 3
+    assert len(set(contents(tmp_path / "hands").values())) == 3
     done = synthesize(*settings, "--out", tmp_path / "hands", check=False)
     assert done.returncode == 2 and "other settings" in done.stderr
 
@@ -265,20 +259,15 @@ def test_writers_follow_pen_trajectories(tmp_path):
         (None, "no pen trajectories"),
         ([], "no character with strokes"),
         ([CROSS, "{"], "line 2"),
-        ([CROSS, '{"strokes": []}'], "line 2"),
         ([("一二", [])], "expected one character"),
         ([("一", [[[0, 1, 2]]])], "lists of points"),
-        ([("一", 5)], "lists of points"),
         ([("一", [[[0, 1e999]]])], "not finite"),
-        (["cut"], "ended before"),
     ],
 )
 def test_damaged_trajectories_are_one_sentence(tmp_path, lines, says):
     (tmp_path / "hands").mkdir()
     if lines is not None:
-        path = write_hand(tmp_path / "hands", "a", [CROSS, DOTS] if lines == ["cut"] else lines)
-        if lines == ["cut"]:
-            path.write_bytes(path.read_bytes()[:-12])
+        write_hand(tmp_path / "hands", "a", lines)
     done = synthesize("--hands", tmp_path / "hands", "--out", tmp_path / "out", check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1 and says in done.stderr and "hands" in done.stderr
@@ -296,7 +285,7 @@ def test_same_bytes_on_any_number_of_workers(tmp_path):
     files = contents(tmp_path / "one")
     assert files == contents(tmp_path / "two")
     assert list(files) == ["10001-c.gnt", "10002-c.gnt", "10003-c.gnt", "20001-c.gnt"]
-    synthesize(*settings[:-1], 5, "--workers", 1, "--out", tmp_path / "three")
+    synthesize(*settings[:-1], 5, "--out", tmp_path / "three")
     assert len({*files.values(), *contents(tmp_path / "three").values()}) == 8
 
 

@@ -354,7 +354,7 @@ def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
         what = "files are skipped, neither images in class folders nor .gnt files"
         names = shorten(listing.others)
         print(f"{source}: {len(listing.others)} {what}: {names}", file=sys.stderr)
-    with only_one(folder, "packing"):
+    with only_one(folder):
         for old in folder.iterdir():
             if not old.name.startswith(".lock"):
                 old.unlink()

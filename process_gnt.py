@@ -266,7 +266,7 @@ class Conversion:
             what = f"{source.name} is not an official train or test file"
             raise ValueError(f"{what}; add --split train or --split test")
         if split not in self.trees:
-            self.locks.enter_context(only_one(self.out / split, "process_gnt.py"))
+            self.locks.enter_context(only_one(self.out / split))
             self.trees[split] = Tree(self.out / split, self.classes)
             self.locks.callback(self.trees[split].save)
         return split, self.trees[split]
@@ -405,7 +405,7 @@ def find_sources(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     if options.download:
         from hwdb.download import download_set  # slow to import
 
-        with only_one(Path(options.out), "process_gnt.py --download"):
+        with only_one(Path(options.out)):
             paths += download_set(options.set or "1.1", Path(options.out), options.mirror)
     files, notes = find_files(paths or [path for path in [Path("data")] if path.is_dir()])
     if not files:

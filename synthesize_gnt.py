@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     numbers += [FIRST_TEST + k for k in range(args.test_writers)]
     workers = Workers(min(args.workers, len(numbers)))
-    with only_one(args.out, "synthesize_gnt.py"), workers:
+    with only_one(args.out), workers:
         keep_settings(args, args.out)
         written = workers.map(partial(write_writer, args, args.out), numbers)
         for _ in progress(written, total=len(numbers), unit="writer"):

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import os
 import re
+import ssl
 import sys
 import time
 import urllib.error
@@ -16,12 +17,14 @@ import urllib.request
 from pathlib import Path
 
 from hwdb.archives import is_whole_zip
-from hwdb.sets import EDITIONS, MD5, PAGE, SIZES
+from hwdb.sets import EDITIONS, MD5, PAGE
 from jobs.command import progress
 
 TIMEOUT = 30  # seconds without a byte
 PAUSES = (1, 4)  # seconds before each further attempt, if the last one brought no byte
-FAILURES = (OSError, http.client.HTTPException)
+FAILURES = (
+    urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError,
+)  # fmt: skip
 
 
 def download_set(name: str, folder: Path, mirror: str | None = None) -> list[Path]:
@@ -31,8 +34,7 @@ def download_set(name: str, folder: Path, mirror: str | None = None) -> list[Pat
     print the answer of every address and raise OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    size = f", {SIZES[name]}" if name in SIZES else ""
-    print(f"downloading HWDB {name} into {folder}{size}; run again to continue", file=sys.stderr)
+    print(f"downloading HWDB {name} into {folder}; run again to continue", file=sys.stderr)
     answers: list[str] = []
     for edition in EDITIONS[name]:
         addresses = (mirror.rstrip("/") + "/",) if mirror else edition.addresses
@@ -59,21 +61,13 @@ def _fetch(file: str, addresses: tuple[str, ...], folder: Path, answers: list[st
             return path
         print(f"{path} is damaged; fetching it again", file=sys.stderr)
     for address in addresses:
-        try:
-            _transfer(address + file, part)
-            if _is_sound(part, file):
-                os.replace(part, path)
-                return path
+        answer = _transfer(address + file, part)
+        if not answer and _is_sound(part, file):
+            os.replace(part, path)
+            return path
+        if not answer:
             part.unlink()
-            answer = (
-                "not the file with the known MD5" if file in MD5 else "not a whole .zip archive"
-            )
-        except FAILURES as error:
-            if getattr(error, "filename", None) and not isinstance(error, urllib.error.HTTPError):
-                raise  # the disk, not the network
-            answer = str(getattr(error, "reason", None) or error) or type(error).__name__
-            if isinstance(error, urllib.error.HTTPError):
-                answer = f"{error.code} {answer}"
+            answer = "another file than expected" if file in MD5 else "not a whole .zip archive"
         answers.append(f"{address}{file}: {answer}")
     return None
 
@@ -89,24 +83,23 @@ def _is_sound(path: Path, file: str) -> bool:
     return digest.hexdigest() == MD5[file]
 
 
-def _transfer(url: str, part: Path) -> None:
-    """Bring `part` to its full length; raise after three attempts in a row without a new byte."""
+def _transfer(url: str, part: Path) -> str:
+    """Bring `part` to its full length; return "", or why three attempts brought no byte."""
     pauses = list(PAUSES)
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
             if _continue(url, part, before):
-                return
-            error: Exception = OSError("the connection broke off")
-        except FAILURES as problem:
-            refused = isinstance(problem, urllib.error.HTTPError)
-            if problem.code < 500 if refused else getattr(problem, "filename", None):
-                raise
-            error = problem
+                return ""
+            answer = "the connection broke off"
+        except FAILURES as error:
+            answer = str(error) or type(error).__name__
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                return answer
         if part.exists() and part.stat().st_size > before:
             pauses = [0, *PAUSES]
         if not pauses:
-            raise error
+            return answer
         time.sleep(pauses.pop(0))
 
 

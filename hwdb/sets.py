@@ -41,8 +41,6 @@ EDITIONS = {
     "competition": (Edition(COMPETITION, ("competition-gnt.zip",)),),
 }
 
-SIZES = {"1.1": "2.3 GB"}  # of all archives of an edition, where it is published
-
 MD5 = {
     "Gnt1.1TrainPart1.zip": "72bac7b6a5ce37f184f277421adfacfd",
     "Gnt1.1TrainPart2.zip": "a8b76e4eccfb1fd8d56c448f6a096c27",

@@ -60,12 +60,8 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 def _set_up_streams() -> None:
     """Make stdout and stderr UTF-8, also in a pipe, under LANG=C and on Windows.
 
-    A stream that was closed from the start becomes the null device: `sys.stdin` would be None, and
-    the next file to be opened would get the number of stdout.
+    A stream that was closed from the start (None) becomes the null device.
     """
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(spare)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

@@ -5,7 +5,7 @@ with replacing(path) as temporary:
 write_file(path, data)
 write_mark(folder / "pack.json", {"version": 3})      # last, when all else is there
 mark = read_mark(folder / "pack.json", version=3)     # None: not finished, start again
-with only_one(folder, "process_gnt.py"): ...
+with only_one(folder): ...
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -85,40 +84,32 @@ def write_file(path: str | Path, data: bytes | memoryview) -> None:
 
 def write_mark(path: Path, content: Mapping) -> None:
     """Write a mark of finished work as JSON."""
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    write_file(path, f"{text}\n".encode("utf-8", "surrogatepass"))
+    write_file(path, f"{json.dumps(content, indent=1)}\n".encode("ascii"))
 
 
 def read_mark(path: Path, version: int) -> dict | None:
     """Return the content of a mark; None if it is missing, broken, or of another version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("version") == version else None
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, what: str) -> Iterator[None]:
-    """Lock a folder for this process; raise ValueError naming the process that holds it."""
+def only_one(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process; raise ValueError if another one has locked it."""
     from filelock import FileLock, Timeout  # demo.py does without
 
     folder.mkdir(parents=True, exist_ok=True)
-    path, holder = folder / ".lock", folder / ".lock-holder"
-    lock = FileLock(path)
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except NotImplementedError:  # a file system without locks
-        yield
-        return
+        pass
     except Timeout:
-        who = "another process"
-        with contextlib.suppress(OSError):  # the holder may be starting or leaving
-            who = holder.read_text(encoding="utf-8") or who
-        raise ValueError(f"{folder}: {who} is writing here; wait for it or stop it") from None
+        raise ValueError(f"{folder}: another process is writing here; wait for it") from None
     try:
-        holder.write_text(f"{what} (process {os.getpid()} on {socket.gethostname()})", "utf-8")
         yield
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()

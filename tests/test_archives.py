@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from alz_writer import BZIP2, DEFLATE, STORE, alz, volumes, zipped
 
-from hwdb.archives import GntFile, find_files, is_whole_zip, open_files
+from hwdb.archives import GntFile, find_files, open_files
 from hwdb.record import Damage
 
 DATA = {f"{number}.gnt": f"content of {number}".encode() * 50 for number in range(1001, 1006)}
@@ -257,16 +257,6 @@ def test_a_member_that_the_directory_has_lost_is_noticed(write):
     delivered, lines = read(write("a.zip", bytes(data)))
     assert sorted(delivered) == sorted(set(DATA) - {"1003.gnt"})
     assert len(lines) == 1 and "belong to no file of the directory" in lines[0]
-
-
-def test_a_downloaded_zip_is_whole_or_not(write):
-    whole = zipped(DATA)
-    assert is_whole_zip(write("a.zip", whole)) and not is_whole_zip(write("a.zip", zipped({})))
-    at = whole.index(b"1003.gnt") + 12
-    wrong = [b"", b"a page of an error", whole[:-1], whole[: len(whole) // 2]]
-    wrong.append(whole[:at] + b"xy" + whole[at + 2 :])
-    for data in wrong:
-        assert not is_whole_zip(write("a.zip", data))
 
 
 # -- .alz ------------------------------------------------------------------------------------------

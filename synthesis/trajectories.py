@@ -46,9 +46,7 @@ class Hands:
     def template(self, bank: int, character: str, rng: np.random.Generator) -> Template | None:
         """Return a character as the writer of a bank wrote it, None if that writer did not."""
         written = self.banks[bank].get(character)
-        if not written:
-            return None
-        return lay_out(written[rng.integers(len(written))])
+        return lay_out(written[rng.integers(len(written))]) if written else None
 
 
 def read_hand(path: Path) -> dict[str, list[list[np.ndarray]]]:

@@ -176,7 +176,8 @@ def render(
     """Draw one character by a writer: a bitmap (h, w) uint8, 255 = paper, cropped to its ink.
 
     The template comes from `hands` if the writer follows one, else with probability `font_share`
-    from `fonts`, else from the stroke data. Raises ValueError for a character without a template.
+    from `fonts` (not for neat writers), else from the stroke data. Raises ValueError for a
+    character without a template.
     """
     symbol = character in symbols()
     if symbol:  # written part by part

@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     recognizer = Recognizer.from_checkpoint(given.checkpoint or default_checkpoint(), device)
     print(printable(recognizer.network.summary), file=sys.stderr)
     size = recognizer.network.size
-    recognizer.read(np.zeros((1, size, size), np.uint8))  # so that the first stroke does not wait
+    recognizer.read([np.zeros((1, size, size), np.uint8)])  # the first reading takes longer
     try:
         server = Server(given.host, given.port, recognizer)
     except (OSError, OverflowError) as error:

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
     Picture = str | Path | np.ndarray | Image.Image
 
-
-TRY_SECONDS = 30  # that an ONNX network may take for a glyph when it is loaded
 BATCH = 256  # glyphs
 # How `choose` weighs proposals: logits that those which leave ink out pay; the temperature.
 PRIOR, TEMPERATURE = 3.0, 2.0
@@ -96,38 +93,35 @@ class Network(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """One line for users: file, classes, validation top-1, age, and what to know of it."""
+        """One line for users: file, classes, validation top-1, age, changed preprocessing."""
         from config import DEFAULT_CHECKPOINT
 
-        shipped = DEFAULT_CHECKPOINT
-        with contextlib.suppress(ValueError):  # another drive
-            shipped = min(shipped, os.path.relpath(shipped), key=len)
-        parts = [f"{self.source}: {len(self.classes)} classes"]
+        text = f"{self.source}: {len(self.classes)} classes"
         if os.path.abspath(self.source) == DEFAULT_CHECKPOINT:
-            text = f"{parts[0]}, the shipped weights"
+            text += ", the shipped weights"
         else:
             if self.top1 is not None:
-                parts.append(f"validation top-1 {100 * self.top1:.1f} %")
-            if age := _age(self.made):
-                parts.append(f"made {age}")
-            text = f"{', '.join(parts)}; the shipped weights: --checkpoint {shipped}"
+                text += f", validation top-1 {100 * self.top1:.1f} %"
+            shipped = DEFAULT_CHECKPOINT
+            with contextlib.suppress(ValueError):  # another drive
+                shipped = min(shipped, os.path.relpath(shipped), key=len)
+            text += f"{_age(self.made)}; the shipped weights: --checkpoint {shipped}"
         if changed := changed_settings(self.preprocessing):
             text += f"; trained with another preprocessing ({shorten(changed)}): train it again"
         return text
 
 
 def _age(made: str) -> str:
-    """Return how long ago a time (ISO 8601) is, in words; '' if it is not known."""
+    """Return how long ago a time (ISO 8601) is, in words; '' for ''."""
     from datetime import datetime, timezone  # few milliseconds, but not every program needs them
 
-    try:
-        seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(made)).total_seconds()
-    except (ValueError, TypeError):
+    if not made:
         return ""
+    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(made)).total_seconds()
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if (count := int(seconds // length)) >= 1:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"
+            return f", made {count} {unit}{'s' if count > 1 else ''} ago"
+    return ", made just now"
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
@@ -149,7 +143,6 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
     model = checkpoint.build_model(loaded).eval()
     device = pick_device(str(device))
     model.to(device, memory_format=torch.channels_last)
-
     parent = os.getpid()
 
     @torch.inference_mode()
@@ -179,7 +172,7 @@ def _import_problem(error: ImportError) -> str:
     """Return why a checkpoint cannot be read: another module of the same name, or no package."""
     name = (error.name or "").partition(".")[0]
     here = os.path.dirname(os.path.abspath(__file__))
-    if os.path.exists(os.path.join(here, f"{name}.py")) or os.path.isdir(os.path.join(here, name)):
+    if any(os.path.exists(os.path.join(here, file)) for file in (name, f"{name}.py")):
         found = getattr(sys.modules.get(name), "__file__", None) or error.path
         problem = f"`import {name}` finds {found} instead of this repository's {name}"
         return f"{problem}; put {here} first on sys.path, or use torch.hub.load"
@@ -214,16 +207,10 @@ def open_session(path: str | Path):
 
 def _load_onnx(path: str | Path) -> Network:
     session = open_session(path)
-    metadata = session.get_modelmeta().custom_metadata_map
-    if "classes" not in metadata or "config" not in metadata:
-        raise ValueError(f"{path}: has no classes in its metadata; python export.py writes them")
     entry = session.get_inputs()[0]
-    name = entry.name
     if entry.type != "tensor(float)":
-        mend = "expected a file that takes glyphs: python export.py --input glyph"
-        what = "takes pictures (--input picture), for programs of their own"
-        raise ValueError(f"{path}: {what}; {mend}")
-
+        reason = "takes pictures (--input picture), for programs of their own"
+        raise ValueError(f"{path}: {reason}; expected a file of export.py --input glyph")
     sessions = {os.getpid(): session}
 
     def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
@@ -231,44 +218,33 @@ def _load_onnx(path: str | Path) -> Network:
             pid = os.getpid()
             if pid not in sessions:  # a forked child has none of the threads of its parent's
                 sessions[pid] = open_session(path)
-            return sessions[pid].run(["logits"], {name: x})[0]
+            return sessions[pid].run(["logits"], {entry.name: x})[0]
         import torch
 
         return torch.from_numpy(logits(x.cpu().contiguous().numpy()))
 
+    metadata = session.get_modelmeta().custom_metadata_map
+    made = metadata.pop("made", "")
     try:
-        size, classes = json.loads(metadata["config"])["size"], json.loads(metadata["classes"])
-        if (reject := json.loads(metadata.get("reject", "null"))) is not None:
+        names = ("config", "classes", "reject", "metrics", "preprocessing")
+        config, classes, reject, metrics, preprocessing = (
+            json.loads(metadata.get(name, "null")) for name in names
+        )
+        size = config["size"]
+        if not 16 <= size <= 512:
+            raise ValueError(f"size is {size}, expected 16 to 512")
+        if len(set(classes)) < len(classes) or not all(isinstance(c, str) for c in classes):
+            raise ValueError("classes are not different texts")
+        if reject is not None:
             reject = {key: float(reject[key]) for key in ("scale", "offset", "threshold")}
-        top1 = json.loads(metadata.get("metrics", "{}")).get("top1")
-        top1 = None if top1 is None else float(top1)
-        preprocessing = json.loads(metadata.get("preprocessing", "null"))
-        _try(session, entry.name, size, classes)
+        found = logits(np.zeros((1, 1, size, size), np.float32))
+        if found.shape != (1, len(classes)):
+            raise ValueError(f"logits are {found.shape}, the classes {len(classes)}")
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
-    made = metadata.get("made", "")
-    return Network(logits, size, list(classes), str(path), reject, top1, made, preprocessing)
-
-
-def _try(session, name: str, size: int, classes: Sequence[str]) -> None:
-    """Read a blank glyph with an ONNX network; raise whatever for what is none of ours."""
-    import onnxruntime
-
-    if type(size) is not int or not 16 <= size <= 512:
-        raise ValueError(f"size is {size!r}")
-    if len(set(classes)) < len(classes) or not all(isinstance(c, str) and c for c in classes):
-        raise ValueError("classes are not different texts")
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = 4  # we say it in a sentence
-    timer = threading.Timer(TRY_SECONDS, setattr, (options, "terminate", True))
-    timer.start()
-    try:
-        answer = session.run(["logits"], {name: np.zeros((1, 1, size, size), np.float32)}, options)
-    finally:
-        timer.cancel()
-    if answer[0].shape != (1, len(classes)) or answer[0].dtype != np.float32:
-        raise ValueError(f"logits are {answer[0].shape}, the classes {len(classes)}")
+    top1 = (metrics or {}).get("top1")
+    return Network(logits, size, classes, str(path), reject, top1, made, preprocessing)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -354,59 +330,64 @@ class Recognizer:
         `notices` gets sentences about what of the file is not read. Raises FileNotFoundError, or
         ValueError if it is no picture, blank or too large.
         """
-        size = self.network.size
-        if isinstance(picture, np.ndarray):
-            return find_proposals(picture, size)
-        if hasattr(picture, "getbands"):
-            return find_proposals(from_pillow(picture), size)
-        if not isinstance(picture, (str, os.PathLike)):
+        name = ""
+        if isinstance(picture, (str, os.PathLike)):
+            name, picture = f"{picture}: ", read_picture(picture, notices)
+        elif hasattr(picture, "getbands"):
+            picture = from_pillow(picture)
+        elif not isinstance(picture, np.ndarray):
             given = type(picture).__name__
             raise ValueError(f"{given} is no picture; expected a path, an array or a Pillow image")
-        pixels = read_picture(picture, notices)
         try:
-            return find_proposals(pixels, size)
+            return find_proposals(picture, self.network.size)
         except ValueError as error:
-            raise ValueError(f"{picture}: {error}") from None
+            raise ValueError(f"{name}{error}") from None
 
     def glyph(self, picture: Picture) -> np.ndarray:
         """Return the glyph (S,S) uint8 of a picture that is read, 0 = paper; raise as `find`."""
         glyphs = self.find(picture).glyphs
-        return glyphs[self.read_proposals([glyphs], 1)[0].proposal]
+        return glyphs[self.read([glyphs], 1)[0].proposal]
 
-    def read(self, glyphs: np.ndarray, top_k: int = 10) -> list[Readings]:
-        """Read prepared glyphs (B,S,S) uint8, each alone; top_k readings each."""
-        return self.read_proposals(glyphs[:, None], top_k)
-
-    def read_proposals(self, groups: Sequence[np.ndarray], top_k: int = 10) -> list[Readings]:
-        """Read the proposals (P,S,S) uint8 of pictures and choose one for each; top_k readings."""
+    def read(self, groups: Sequence[np.ndarray], top_k: int = 10) -> list[Readings]:
+        """Read pictures by their proposals (P,S,S) uint8, one of which is chosen for each."""
         if not len(groups):
             return []
         ends = np.cumsum([len(glyphs) for glyphs in groups])[:-1]
-        glyphs = np.concatenate(list(groups))
-        parts = (glyphs[at : at + BATCH, None] for at in range(0, len(glyphs), BATCH))
-        logits = [self.network.logits(part.astype(np.float32) / 255) for part in parts]
-        logits = np.split(np.concatenate(logits), ends)
-        chosen = [choose(rows) if len(rows) > 1 else 0 for rows in logits]
-        answer = self._readings(
-            np.stack([rows[i] for rows, i in zip(logits, chosen, strict=True)]), top_k
-        )
-        for readings, index in zip(answer, chosen, strict=True):
-            readings.proposal = index
+        logits = self._logits(np.concatenate(list(groups)))
+        if not np.isfinite(logits).all():
+            raise ValueError(f"{self.network.source}: its logits are not finite")
+        parts = np.split(logits, ends)
+        chosen = [choose(part) for part in parts]
+        logits = np.stack([part[i] for part, i in zip(parts, chosen, strict=True)])
+        probabilities = softmax(self.select(logits))
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        answer, energies, reject = [], energy(logits), self.network.reject
+        for row, labels in enumerate(best.tolist()):
+            readings = Readings(
+                Reading(self.classes[i], float(probabilities[row, i])) for i in labels
+            )
+            readings.proposal, readings.energy = chosen[row], float(energies[row])
+            if reject is not None:
+                readings.character_score = float(character_score(energies[row], reject))
+                readings.is_character = readings.character_score >= reject["threshold"]
+            answer.append(readings)
         return answer
 
-    def read_found(self, found: Sequence[Proposals], top_k: int = 10) -> list[Readings]:
-        """Read pictures by their proposals; say where one holds several characters."""
-        answer = self.read_proposals([each.glyphs for each in found], top_k)
-        for each, readings in zip(found, answer, strict=True):
-            if each.holds_more(readings.proposal):
-                readings.several, readings.notices = True, [MORE]
-            elif parts := each.parts(readings.proposal):
-                whole = each.glyphs[readings.proposal]
-                glyphs = np.stack([whole, *(fit(part, self.network.size) for part in parts)])
-                energies = energy(self.network.logits(glyphs[:, None].astype(np.float32) / 255))
-                if energies[1:].mean() > energies[0] + APART:
-                    readings.several, readings.notices = True, [SEVERAL]
-        return answer
+    def _logits(self, glyphs: np.ndarray) -> np.ndarray:
+        """Return the logits (B,K) of glyphs (B,S,S) uint8."""
+        parts = (glyphs[at : at + BATCH, None] for at in range(0, len(glyphs), BATCH))
+        logits = [self.network.logits(part.astype(np.float32) / 255) for part in parts]
+        return np.concatenate(logits)
+
+    def _notice_of_more(self, found: Proposals, readings: Readings) -> str:
+        """Return a notice if a picture holds more characters than the one that was read, or ''."""
+        if found.holds_more(readings.proposal):
+            return MORE
+        if parts := found.parts(readings.proposal):
+            energies = energy(self._logits(np.stack([fit(p, self.network.size) for p in parts])))
+            if energies.mean() > readings.energy + APART:
+                return SEVERAL
+        return ""
 
     def select(self, logits: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Return the logits (B,k) of the classes that are read, from those (B,K) of all.
@@ -426,26 +407,6 @@ class Recognizer:
                 logits[:, symbol] = logits[:, chinese] - 20
         return logits
 
-    def _readings(self, logits: np.ndarray, top_k: int) -> list[Readings]:
-        """Return the readings of logits (B,K)."""
-        if not np.isfinite(logits).all():
-            raise ValueError(f"{self.network.source}: its answers are no numbers")
-        probabilities = softmax(self.select(logits))
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        answer = [
-            Readings(Reading(self.classes[i], float(row[i])) for i in chosen.tolist())
-            for row, chosen in zip(probabilities, best, strict=True)
-        ]
-        energies = energy(logits)
-        for readings, value in zip(answer, energies.tolist(), strict=True):
-            readings.energy = value
-        if self.network.reject is not None:
-            scores = character_score(energies, self.network.reject).tolist()
-            for readings, score in zip(answer, scores, strict=True):
-                readings.character_score = score
-                readings.is_character = score >= self.network.reject["threshold"]
-        return answer
-
     def recognize(self, pictures: Picture | Iterable[Picture], top_k: int = 10) -> list[Readings]:
         """Read pictures; what cannot be read has an error instead of readings, in its place.
 
@@ -456,17 +417,20 @@ class Recognizer:
             pictures = [pictures]
         answer: list[Readings] = []
         found: dict[int, Proposals] = {}  # by place in the answer
-        notices: list[list[str]] = []
         for place, picture in enumerate(pictures):
-            answer.append(Readings())
-            notices.append([])
+            readings = Readings()
+            readings.notices = notices = []
+            answer.append(readings)
             try:
-                found[place] = self.find(picture, notices[-1])
+                found[place] = self.find(picture, notices)
             except (ValueError, OSError) as error:
-                answer[place].error = sentence(error)
-        read = self.read_found(list(found.values()), top_k)
-        for place, readings in zip(found, read, strict=True):
-            readings.notices = [*notices[place], *readings.notices]
+                readings.error = sentence(error)
+        read = self.read([each.glyphs for each in found.values()], top_k)
+        for (place, proposals), readings in zip(found.items(), read, strict=True):
+            readings.notices = answer[place].notices
+            if notice := self._notice_of_more(proposals, readings):
+                readings.notices.append(notice)
+                readings.several = True
             answer[place] = readings
         return answer
 
@@ -478,9 +442,8 @@ def _chinese_twins(classes: Sequence[str]) -> list[tuple[int, list[int]]]:
     place = {name: number for number, name in enumerate(classes)}
     twins = []
     for group in TWINS:
-        known = [name for name in group if name in place]
-        chinese = [place[name] for name in known if name in LEVEL1]
-        symbols = [place[name] for name in known if name not in LEVEL1]
+        chinese = [place[name] for name in group if name in place and name in LEVEL1]
+        symbols = [place[name] for name in group if name in place and name not in LEVEL1]
         if chinese and symbols:
             twins.append((chinese[0], symbols))
     return twins

@@ -13,7 +13,6 @@ import torch
 from conftest import CHARACTERS, ROOT, bitmap, call_script, made_once, run_script
 
 import checkpoint
-import recognizer
 from config import DEFAULT_CHECKPOINT
 from picture import to_glyph
 from picture.module import ToGlyph
@@ -299,8 +298,7 @@ def foreign(*nodes, metadata: dict | None = None, external: str = "") -> bytes:
         weights = TensorProto(name="weights", dims=[1024, 3], data_type=TensorProto.FLOAT)
         weights.data_location = TensorProto.EXTERNAL
         weights.external_data.add(key="location", value=external)
-    numbers = {"huge": np.array([1 << 42]), "many": np.array(1 << 60), "yes": np.array(True)}
-    constants = [onnx.numpy_helper.from_array(value, name) for name, value in numbers.items()]
+    huge = onnx.numpy_helper.from_array(np.array([1 << 42]), "huge")
     nodes = [
         helper.make_node("Flatten", ["glyph"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
@@ -308,21 +306,11 @@ def foreign(*nodes, metadata: dict | None = None, external: str = "") -> bytes:
     ]
     glyph = helper.make_tensor_value_info("glyph", TensorProto.FLOAT, ["N", 1, 32, 32])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "foreign", [glyph], [logits], [weights, *constants])
+    graph = helper.make_graph(nodes, "foreign", [glyph], [logits], [weights, huge])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     given = {"classes": list("一二三"), "config": {"size": 32}} | (metadata or {})
     helper.set_model_props(model, {key: json.dumps(value) for key, value in given.items()})
     return model.SerializeToString()
-
-
-def endless():
-    """Return a node that never ends."""
-    flag = [helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("go", "on")]
-    sums = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
-    count = helper.make_tensor_value_info("count", TensorProto.INT64, [])
-    same = [helper.make_node("Identity", [a], [b]) for a, b in (("go", "on"), ("x", "y"))]
-    body = helper.make_graph(same, "body", [count, flag[0], sums[0]], [flag[1], sums[1]])
-    return helper.make_node("Loop", ["many", "yes", "sums"], ["logits"], body=body)
 
 
 @pytest.mark.parametrize(
@@ -341,20 +329,18 @@ def test_wrong_metadata(tmp_path, metadata):
         load_network(path)
 
 
-def test_hostile_files_are_one_sentence(tmp_path, monkeypatch):
-    """Weights in another file, terabytes, no end, no numbers."""
-    monkeypatch.setattr(recognizer, "TRY_SECONDS", 0.5)
+def test_hostile_files_are_one_sentence(tmp_path):
+    """Weights in another file, terabytes, no numbers."""
     path = tmp_path / "network.onnx"
     fill = helper.make_node("ConstantOfShape", ["huge"], ["logits"])
     for content, message in (
         (foreign(external="/etc/hostname"), "not a readable ONNX file"),
         (foreign(external="../elsewhere.bin"), "not a readable ONNX file"),
         (foreign(fill), "not a (readable ONNX|file that export)"),
-        (foreign(endless()), "not a file that export.py writes"),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             load_network(path)
     path.write_bytes(foreign(helper.make_node("Log", ["sums"], ["logits"])))
-    with pytest.raises(ValueError, match="no numbers"):
-        Recognizer(load_network(path)).read(np.zeros((1, 32, 32), np.uint8))
+    with pytest.raises(ValueError, match="not finite"):
+        Recognizer(load_network(path)).read(np.zeros((1, 1, 32, 32), np.uint8))

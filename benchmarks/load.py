@@ -2,18 +2,19 @@
 
     python -m benchmarks.load
 
+ImageFolder   Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> DataLoader, two persistent
+              workers
 packed        CharacterDataset.fetch of random indices -> input (B,1,64,64) float -> augment
 DataLoader    the same data set in DataLoader(dataset, 256, shuffle=True), in this process
-ImageFolder   Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> DataLoader, two workers that
-              stay alive
 
-All read the same PNG files; packing them is not timed. `affine` is the same distortion for both;
-`all` is what train.py does: elastic distortion, stroke width, blur and leftovers as well.
+All read the same PNG files; packing them is not timed. `affine` is the same augmentation for both;
+`all` is that of train.py, with elastic distortion, stroke width, blur and leftovers.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -40,13 +41,11 @@ def usual(root: Path, augmented: bool) -> DataLoader:
     return DataLoader(data, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
 
 
-def packed(glyphs: CharacterDataset, strength: Augmentation | None) -> None:
-    """Read an epoch of batches, and augment them."""
-    order = epoch_order(len(glyphs), 0, 0)
+def packed(dataset: CharacterDataset, strength: Augmentation | None = None) -> None:
+    """Read an epoch of batches with `fetch`, and augment them."""
     generator = torch.Generator().manual_seed(0)
-    chosen = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-    for batch, _ in glyphs.batches(chosen):
-        x = to_input(batch)
+    for indices in torch.from_numpy(epoch_order(len(dataset), 0, 0)).split(BATCH):
+        x = to_input(dataset.fetch(indices.numpy())[0])
         if strength:
             augment(x, strength, generator)
 
@@ -55,28 +54,26 @@ def measure(images: int, rounds: int) -> list[timing.Row]:
     config = Config()
     everything = Augmentation(**{key: getattr(config, key) for key in Augmentation._fields})
     affine = everything._replace(elastic=0, stroke=0, blur=0, leftovers=0)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = timing.write_tree(Path(folder) / "train", images)
-        glyphs = CharacterDataset(root, size=SIZE)
-        for augmented, kinds in (
-            (False, {"no augmentation": None}),
-            (True, {"affine": affine, "all": everything}),
-        ):
-            loader = usual(root, augmented)
-            contestants = {"ImageFolder": lambda loader=loader: [len(x) for x, _ in loader]}
-            for kind, strength in kinds.items():
-                contestants[f"packed, {kind}"] = lambda strength=strength: packed(glyphs, strength)
-            if not augmented:
-                ours = DataLoader(glyphs, BATCH, shuffle=True)
-                contestants["packed, DataLoader"] = lambda ours=ours: [len(x) for x, _ in ours]
-            seconds = timing.alternate(contestants, rounds)
-            name = f"ImageFolder, {next(iter(kinds))}"
-            rows.append(timing.Row(name, timing.rate(seconds["ImageFolder"], images), "images/s"))
-            for kind in list(contestants)[1:]:
-                gain = timing.ratio(seconds, "ImageFolder", kind)
-                fast = timing.rate(seconds[kind], images)
-                rows.append(timing.Row(kind, fast, "images/s", gain, name))
+        dataset = CharacterDataset(root, size=SIZE)
+        plain, augmented = usual(root, False), usual(root, True)
+        ours = DataLoader(dataset, BATCH, shuffle=True)
+        contestants = {
+            "ImageFolder": lambda: deque(plain, maxlen=0),
+            "packed": lambda: packed(dataset),
+            "packed, DataLoader": lambda: deque(ours, maxlen=0),
+            "ImageFolder, affine": lambda: deque(augmented, maxlen=0),
+            "packed, affine": lambda: packed(dataset, affine),
+            "packed, all": lambda: packed(dataset, everything),
+        }
+        seconds = timing.alternate(contestants, rounds)
+    rows = []
+    for name, times in seconds.items():
+        if name.startswith("ImageFolder"):
+            baseline = name
+        gain = timing.ratio(seconds, baseline, name)
+        rows.append(timing.Row(name, timing.rate(times, images), "images/s", gain, baseline))
     return rows
 
 

@@ -35,11 +35,11 @@ def write_png(path, pixels):
     return path
 
 
-def many(root: Path, count: int) -> Path:
-    """Write a tree with so many copies of one image."""
-    data = write_png(root / "U+4E00" / "1001_00000.png", bitmap("一", 1001)).read_bytes()
+def many(root: Path, count: int, name: str = "1001_{:05}.png") -> Path:
+    """Write a tree with `count` copies of one image."""
+    data = write_png(root / "U+4E00" / name.format(0), bitmap("一", 1001)).read_bytes()
     for i in range(1, count):
-        (root / "U+4E00" / f"1001_{i:05}.png").write_bytes(data)
+        (root / "U+4E00" / name.format(i)).write_bytes(data)
     return root
 
 
@@ -114,35 +114,21 @@ def test_file_formats(tmp_path, capsys):
     folder = tmp_path / "别人的 数据" / "永"
     folder.mkdir(parents=True)
     ink = bitmap("永", 3)
-    alpha = np.zeros((*ink.shape, 4), np.uint8)
-    alpha[..., 3] = 255 - ink
-    files = {
-        "a.png": ink,
-        "d.jpg": ink,
-        "e.png": alpha,
-        "F.JPEG": ink,
-        "长文件名" * 10 + ".png": ink,
-    }
-    files |= {"b.bmp": cv2.cvtColor(ink, cv2.COLOR_GRAY2BGR), "c.tiff": ink.astype(np.uint16) * 257}
-    for name, pixels in files.items():
-        cv2.imencode(os.path.splitext(name)[1].lower(), pixels)[1].tofile(folder / name)
+    for name in ("a.png", "d.jpg", "F.JPEG", "b.bmp", "c.tiff", "长文件名" * 10 + ".png"):
+        cv2.imencode(os.path.splitext(name)[1].lower(), ink)[1].tofile(folder / name)
     (folder / "notes.txt").write_text("no image")
     write_png(folder.parent / "loose.png", ink)
     pack = open_pack(folder.parent, 32, workers=1)
-    assert len(pack) == len(files) and not pack.problems and pack.writers == []
+    assert len(pack) == 6 and not pack.problems and pack.writers == []
     error = capsys.readouterr().err
     assert "2 files are skipped" in error and "loose.png" in error and "永/notes.txt" in error
-    first = pack.first(np.arange(len(pack))).reshape(len(pack), -1).astype(int)
-    assert all(np.corrcoef(glyph, first[0])[0, 1] > 0.6 for glyph in first)
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path, capsys):
     tree = small_tree(tmp_path / "t")
-    ink = bitmap("一", 3)
-    for folder in (".ipynb_checkpoints", "__MACOSX", "U+4E00/.more"):
-        write_png(tree / folder / "a.png", ink)
-    for name in ("U+4E00/._1001_00000.png", "U+4E00/Thumbs.db", ".DS_Store"):
-        write_png(tree / name, ink)
+    for name in (".ipynb_checkpoints/a.png", "__MACOSX/a.png", "U+4E00/.more/a.png", ".DS_Store",
+                 "U+4E00/._1001_00000.png", "U+4E00/Thumbs.db"):  # fmt: skip
+        write_png(tree / name, bitmap("一", 3))
     pack = open_pack(tree, 32, workers=1)
     assert len(pack) == 18 and len(pack.classes) == 3 and not capsys.readouterr().err
 
@@ -230,7 +216,6 @@ def swap(tree):
         swap,
         lambda tree: write_png(tree / "U+5341" / "1001_00000.png", bitmap("十", 99)),
         lambda tree: (tree / "U+5341" / "1001_00000.png").unlink(),
-        lambda tree: write_png(tree / "U+5341" / "1009_00000.png", bitmap("十", 1009)),
         lambda tree: write_png(tree / "U+4EBA" / "1009_00000.png", bitmap("人", 1009)),
         lambda tree: (tree / "U+4E00").rename(tree / "U+4E8C"),
     ],
@@ -264,10 +249,10 @@ def test_an_unchanged_tree_is_not_packed_again_wherever_it_lies(tmp_path, capsys
     capsys.readouterr()
     shutil.copytree(tmp_path / "a", tmp_path / "c", copy_function=shutil.copyfile)
     stamp = written(tmp_path / "c" / "train")
-    for error in ("comparing contents", ""):  # once
+    for expected in ("comparing contents", ""):  # once
         pack = open_pack(tmp_path / "c" / "train", 32, workers=1)
         assert written(pack.source) == stamp and pack.fingerprint == fingerprint
-        assert error in (said := capsys.readouterr().err) and bool(said) == bool(error)
+        assert expected in (error := capsys.readouterr().err) and bool(error) == bool(expected)
 
 
 def test_another_preprocessing_packs_again(tmp_path, monkeypatch, capsys):
@@ -275,9 +260,9 @@ def test_another_preprocessing_packs_again(tmp_path, monkeypatch, capsys):
     open_pack(tree, 32, workers=1)
     name = next(iter(picture.SETTINGS))
     monkeypatch.setitem(picture.SETTINGS, name, picture.SETTINGS[name] + 1)
-    for text in ("the preprocessing has changed", ""):
+    for expected in ("the preprocessing has changed", ""):  # once
         open_pack(tree, 32, workers=1)
-        assert text in (error := capsys.readouterr().err) and bool(text) == bool(error)
+        assert expected in (error := capsys.readouterr().err) and bool(error) == bool(expected)
 
 
 def contents(folder):
@@ -378,7 +363,7 @@ def test_it_is_like_an_image_folder(tmp_path):
     image, label = ours[7]
     assert image.shape == (1, 32, 32) and image.dtype == torch.float32 and label == theirs[7][1]
     expected = to_glyph(read_picture(ours.samples[7][0]), 32)
-    assert torch.equal((image[0] * 255).round().byte(), torch.from_numpy(expected))
+    assert np.array_equal(image[0], np.float32(expected) / 255)
 
 
 def test_a_data_loader_reads_whole_batches(tmp_path, monkeypatch):
@@ -431,34 +416,30 @@ def test_classes_that_the_labels_do_not_include(tmp_path):
 # --- validation
 
 
-@pytest.mark.parametrize(("fraction", "people"), [(0.1, 2), (0.02, 1), (0.5, 10), (0.0, 0)])
-def test_writers_are_held_out(tmp_path_factory, fraction, people):
-    root = tmp_path_factory.getbasetemp() / "held-out"
-    if not root.exists():
-        write_tree(root / "a", range(1001, 1021), "一", 1)
-        write_tree(root / "b", range(1001, 1021), "十", 1)  # by the same writers
-        small_tree(root / "c")
-    dataset = CharacterDataset([root / "a", root / "b"], unlabelled=root / "c", size=32, workers=1)
-    train, validation, how = hold_out(dataset, fraction, seed=3)
-    assert len(train) + len(validation) == 40 and (dataset.targets[train] != NO_LABEL).all()
-    held = set(dataset.writers[validation])
-    assert len(held) == people and not held & set(dataset.writers[train])
-    assert how == (f"{people} held-out writer" + "s" * (people > 1) if people else "none")
-    assert np.array_equal(hold_out(dataset, fraction, seed=3)[1], validation)
-    if people:
+def test_writers_are_held_out(tmp_path):
+    a = write_tree(tmp_path / "a", range(1001, 1021), "一", 1)
+    b = write_tree(tmp_path / "b", range(1001, 1021), "十", 1)  # by the same writers
+    dataset = CharacterDataset([a, b], unlabelled=small_tree(tmp_path / "c"), size=32, workers=1)
+    for fraction, count in ((0.1, 2), (0.02, 1), (0.5, 10), (0.0, 0)):
+        train, validation, how = hold_out(dataset, fraction, seed=3)
+        assert len(train) + len(validation) == 40 and (dataset.targets[train] != NO_LABEL).all()
+        held = set(dataset.writers[validation])
+        assert len(held) == count and not held & set(dataset.writers[train])
+        assert np.array_equal(hold_out(dataset, fraction, seed=3)[1], validation)
+        if count == 0:
+            assert how == "none"
+            continue
+        people = f"{count} {'writer' if count == 1 else 'writers'}"
+        assert how == people.replace(" ", " held-out ")
+        assert dataset.describe(validation) == f"{2 * count} samples of 2 classes by {people}"
         assert not np.array_equal(hold_out(dataset, fraction, seed=4)[1], validation)
-        text = f"{2 * people} samples of 2 classes by {people} writer" + "s" * (people > 1)
-        assert dataset.describe(validation) == text
 
 
 def test_samples_are_held_out_where_writers_are_unknown(tmp_path):
-    tree = small_tree(tmp_path / "t", samples=1)
     one = write_tree(tmp_path / "one", range(1001, 1002), samples=4)
     _, validation, how = hold_out(CharacterDataset(one, size=32), 0.25, seed=0)
     assert len(validation) == 6 and how == "6 of 24 samples of one writer, drawn by sample"
-    ink = bitmap("一", 7)
-    for i in range(20):
-        write_png(tree / "U+4E00" / f"scan{i}.png", ink)
+    tree = small_tree(many(tmp_path / "t", 20, "scan{}.png"), samples=1)
     dataset = CharacterDataset(tree, size=32)
     _, validation, how = hold_out(dataset, 0.2, seed=0)
     assert (dataset.writers[validation] < 0).sum() == 4 and len(validation) == 7

@@ -7,7 +7,6 @@ mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png
 """
 
 import csv
-import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +23,6 @@ from jobs.files import write_file
 
 SIDE, BAR = 64, 20  # pixels: a picture on the sheet, a caption
 SHEET = 200  # mistakes on mistakes.png
-# Fonts with Chinese characters of Windows, macOS and Linux; without one captions are code points.
-FONTS = ("msyh.ttc", "simhei.ttf", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
-         "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc")  # fmt: skip
 
 
 class Mistake(NamedTuple):
@@ -82,7 +78,7 @@ class Mistakes:
         """Draw mistakes in strips of three glyphs, dark on light: (H,W) uint8.
 
         A strip is the input, a sample of its class, and a sample of the predicted class. Its
-        caption is "truth → prediction probability".
+        caption is "truth -> prediction  probability".
         """
         strips = []
         for row in self.shown(count):
@@ -90,7 +86,9 @@ class Mistakes:
             trio = [self.sample(row), self.of_class(truth), self.of_class(guess)]
             trio = [cv2.resize(255 - g, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for g in trio]
             strip = np.hstack([np.pad(glyph, 1, constant_values=200) for glyph in trio])
-            bar = caption(arrow(self.mistake(row)), strip.shape[1])
+            names = " -> ".join(code_point(self.classes[label]) for label in (truth, guess))
+            text = f"{names}  {self.result.probability[row, 0]:.0%}"
+            bar = caption(text, strip.shape[1])
             strips.append(np.pad(np.vstack([bar, strip]), 3, constant_values=128))
         if not strips:
             return caption("no mistakes", 3 * SIDE)
@@ -115,32 +113,16 @@ class Mistakes:
         return f"{folder}: mistakes.csv lists all {len(self.rows):,} mistakes, {drawn}"
 
 
-@functools.cache
-def font() -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, bool]:
-    """Return a font for captions, and whether it has Chinese characters."""
-    for name in FONTS:
-        try:
-            return ImageFont.truetype(name, BAR - 6), True
-        except OSError:
-            continue
-    return ImageFont.load_default(), False
-
-
-def arrow(mistake: Mistake) -> str:
-    """Return "土 → 士 93%", or "U+571F -> U+58EB 93%" without a Chinese font."""
-    labels = [mistake.truth, mistake.prediction]
-    sign = "→"
-    if not font()[1]:
-        labels = [f"U+{ord(x):04X}" if len(x) == 1 and not x.isascii() else x for x in labels]
-        labels, sign = [label.encode("ascii", "replace").decode() for label in labels], "->"
-    return f"{labels[0][:8]} {sign} {labels[1][:8]} {mistake.probability:.0%}"
-
-
 def caption(text: str, width: int) -> np.ndarray:
     """Return a line of text, dark on light: (BAR,width) uint8."""
     picture = Image.new("L", (width, BAR), 255)
-    ImageDraw.Draw(picture).text((3, 2), printable(text), fill=0, font=font()[0])
+    ImageDraw.Draw(picture).text((3, 2), text, fill=0, font=ImageFont.load_default())
     return np.array(picture)
+
+
+def code_point(label: str) -> str:
+    """Return a label in ASCII, as not every machine has a Chinese font: "U+571F"."""
+    return f"U+{ord(label):04X}" if len(label) == 1 else ascii(label)[1:-1]
 
 
 def safe_cell(text: str) -> str:

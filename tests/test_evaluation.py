@@ -17,7 +17,6 @@ from conftest import SMALL, call_script, run_script, several, write_gnt, write_t
 import calibration
 import checkpoint
 import picture
-from config import DEFAULT_CHECKPOINT
 from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.mistakes import BAR, SIDE, Mistakes, safe_cell
@@ -82,17 +81,6 @@ def test_mcnemar_by_hand():
     assert analysis.mcnemar(510, 590) == pytest.approx(exact, rel=1e-6)
 
 
-def test_comparison_is_paired():
-    one, other = np.array([1, 1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 1, 0, 1], bool)
-    compared = analysis.compare(one, other, np.array([0, 0, 1, 1, 2, 2]))
-    assert (compared["only_this"], compared["only_other"]) == (2, 1)
-    assert compared["p_value"] == 1 and compared["difference_error_over"] == "3 writers"
-    # Differences 1 1 -1 0 by writer 1, 0, 0 less the mean 1/6 of a sample.
-    residuals = np.array([1 - 2 / 6, 0 - 2 / 6, 0 - 2 / 6])
-    expected = (np.sum(residuals**2) * 3 / 2) ** 0.5 / 6
-    assert compared["difference_error"] == pytest.approx(expected)
-
-
 def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
     loaded = checkpoint.load(trained / "best.pt")
     model = checkpoint.build_model(loaded).train()
@@ -131,15 +119,15 @@ def test_reads_as_in_prediction(trained, tmp_path):
 
 
 def test_symbols_are_read_as_the_characters_that_look_alike(trained, tmp_path):
-    """Unless --classes names them: 人 is called - here, whose twin is 一."""
+    """Unless --classes names them: 口 is called - here, whose twin is 一."""
     loaded = checkpoint.load(trained / "best.pt")
-    classes = ["-" if label == "人" else label for label in loaded["classes"]]
+    classes = ["-" if label == "口" else label for label in loaded["classes"]]
     parts = (loaded[key] for key in ("config", "metrics", "epoch"))
     config, metrics, epoch = parts
     path = tmp_path / "twins.pt"
     checkpoint.save(path, loaded["model"], config, classes, metrics, epoch)
-    tree = write_tree(tmp_path / "t", range(1241, 1244), "一人")
-    (tree / folder_name("人")).rename(tree / folder_name("-"))
+    tree = write_tree(tmp_path / "t", range(1241, 1244), "一口")
+    (tree / folder_name("口")).rename(tree / folder_name("-"))
     both = tmp_path / "both.txt"
     both.write_text("-一", encoding="utf-8")
     merged = figures_of(tree, "--checkpoint", path)
@@ -288,28 +276,19 @@ def test_without_a_name_it_is_ones_own_checkpoint_then_the_shipped(trained, data
     assert done.stdout.splitlines()[0].split() == ["checkpoint", str(own)]
 
 
-@pytest.mark.parametrize(
-    ("days", "age"), [(3.1, "3 days ago"), (0.06, "1 hour ago"), (0, "just now"), (None, "")]
-)
+@pytest.mark.parametrize(("days", "age"), [(3.1, "3 days ago"), (0.06, "1 hour ago")])
 def test_summary_tells_the_age_and_another_preprocessing(trained, tmp_path, days, age):
     content = torch.load(trained / "best.pt", weights_only=True)
+    time = datetime.now(timezone.utc) - timedelta(days=days)
+    content["made_with"]["time"] = time.isoformat()
     content["metrics"] = {"top1": 0.0333}
-    if days is None:
-        content["made_with"], content["metrics"] = {}, {}
-        content["preprocessing"] = picture.SETTINGS | {"picture.glyph.MADE_UP": 1}
-    else:
-        time = datetime.now(timezone.utc) - timedelta(days=days)
-        content["made_with"]["time"] = time.isoformat()
+    content["preprocessing"]["picture.glyph.MADE_UP"] = 1
     path = tmp_path / "a.pt"
     torch.save(content, path)
     summary = load_network(path).summary
-    if days is None:
-        assert summary.startswith(f"{path}: 6 classes; the shipped weights: --checkpoint ")
-        assert "another preprocessing (picture.glyph.MADE_UP)" in summary
-        assert "MADE_UP" in call_script("checkpoint.py", path).stdout
-    else:
-        assert summary.startswith(f"{path}: 6 classes, validation top-1 3.3 %, made {age}; the ")
-        assert "preprocessing" not in summary
+    assert summary.startswith(f"{path}: 6 classes, validation top-1 3.3 %, made {age}; the ")
+    assert "another preprocessing (picture.glyph.MADE_UP)" in summary
+    assert "MADE_UP" in call_script("checkpoint.py", path).stdout
 
 
 def test_an_exported_file_has_the_summary_of_its_checkpoint(exported):
@@ -405,17 +384,6 @@ def test_rejection_is_measured_as_predict_scores(trained, data, papers, tmp_path
     assert calibration.auroc(*scores) == pytest.approx(after["auroc"], abs=1e-3)
     assert (scores[0] >= numbers[-1]).mean() == pytest.approx(after["kept"])
     assert (scores[1] < numbers[-1]).mean() == pytest.approx(after["rejected"])
-
-
-def test_numbers_with_a_negative_scale_are_not_offered(papers, data, tmp_path):
-    """The roles are exchanged: noise is the data, characters are the other images."""
-    (tmp_path / "tree").mkdir()
-    (papers / "deep").rename(tmp_path / "tree" / folder_name("一"))
-    options = [tmp_path / "tree", "--no-characters", data / "test" / folder_name("大")]
-    options += ["--checkpoint", DEFAULT_CHECKPOINT]
-    figures = figures_of(*options)["no_characters"]
-    assert figures["auroc"] < 0.5 and figures["fitted"] is None
-    assert "no numbers for --reject" in call_script("test.py", *options).stdout
 
 
 def test_a_folder_without_images_has_no_rejection(trained, data, tmp_path):

@@ -41,7 +41,6 @@ from jobs.pool import Workers, cores
 STATE, VERSION = ".process_gnt.jsonl", 4
 COUNTS = ("images", "skipped", "damaged", "symbols", "png_bytes")
 BATCH_BYTES = 1 << 20  # of bitmaps sent to a worker at a time
-FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 # -- images ----------------------------------------------------------------------------------------
 
@@ -67,28 +66,21 @@ def write_batch(batch: Batch) -> tuple[str, str, int, int]:
     total = 0
     for number, record in batch.records:
         data = cv2.imencode(".png", record.bitmap, png)[1]
-        folder = f"{batch.folder}/{folder_name(record.character)}"
-        _write(folder, f"{folder}/{batch.prefix}_{number:05d}.png", data.data)
+        name = f"{batch.prefix}_{number:05d}.png"
+        _write(f"{batch.folder}/{folder_name(record.character)}/{name}", data.data)
         total += len(data)
     return batch.folder, batch.prefix, len(batch.records), total
 
 
-def _write(folder: str, path: str, data: memoryview) -> None:
-    """Write a file in place, as fast as Python can; its source's mark tells whether it is whole."""
+def _write(path: str, data: memoryview) -> None:
+    """Write a file in place; the mark of its source tells whether it is whole."""
     try:
-        try:
-            handle = os.open(path, FLAGS, 0o666)
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            handle = os.open(path, FLAGS, 0o666)
-        try:
-            while len(data):  # once, but for the last bytes of a disk
-                data = data[os.write(handle, data) :]
-        finally:
-            os.close(handle)
+        with open(path, "wb") as stream:
+            stream.write(data)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _write(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
         raise OSError(error.errno, error.strerror, path) from None
 
 
@@ -137,12 +129,13 @@ class Tree:
         """Write the state file with one line per source, in an order that depends on them alone."""
         lines = [{"version": VERSION, "classes": self.chosen}]
         lines += [self.marks[prefix] for prefix in sorted(self.marks)]
-        write_file(self.folder / STATE, "".join(map(_line, lines)).encode("ascii"))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_file(self.folder / STATE, text.encode("ascii"))
 
     def mark(self, prefix: str) -> None:
         """Append the mark of a source to the state file; the last one counts."""
         with open(self.folder / STATE, "a", encoding="ascii") as stream:
-            stream.write(_line(self.marks[prefix]))
+            stream.write(json.dumps(self.marks[prefix]) + "\n")
 
     def _remember(self, prefix: str, mark: dict) -> None:
         writer = prefix.partition("+")[0]
@@ -185,10 +178,6 @@ class Tree:
                 os.unlink(os.path.join(folder, name))
 
 
-def _line(content: dict) -> str:
-    return json.dumps(content) + "\n"
-
-
 def _lines(path: Path) -> Iterator[dict]:
     """Yield the lines of a state file up to one that a kill has cut off."""
     with contextlib.suppress(FileNotFoundError, ValueError):
@@ -201,12 +190,12 @@ def _absolute(source: GntFile) -> str:
 
 
 def _checksum(source: GntFile) -> int:
-    crc = source.crc
-    if crc is None:
-        crc = 0
-        with source.path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                crc = zlib.crc32(chunk, crc)
+    if source.crc is not None:
+        return source.crc
+    crc = 0
+    with source.path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            crc = zlib.crc32(chunk, crc)
     return crc
 
 
@@ -317,6 +306,7 @@ class Conversion:
 
 _LEVEL1 = frozenset(LEVEL1)
 HEADINGS = ("split", "set", "files", "writers", "images", "official", "MB", "skipped", "damaged")
+COLUMNS = "{:<5}  {:<11}  {:>5}  {:>7}  {:>9}  {:>21}  {:>7}  {:>9}  {:>7}"
 
 
 def report(run: Conversion) -> str:
@@ -325,16 +315,14 @@ def report(run: Conversion) -> str:
     for split, prefix in run.sources:
         mark = run.trees[split].marks[prefix]
         groups.setdefault((split, origin(mark["source"])[0]), []).append(mark)
-    rows = [HEADINGS]
+    lines = [COLUMNS.format(*HEADINGS)]
+    all_of_level1 = run.classes is None or run.classes >= _LEVEL1
     for (split, name), marks in sorted(groups.items(), key=lambda g: (g[0][0] != "train", g[0])):
-        all_of_level1 = run.classes is None or run.classes >= _LEVEL1
         symbols = any(mark["symbols"] for mark in marks)
-        rows.append(
-            _row(split, name, marks, published(name, split, symbols) if all_of_level1 else "-")
-        )
+        official = published(name, split, symbols) if all_of_level1 else "-"
+        lines.append(_row(split, name, marks, official))
     if len(groups) > 1:
-        rows.append(_row("total", "", sum(groups.values(), []), ""))
-    lines = [_table(rows)]
+        lines.append(_row("total", "", sum(groups.values(), []), ""))
     for _, tree in sorted(run.trees.items(), reverse=True):
         classes = sum(entry.is_dir() for entry in os.scandir(tree.folder))
         lines.append(f"{tree.folder}: {classes:,} classes")
@@ -348,21 +336,12 @@ def report(run: Conversion) -> str:
     return "\n".join(lines)
 
 
-def _row(split: str, name: str, marks: list[dict], official: str) -> list[str]:
-    total = {key: sum(mark[key] for mark in marks) for key in COUNTS}
+def _row(split: str, name: str, marks: list[dict], official: str) -> str:
+    images, skipped, damaged, _, size = (sum(mark[key] for mark in marks) for key in COUNTS)
     writers = len({mark["prefix"].partition("+")[0] for mark in marks})
-    counts = (f"{n:,}" for n in (len(marks), writers, total["images"]))
-    size = f"{total['png_bytes'] / 1e6:,.1f}"
-    return [split, name, *counts, official, size, f"{total['skipped']:,}", f"{total['damaged']:,}"]
-
-
-def _table(rows: list[list[str]]) -> str:
-    """Return rows as text in columns, the first two to the left, numbers to the right."""
-    columns = []
-    for number, column in enumerate(zip(*rows, strict=True)):
-        pad, width = str.rjust if number > 1 else str.ljust, max(map(len, column))
-        columns.append([pad(cell, width) for cell in column])
-    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+    counts = (f"{n:,}" for n in (len(marks), writers, images))
+    megabytes = f"{size / 1e6:,.1f}"
+    return COLUMNS.format(split, name, *counts, official, megabytes, f"{skipped:,}", f"{damaged:,}")
 
 
 # -- command line ----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ MD5 = {
     "Gnt1.1Test.zip": "e74f9a4863e73d8b80ed402452c97448",
 }
 
-# Writers and pictures as published: (writers, pictures of level 1, pictures of all classes).
+# Writers and images as published: (writers, images of level 1, images of all classes).
 # The train and test parts of HWDB1.0 and 1.2 are only published together: (total, all classes).
 COUNTS = {
     ("HWDB1.1", "train"): (240, 897_758, 938_679),
@@ -55,7 +55,6 @@ COUNTS = {
     ("competition", "test"): (60, 224_419, None),
 }
 TOTALS = {"HWDB1.0": (420, 1_680_258), "HWDB1.1": (300, 1_172_907), "HWDB1.2": (300, 1_041_970)}
-
 
 # Which writers a set has: letter or number of digits, first and last, and their split.
 NUMBERS = (
@@ -94,9 +93,9 @@ def origin(file_name: str) -> tuple[str, str | None, str | None]:
 
 
 def writer_of(file_name: str) -> str:
-    """Return the writer of a .gnt file or of a picture; "" if a picture's name does not tell.
+    """Return the writer of a .gnt file or of an image; "" if an image's name does not tell.
 
-    The identity is the same wherever a sample is stored: 1001-c.gnt, 1001-s.gnt and the pictures
+    The identity is the same wherever a sample is stored: 1001-c.gnt, 1001-s.gnt and the images
     converted from them (1001_00017.png, 1001+2_00017.png) belong to writer 1001. A .gnt file of any
     other name is a writer of its own: my_file.gnt and my-file_00017.png belong to my-file.
     """
@@ -112,7 +111,7 @@ def writer_of(file_name: str) -> str:
 
 
 def published(name: str, split: str, symbols: bool) -> str:
-    """Return how many pictures of a set's part were published, "-" where that is not known."""
+    """Return how many images of a part of a set were published, "-" if that is unknown."""
     writers, level1, every = COUNTS.get((name, split), (0, None, None))
     count = every if symbols else level1
     return f"{count:,} ({writers} writers)" if count else "-"

@@ -402,7 +402,6 @@ def test_a_full_disk_is_said_with_the_path(tmp_path):
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert done.stderr.endswith(f"{out}/train/U+554A/1001_00002.png: File too large\n")
         assert done.stderr.count("\n") == 1
-    assert sorted(Path(name).name for name in pictures(out)) == ["1001_00000.png", "1001_00001.png"]
     assert run(tmp_path / "1001.gnt", "--out", out).returncode == 0
     assert len(pictures(out)) == 3 + len(TEXT) and not list(out.rglob("*.part*"))
 

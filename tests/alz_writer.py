@@ -17,20 +17,15 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return stream.getvalue()
 
 
-def pack(data: bytes, method: int) -> bytes:
-    if method == DEFLATE:
-        packer = zlib.compressobj(6, zlib.DEFLATED, -15)
-        return packer.compress(data) + packer.flush()
-    return data
-
-
 def alz(
     files: dict[str, bytes], method: int = DEFLATE, encrypted: bool = False, crc_error: int = 0
 ) -> bytes:
     """Return an archive in one piece; `crc_error` is XORed to the checksums."""
     out = b"ALZ\x01" + b"\x0a\0\0\0"
     for name, data in files.items():
-        packed, raw = pack(data, method), name.encode("utf-8")
+        packed, raw = data, name.encode("utf-8")
+        if method == DEFLATE:
+            packed = zlib.compress(data)[2:-4]  # without the head and checksum of zlib
         out += struct.pack("<4sHBIBB", b"BLZ\x01", len(raw), 0x20, 0, 0x40 | encrypted, 0)
         out += struct.pack(
             "<BBIII", method, 0, zlib.crc32(data) ^ crc_error, len(packed), len(data)

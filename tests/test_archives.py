@@ -110,22 +110,6 @@ def test_pipes_links_and_loops(tmp_path):
 # -- members ---------------------------------------------------------------------------------------
 
 
-def test_a_file_states_where_it_is(write):
-    archive = alz(DATA)
-    for path in (
-        write("a.gnt", DATA["1001.gnt"]),
-        write("a.zip", zipped(DATA)),
-        write("a.alz", archive),
-        write("b.zip", zipped({"a.alz": archive}, zipfile.ZIP_STORED)),
-    ):
-        for item in open_files([path]):
-            data = DATA.get(Path(item.name).name, DATA["1001.gnt"])
-            assert item.path == path and item.size == len(data)
-            assert item.name.startswith(str(path))
-            assert item.crc == (None if path.suffix == ".gnt" else zlib.crc32(data))
-            assert content(item) == (data, "")
-
-
 def test_the_content_decides_what_a_file_is(write):
     whole = zipped({"1001.gnt": b"x"})
     for name in ("a.gnt", "a.dat", "a.ALZ"):

@@ -130,12 +130,6 @@ def test_time_is_linear_in_the_file_whatever_the_damage():
         assert sum(isinstance(item, Damage) for item in items) == damages
 
 
-def test_write_record_refuses_what_the_format_cannot_hold():
-    for bitmap in (np.zeros((0, 5), np.uint8), np.zeros((5, 5)), np.zeros((5, 5, 1), np.uint8)):
-        with pytest.raises(ValueError, match="uint8"):
-            write_record(io.BytesIO(), "啊", bitmap)
-
-
 @pytest.mark.parametrize(
     ("name", "where"),
     [
@@ -151,24 +145,10 @@ def test_write_record_refuses_what_the_format_cannot_hold():
         ("006-t.gnt", ("other", "006", None)), ("9001-c.gnt", ("other", "9001", None)),
         ("1301.gnt", ("other", "1301", None)), ("Gnt1.0Test/421.gnt", ("other", "421", None)),
         ("my.gnt", ("other", None, None)), ("12.gnt", ("other", None, None)),
-        ("1000.gnt", ("other", "1000", None)),
-        ("C000.gnt", ("other", "C000", None)),
         ("c60-f.gnt", ("other", None, None)),
-        ("19999-c.gnt", ("synthetic", "19999", "train")),
-        ("20001-c.gnt", ("synthetic", "20001", "test")),
-        ("10000-c.gnt", ("other", "10000", None)),
-        ("30000-c.gnt", ("other", "30000", None)),
-        ("011001.gnt", ("other", "011001", None)),
-        ("Gnt1.0Test/420.gnt", ("HWDB1.0", "420", "test")),
-        ("Gnt1.0Test/000.gnt", ("other", "000", None)),
         ("HWDB1.2tst_gnt/501.gnt", ("HWDB1.2", "501", "test")),
         ("HWDB1.2_train/800-f.gnt", ("HWDB1.2", "800", "train")),
-        ("gnt1.2TRAINPART2/801.gnt", ("other", "801", None)),
-        ("Gnt1.2Train/500.gnt", ("other", "500", None)),
-        ("Gnt1.1Test/007.gnt", ("other", "007", None)),
         ("Gnt1.0TrainPart1/Gnt1.0Test/001.gnt", ("HWDB1.0", "001", "test")),
-        ("a/b.gnt/1", ("other", None, None)),
-        ("1001a.gnt", ("HWDB1.1", "1001", "train")),
         ("x1001.gnt", ("other", None, None)),
         ("1" * 18 + ".gnt", ("other", "1" * 18, None)), ("1" * 19 + ".gnt", ("other", None, None)),
     ],
@@ -239,9 +219,10 @@ def test_bitmaps_at_the_limits():
     stream.seek(0)
     samples = list(read_gnt(stream, "x"))
     assert [s.bitmap.shape for s in samples] == [(256, 65535), (65535, 1), (4096, 4096)]
-    for shape in ((65536, 1), (1, 65536), (4096, 4097)):
+    wrong = [np.zeros(shape, np.uint8) for shape in ((65536, 1), (1, 65536), (4096, 4097), (0, 5))]
+    for bitmap in [*wrong, np.zeros((5, 5)), np.zeros((5, 5, 1), np.uint8)]:
         with pytest.raises(ValueError, match="uint8|at most 65535"):
-            write_record(io.BytesIO(), "啊", np.zeros(shape, np.uint8))
+            write_record(io.BytesIO(), "啊", bitmap)
 
 
 def test_a_stream_in_small_pieces_is_read_alike():

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command import shorten
 from jobs.files import is_hidden, only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import AHEAD, Workers
 
@@ -168,23 +167,12 @@ def test_any_terminal(variables):
     assert (done.stdout, done.stderr) == ("字\\udcff\n".encode(), "字\n".encode())
 
 
-def test_standard_input_that_was_closed_is_empty():
-    done = python(COMMAND.format("raise ValueError(sys.stdin.buffer.read())"), shell='"$@" <&-')
-    assert (done.returncode, done.stderr) == (2, b"error: b''\n")
-
-
 def test_closed_streams_are_no_files_of_ours(tmp_path):
     """What goes to a stream that was closed must not end up in a file that was opened since."""
     path = tmp_path / "file"
     body = "file = open(sys.argv[1], 'w'); print('x'); import os; os.write(2, b'x'); file.close()"
     done = python(COMMAND.format(body), path, shell=">&- 2>&- <&-")
     assert done.returncode == 0 and path.read_bytes() == b""
-
-
-def test_lists_are_shortened():
-    assert shorten(["a", "b\nc"]) == "a, b\\nc"
-    assert shorten(list("abcdef")) == "a, b, c, d, e, ..."
-    assert shorten(list("abcde")) == "a, b, c, d, e"
 
 
 # -- worker processes ------------------------------------------------------------------------------
@@ -249,13 +237,6 @@ def test_workers_do_not_run_the_script_again(tmp_path, how):
     assert (done.returncode, done.stdout, done.stderr) == (0, "runs\n", "")
 
 
-def test_a_killed_worker_is_a_sentence():
-    body = "import os; from jobs.pool import Workers; list(Workers(2).map(os._exit, range(9)))"
-    done = python(COMMAND.format(body))
-    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
-    assert b"error: " in done.stderr and b"killed, perhaps for lack of memory" in done.stderr
-
-
 PARENT = """
 import os, time
 from jobs.pool import Workers
@@ -291,18 +272,3 @@ def running(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def test_a_full_disk_is_said_with_the_path(tmp_path):
-    """A limit on the size of files stands for the disk."""
-    resource = pytest.importorskip("resource")
-    body = (
-        "from pathlib import Path; from jobs.files import write_mark; "
-        "write_mark(Path(sys.argv[1]), {'a': 'x' * 5000})"
-    )
-    done = python(
-        COMMAND.format(body), tmp_path / "mark.json",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.decode().startswith(f"error: {tmp_path}/mark.json")
-    assert os.listdir(tmp_path) == []

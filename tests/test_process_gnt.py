@@ -18,7 +18,6 @@ from alz_writer import DEFLATE, STORE, alz, volumes, zipped
 from conftest import call_script
 
 from hwdb.record import write_record
-from hwdb.sets import writer_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "啊阿埃A＋①"
@@ -164,12 +163,6 @@ def test_split_does_not_move_official_files(tmp_path):
     check(tmp_path / "out", expected("test", "1241", 1))
 
 
-def test_archive_name_tells_the_split_of_hwdb_1_0(tmp_path):
-    (tmp_path / "Gnt1.0Test.zip").write_bytes(zipped({"006-t.gnt": gnt_of(6)}))
-    assert run(tmp_path / "Gnt1.0Test.zip", "--out", tmp_path / "out").returncode == 0
-    check(tmp_path / "out", expected("test", "006", 6))
-
-
 def test_classes_and_limit(tmp_path):
     (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
     out = tmp_path / "out"
@@ -203,21 +196,6 @@ def test_same_numbers_do_not_overwrite_each_other(tmp_path):
     for folder in "abc":
         assert run(tmp_path / folder, "--out", apart).returncode == 0
     check(apart, *wanted)
-
-
-def test_one_person_is_one_writer(tmp_path):
-    """In the tree as in the .gnt files, under every name that one person's files have."""
-    names = ["1001-c.gnt", "1001-s.gnt", "C001-f-f.gnt", "1241-f.gnt", "my_file.gnt", "hand-2.gnt"]
-    for number, name in enumerate(names):
-        (tmp_path / name).write_bytes(gnt_of(number))
-    result = run(tmp_path, "--out", tmp_path / "out", "--split", "train")
-    assert result.returncode == 0, result.stderr
-    tree = {Path(name).name for name in pictures(tmp_path / "out")}
-    assert len(tree) == len(names) * len(TEXT)
-    assert {writer_of(name) for name in tree} == {writer_of(name) for name in names}
-    assert {writer_of(name) for name in names} == {"1001", "C001", "1241", "my-file", "hand-2"}
-    rows = [line.split() for line in result.stdout.splitlines()]
-    assert ["train", "HWDB1.1", "2", "1"] in [row[:4] for row in rows]  # two files of one writer
 
 
 def test_running_twice_changes_nothing_and_missing_files_are_restored(tmp_path):
@@ -273,20 +251,6 @@ def test_damage_is_reported_with_offset_and_the_rest_kept(tmp_path):
     (tmp_path / "1001.gnt").write_bytes(data)  # repaired
     run(tmp_path, "--out", out)
     assert sum("1001_" in name for name in pictures(out)) == 6
-
-
-@pytest.mark.parametrize("end", [0.4, 0.9])
-def test_of_a_cut_off_archive_nothing_is_lost_in_silence(tmp_path, end):
-    """An .alz is read up to there; a .zip has its directory at the end."""
-    files = {f"{number}.gnt": gnt_of(number % 5, TEXT * 3) for number in range(1001, 1011)}
-    for name, data in (("a.zip", zipped(files)), ("b.alz", alz(files))):
-        path = tmp_path / name
-        path.write_bytes(data[: int(len(data) * end)])
-        out = tmp_path / f"out {name}"
-        result = run(path, "--out", out, "--workers", 1)
-        assert result.returncode == 1 and f"damage: {path}" in result.stderr
-        writers = {picture.split("/")[-1][:4] for picture in pictures(out)}
-        assert len(writers) >= 10 * end - 2 if name == "b.alz" else not writers
 
 
 def test_errors_are_one_line(tmp_path):

@@ -101,10 +101,3 @@ def reliability(result: Result, bins: int = 15) -> tuple[np.ndarray, float]:
     confidence, right, samples = np.array(sums)[:, sums[-1] > 0]
     ece = np.abs(confidence - right).sum() / samples.sum()
     return np.array([confidence / samples, right / samples, samples]), float(ece)
-
-
-def coverage(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Return coverage (n,) and the accuracy (n,) of the i + 1 most confident samples."""
-    order = np.argsort(-result.probability[:, 0], kind="stable")
-    accepted = np.arange(1, len(order) + 1)
-    return accepted / len(order), result.correct[order].cumsum() / accepted

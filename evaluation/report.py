@@ -110,25 +110,21 @@ def gallery(mistakes: Mistakes) -> Iterator[str]:
 
 
 def plots(mistakes: Mistakes) -> str:
-    """Return accuracy by writer, over confidence and over coverage, as an image."""
+    """Return accuracy by writer and over confidence, as an image."""
     result, stream = mistakes.result, io.BytesIO()
     writers = analysis.shares(result, mistakes.dataset.writers[result.indices])
     confidence, accuracy, samples = analysis.reliability(result)[0]
-    covered, covered_accuracy = analysis.coverage(result)
-    at = np.unique(np.linspace(len(covered) // 50, len(covered) - 1, 300).astype(int))
     with matplotlib.rc_context(STYLE):
-        plot = Figure(figsize=(11, 3.4), layout="constrained")
-        left, middle, right = plot.subplots(1, 3)
+        plot = Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = plot.subplots(1, 2)
         left.plot([share.accuracy for share in writers], "o", color=ACCENT, markersize=3)
         left.set(title="By writer", xlabel="writers, from the hardest on", ylabel="top-1")
-        middle.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
-        middle.scatter(confidence, accuracy, 12 + 110 * samples / samples.max(), color=ACCENT)
-        middle.set(title="Calibration", xlabel="confidence", ylabel="accuracy")
-        right.plot(covered[at], covered_accuracy[at], color=ACCENT)
-        right.set(title="Rejection", xlabel="share that is read", ylabel="accuracy among them")
-        for axes in (left, middle, right):
+        right.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
+        right.scatter(confidence, accuracy, 12 + 110 * samples / samples.max(), color=ACCENT)
+        right.set(title="Calibration", xlabel="confidence", ylabel="accuracy")
+        for axes in (left, right):
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         plot.savefig(stream, format="svg", metadata={"Date": None})
     data = base64.b64encode(stream.getvalue()).decode()
-    text = "Accuracy by writer, over confidence, and over the share that is read"
+    text = "Accuracy by writer, and over confidence"
     return f'<img src="data:image/svg+xml;base64,{data}" alt="{text}">'

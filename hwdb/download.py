@@ -55,6 +55,8 @@ def download_set(name: str, folder: Path, mirror: str | None = None) -> list[Pat
 
 def _fetch(file: str, addresses: tuple[str, ...], folder: Path, answers: list[str]) -> Path | None:
     path, part = folder / file, folder / f"{file}.part"
+    if part.exists() and _is_sound(part, file):
+        os.replace(part, path)
     if path.exists():
         if _is_sound(path, file):
             print(f"{path} is already there", file=sys.stderr)
@@ -111,19 +113,15 @@ def _continue(url: str, part: Path, have: int) -> bool:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing after byte `have`: complete, or another file
+        if error.code != 416:  # nothing after byte `have`: another file
             raise
-        total = re.search(r"\*/(\d+)", error.headers.get("Content-Range", ""))
-        if total and have and int(total[1]) == have:
-            return True
         part.unlink(missing_ok=True)
         return False
     with response:
         span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         resumed = response.status == 206 and span is not None and int(span[1]) == have
         have = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdecimal() else None
+        total = None if response.length is None else have + response.length
         bar = progress(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
         with part.open("ab" if resumed else "wb") as stream, bar:
             while chunk := response.read(1 << 18):

@@ -101,6 +101,7 @@ def scan(source: str | Path) -> Listing:
 
 
 def _stamp(path: Path | os.DirEntry) -> list[int]:
+    """Return size and time of a file or folder."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
@@ -147,6 +148,8 @@ def _is_text(name: str) -> bool:
 
 
 class Sample(NamedTuple):
+    """A decoded sample."""
+
     name: str  # for names.jsonl
     label: str
     writer: str  # "" if unknown
@@ -182,7 +185,8 @@ def _decode(source: Path, size: int, task: list[Entry]) -> Part:
             try:
                 glyphs = proposals(_pixels(item), size)
             except (ValueError, OSError) as error:
-                part.refused.append((label, f"{place}: {str(error).removeprefix(f'{place}: ')}"))
+                reason = str(error).removeprefix(f"{place}: ")
+                part.refused.append((label, f"{place}: {reason}"))
             else:
                 part.samples.append(Sample(name, label, writer, glyphs))
     return part
@@ -368,6 +372,7 @@ def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
 
 
 def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers: int) -> None:
+    """Write the files of a pack; see the table at the top."""
     entries, images = listing.entries, listing.entries[0].label
     step = TASK if images else 1  # .gnt files have many samples each
     tasks = [entries[i : i + step] for i in range(0, len(entries), step)]

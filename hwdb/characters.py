@@ -28,6 +28,7 @@ SYMBOLS = (
 # Characters that a picture of one character cannot tell apart: the same strokes in the same
 # proportions, at another size or height on the line, or with another meaning. Chosen by this rule,
 # not from a network's mistakes. 日 and 曰, 已 and 己 are not among them: their proportions differ.
+# The members of a group are twins of each other.
 TWINS = ("0Oo○。", "口□", "1lI|", "I工", "一-", "二=", "三≡", "十+", "丁T", "丫Yy", ",’", "、`",
          '"”', "~∽", "∧^", "∨Vv", "∪Uu", "×Xx", "Cc", "Kk", "Pp", "Ss", "Ww", "Zz")  # fmt: skip
 

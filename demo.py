@@ -1,4 +1,4 @@
-"""Draw a character in the browser and see how it is read while you draw.
+"""Draw a character in the browser and see its reading change with every stroke.
 
     python demo.py --open                                 # opens the page in the browser
     python demo.py --checkpoint runs/train/best.pt        # prints its address
@@ -32,6 +32,7 @@ import time
 import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -59,7 +60,7 @@ class Refusal(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """The page and one network."""
+    """Serves the page and reads pictures with one network."""
 
     daemon_threads = True
 
@@ -76,7 +77,7 @@ class Server(ThreadingHTTPServer):
         """The address to open; this machine's if the server listens on all interfaces."""
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print an error in one line; nothing if the client has gone."""
@@ -87,9 +88,9 @@ class Server(ThreadingHTTPServer):
     def read(self, body: bytes, query: str) -> dict:
         """Return the answer to a picture file; ValueError if it cannot be read."""
         which = parse_qs(query).get("classes", ["all"])[-1]
-        if which not in self.recognizers:
+        recognizer = self.recognizers.get(which)
+        if recognizer is None:
             raise ValueError(f"classes is {which[:80]!r}, expected {' or '.join(self.recognizers)}")
-        recognizer = self.recognizers[which]
         with self.reading:
             began, notices = time.perf_counter(), []
             picture = decode_picture(body, notices=notices)
@@ -112,11 +113,6 @@ def data_url(picture: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(cv2.imencode('.png', picture)[1]).decode()}"
 
 
-def as_json(content: dict) -> tuple[str, bytes]:
-    """Return media type and text of a JSON object."""
-    return "application/json; charset=utf-8", json.dumps(content, ensure_ascii=False).encode()
-
-
 class Handler(BaseHTTPRequestHandler):
     """Answer the requests of a connection; see the module's table."""
 
@@ -129,35 +125,30 @@ class Handler(BaseHTTPRequestHandler):
         """Answer GET and POST, or send a sentence with the reason why not."""
         try:
             self.check_origin()
-            kind, data = self.read_picture() if self.command == "POST" else self.find_file()
+            content = self.read_picture() if self.command == "POST" else self.find_file()
         except Refusal as refusal:
             self.send_error(*refusal.args)
             while self.rfile.read(1 << 16):
-                pass  # a client reads the answer when all of its request is taken
+                pass  # a client reads the answer only after sending its whole request
         except ValueError as error:
             self.send_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        except OSError:
-            raise  # the client has gone, or is silent
-        except Exception as error:  # whatever a picture does, the server goes on
-            print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"failed: {type(error).__name__}")
         else:
-            self.send(HTTPStatus.OK, kind, data)
+            self.send(HTTPStatus.OK, content)
 
     do_POST = do_GET
 
-    def find_file(self) -> tuple[str, bytes]:
-        """Return media type and content of a file of the page."""
+    def find_file(self) -> Path | dict:
+        """Return a file of the page, or the content of network.json."""
         name = self.path.partition("?")[0][1:] or "index.html"
         if name == "network.json":
             network = self.server.network
-            return as_json(page.describe("server", network.summary, network.classes, network.size))
+            return page.describe("server", network.summary, network.classes, network.size)
         if name not in page.FILES:
             raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at /{name[:80]}")
-        return page.FILES[name], (page.HERE / name).read_bytes()
+        return page.HERE / name
 
-    def read_picture(self) -> tuple[str, bytes]:
-        """Return media type and content of the answer to a picture."""
+    def read_picture(self) -> dict:
+        """Return the answer to a picture."""
         path, _, query = self.path.partition("?")
         if path != "/read":
             raise Refusal(HTTPStatus.NOT_FOUND, f"pictures go to /read, not to {path[:80]}")
@@ -170,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length))
         if len(body) < int(length):
             raise Refusal(HTTPStatus.BAD_REQUEST, "the request ended before its Content-Length")
-        return as_json(self.server.read(body, query))
+        return self.server.read(body, query)
 
     def check_origin(self) -> None:
         """Refuse requests of other pages: by DNS rebinding, which needs a name, or by a form."""
@@ -187,10 +178,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send a sentence as JSON and close; the base class calls this for malformed requests."""
-        self.close_connection = True  # what is left of the request is not read
-        self.send(code, *as_json({"error": message or HTTPStatus(code).phrase}))
+        self.close_connection = True  # the rest of the request is not answered
+        self.send(code, {"error": message or HTTPStatus(code).phrase})
 
-    def send(self, status: int, kind: str, data: bytes) -> None:
+    def send(self, status: int, content: Path | dict) -> None:
+        """Send a file of the page, or an object as JSON."""
+        if isinstance(content, Path):
+            kind, data = page.FILES[content.name], content.read_bytes()
+        else:
+            kind = "application/json; charset=utf-8"
+            data = json.dumps(content, ensure_ascii=False).encode()
         self.send_response(status)
         for key, value in HEADERS.items():
             self.send_header(key, value)
@@ -202,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Print nothing: there are many requests while one draws."""
+        """Print nothing: a drawing makes many requests."""
 
 
 @command

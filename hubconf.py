@@ -44,26 +44,20 @@ def _own_modules():
     """Import this repository's modules, and afterwards none that hides one of the program."""
     here = _os.path.dirname(_os.path.realpath(__file__))
     names = {entry.partition(".")[0] for entry in _os.listdir(here)}
+
     elsewhere = [path for path in _sys.path if _os.path.realpath(path) != here]
 
-    def loaded(of_ours: bool) -> dict:
-        found = {}
-        for name, module in _sys.modules.items():
-            file = _os.path.realpath(getattr(module, "__file__", None) or _os.sep)
-            if name.partition(".")[0] in names and file.startswith(here) == of_ours:
-                found[name] = module
-        return found
+    def take() -> dict:
+        found = [name for name in _sys.modules if name.partition(".")[0] in names]
+        return {name: _sys.modules.pop(name) for name in found}
 
-    theirs = loaded(of_ours=False)
-    for name in theirs:
-        del _sys.modules[name]
+    before = take()
     _sys.path.insert(0, here)
     try:
         yield
     finally:
         _sys.path.remove(here)
-        for name in loaded(of_ours=True):
-            top = name.partition(".")[0]
-            if top in theirs or _PathFinder.find_spec(top, elsewhere):
-                del _sys.modules[name]
-        _sys.modules.update(theirs)
+        for name, module in take().items():
+            if not _PathFinder.find_spec(name.partition(".")[0], elsewhere):
+                _sys.modules[name] = module
+        _sys.modules.update(before)

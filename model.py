@@ -14,8 +14,6 @@ Shapes: input (B,1,S,S) float in 0...1 -> logits (B,K) float. S is free; it is h
 (``stem_stride``), by three blocks, and by the last stage (``last_stride``).
 """
 
-import argparse
-import sys
 from itertools import product
 from typing import NamedTuple
 
@@ -248,29 +246,18 @@ def count_macs(model: MobileNetV3, size: int, in_channels: int = 1) -> tuple[int
     return counter.get_total_flops() // 2, maps.shape[-1]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> None:
     """Print a table of the variants: parameters, millions of MACs and the final map's side."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--num-classes", type=int, default=3755, help="logits (default: 3755)")
-    parser.add_argument("--head", type=int, default=0, help="head width, 0: the paper's")
-    parser.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
-    args = parser.parse_args(argv)
     sizes = (32, 48, 64, 80, 96)
     columns = "".join(f"{f'{s} px':>14}" for s in sizes)
     print(f"{'variant':<8}{'stem':>5}{'last':>5}{'parameters':>13}{columns}")
     for variant, (stem, last) in product(VARIANTS, ((2, 2), (2, 1), (1, 2))):
-        options = {"width": args.width, "stem_stride": stem, "last_stride": last}
-        try:
-            model = mobilenet_v3(variant, args.num_classes, args.head, **options)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        model = mobilenet_v3(variant, stem_stride=stem, last_stride=last)
         parameters = sum(p.numel() for p in model.parameters())
         counts = (count_macs(model, size) for size in sizes)
         cells = "".join(f"{f'{macs / 1e6:.1f} M {side}x{side}':>14}" for macs, side in counts)
         print(f"{variant:<8}{stem:>5}{last:>5}{parameters:>13,}{cells}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

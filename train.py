@@ -372,7 +372,7 @@ def finish_epoch(run: Run, state: State, epoch: int, result: Result, log: Log | 
 
 
 def introduce(run: Run, state: State) -> None:
-    """Say what is trained, on what and where."""
+    """Print device, data, network and schedule."""
     config, classes = run.config, len(run.samples.classes)
     parameters = sum(p.numel() for p in state.model.parameters())
     precision = str(run.dtype).removeprefix("torch.")
@@ -390,7 +390,7 @@ def introduce(run: Run, state: State) -> None:
 
 
 def conclude(run: Run) -> None:
-    """Say which epoch was best, where it is, and what comes next."""
+    """Print the best epoch, its file and the next commands."""
     best = run.last_checkpoint.with_name("best.pt")
     if best.is_file():
         loaded = checkpoint.load(best)
@@ -404,7 +404,7 @@ def conclude(run: Run) -> None:
 
 
 def must_stop(run: Run, state: State, stop: threading.Event) -> bool:
-    """Whether a stop was requested; all processes agree, at every tenth step."""
+    """Return whether a stop was requested; processes agree on it at every tenth step."""
     if run.processes.world == 1:
         return stop.is_set()
     if state.step % 10:
@@ -415,7 +415,7 @@ def must_stop(run: Run, state: State, stop: threading.Event) -> bool:
 
 
 def stopped(run: Run, state: State) -> int:
-    """Save the run, say how to continue it, and return the exit status of Ctrl-C."""
+    """Save the run, print how to continue it, and return the exit status of Ctrl-C."""
     if not run.config.dry_run:
         state.save(run)
         where = f"step {state.step:,} of {run.steps:,}"

@@ -50,9 +50,8 @@ def test_a_source_is_repeated_as_often_as_given(trees):
 
 @pytest.mark.parametrize(
     ("source", "folder", "times"),
-    [("a", "a", 1), ("a@3", "a", 3), ("a@0", "a", 0), ("a@b@2", "a@b", 2), ("a@b", "a@b", 1),
-     ("a@", "a@", 1), ("@2", "", 2), ("a@2/b", "a@2/b", 1), ("a@-1", "a@-1", 1)],
-)  # fmt: skip
+    [("a", "a", 1), ("a@3", "a", 3), ("a@b@2", "a@b", 2), ("a@b", "a@b", 1), ("a@2/b", "a@2/b", 1)],
+)
 def test_repetitions_are_a_number_behind_the_last_at(source, folder, times):
     assert split_repeat(source) == (folder, times)
 
@@ -117,9 +116,11 @@ def test_classes_of_the_checkpoint_are_kept(trees, tmp_path):
     assert {kept.classes[i] for i in kept.source.targets} == {"口"}
 
 
-def test_too_few_samples_are_refused(trees):
+def test_too_few_samples_and_parts_of_batches_are_refused(trees):
     with pytest.raises(ValueError, match="0 validation samples; give more --data"):
         samples_of(trees / "a", val_fraction=0.0)
+    with pytest.raises(ValueError, match="--batch-size 4 is not a multiple of 3"):
+        open_samples(config(trees / "a"), CPU, Processes(0, 3, 0))
 
 
 def test_processes_share_a_batch_and_epochs_differ(trees):

@@ -82,13 +82,11 @@ def test_option_comes_before_metadata(given, metadata, expected):
 @pytest.mark.parametrize(
     ("given", "metadata", "message"),
     [
-        ("scale=x", {}, "not a number"), ("margin=0.5", {}, "not a number"),
-        ("scale=0", {}, "above 0"), ("scale=inf", {}, "above 0"), ("margin=-1", {}, "or more"),
-        ("size=3", {}, "size: exp"), ("200", {}, "200: expected"),
-        ("classes=all", {}, "classes: expected level1"), ("classes=99999", {}, "from 1 to"),
+        ("margin=0.5", {}, "not a number"), ("scale=inf", {}, "above 0"),
+        ("margin=-1", {}, "or more"), ("size=3", {}, "size: exp"),
+        ("classes=all", {}, "classes: expected level1"),
         ("classes=nowhere", {}, "classes nowhere: expected"),
-        ("", {"classes": "not JSON"}, "classes=FILE"), ("", {"classes": "5"}, "classes=FILE"),
-        ("", {"classes": '"一一"'}, "classes=FILE"), ("", {"scale": "?"}, "not a number"),
+        ("", {"classes": "not JSON"}, "classes=FILE"), ("", {"classes": '"一一"'}, "classes=FILE"),
     ],
 )  # fmt: skip
 def test_errors_name_the_option(given, metadata, message):

@@ -28,8 +28,6 @@ SCALARS = {
     "pace/learning_rate": "lr",
     "pace/images_per_second": "samples_per_second",
 }
-# What TensorBoard compares runs by; it shows no more than a few columns well.
-COMPARED = ("variant", "width", "size", "lr")
 
 
 class Log:
@@ -53,12 +51,9 @@ class Log:
         )
 
     def describe(self, config: Config) -> None:
-        """Write the settings (as text, and to compare runs by) and which curves share a chart."""
-        from torch.utils.tensorboard.summary import hparams
-
+        """Write the settings as text, and which curves share a chart."""
         defaults, rows = Config().to_dict(), ["| setting | value | default |", "|---|---|---|"]
-        settings = config.to_dict()
-        for key, value in settings.items():
+        for key, value in config.to_dict().items():
             other = f"`{defaults[key]}`" if value != defaults[key] else ""
             rows.append(f"| {key} | `{value}` | {other} |")
         self.board.add_text("settings", "\n".join(rows))
@@ -67,11 +62,6 @@ class Log:
             for name in ("accuracy", "loss")
         }
         self.board.add_custom_scalars({"curves": pairs})
-        # The writer's own add_hparams would make a second run of it.
-        compared = {key: settings[key] for key in COMPARED}
-        best = dict.fromkeys(tag for tag in SCALARS if not tag.startswith("pace"))
-        for summary in hparams(compared, best)[:2]:
-            self.board.file_writer.add_summary(summary)
 
     def inputs(self, x: Tensor, epoch: int) -> None:
         """Log inputs (B,1,S,S) in 0...1 as an image."""
@@ -102,9 +92,7 @@ class Log:
 
 
 class Duration:
-    """Estimates once, after the first steps, how long a run will take."""
-
-    STEPS, SECONDS = 50, 30.0  # whichever is over first
+    """Estimates once, after 50 steps or 30 seconds, how long a run will take."""
 
     def __init__(self) -> None:
         self.began: tuple[int, float] | None = None
@@ -112,22 +100,12 @@ class Duration:
 
     def estimate(self, step: int, steps: int) -> str:
         """Return the estimate for a run of `steps` in words, at the other calls ''."""
-        now = time.monotonic()
-        if self.began is None:  # behind the first step, which is slower
-            self.began = step, now
+        if self.began is None:  # after the first step, which is slower
+            self.began = step, time.monotonic()
+        passed, seconds = step - self.began[0], time.monotonic() - self.began[1]
+        if self.done or (passed < 50 and seconds < 30):
             return ""
-        passed, seconds = step - self.began[0], now - self.began[1]
-        if self.done or (passed < self.STEPS and seconds < self.SECONDS):
-            return ""
-        self.done = True
-        each = seconds / passed
-        left = each * (steps - step)
-        return f"{each:.2g} s a step: about {in_words(left)} for the other {steps - step:,} steps"
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in minutes, or in hours and minutes."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else "a minute"
+        self.done, each = True, seconds / passed
+        hours, minutes = divmod(max(1, round(each * (steps - step) / 60)), 60)
+        left = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        return f"{each:.2g} s a step: about {left} for the other {steps - step:,} steps"

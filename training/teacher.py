@@ -76,7 +76,10 @@ def load_teacher(path: str | Path, given: str = "") -> Network:
     scale, margin, classes = expectations(given, session.get_modelmeta().custom_metadata_map)
     blank = torch.zeros(1, 1, *shape[2:])
     try:
-        module = convert(path)
+        import onnx
+        import onnx2torch
+
+        module = onnx2torch.convert(onnx.load(str(path))).eval()
         logits = module(blank)
     except Exception:  # an operator that onnx2torch lacks makes it raise almost anything
         module = OnnxRuntime(session)
@@ -85,14 +88,6 @@ def load_teacher(path: str | Path, given: str = "") -> Network:
         what = f"{path}: {logits.shape[-1]} logits for {len(classes)} classes"
         raise ValueError(f"{what}; give their order: --teacher-input classes=FILE")
     return Network(module, shape[2], margin, scale, classes)
-
-
-def convert(path: Path) -> nn.Module:
-    """Convert an ONNX file to PyTorch."""
-    import onnx
-    import onnx2torch
-
-    return onnx2torch.convert(onnx.load(str(path))).eval()
 
 
 def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | None, list[str]]:

@@ -1,27 +1,28 @@
-"""Read characters as people photograph them: on lined paper, in cells, beside others; and plain.
+"""Top-1 of characters on lined paper, in cells, beside others, and on pages; of plain pictures too.
 
     python -m benchmarks.scenes data/test
     python -m benchmarks.scenes competition.gnt --papers photos/ --fonts fonts/ --every 3
     python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further pictures
-    python -m benchmarks.scenes data/test --every 5 --fit              # constants of choose()
-    python -m benchmarks.scenes data/test --pages                      # sheets, and empty ones
+    python -m benchmarks.scenes data/test --every 5 --fit            # constants of choose()
+    python -m benchmarks.scenes data/test --pages                    # photos of whole pages
 
-Every kind is drawn from the same characters. For each it prints top-1 among the 3755 of level 1:
-of the proposal that the recognizer chose, of all ink kept, and of the best proposal (what a perfect
-choice would reach). Plain kinds hold nothing but a character; the exit status is 1 if choosing
-costs more than half a point on any of them. `--papers` are photos of empty cells and lines over
-which the ink is laid; `--fonts` holds folders of web fonts: *sans* (Hei) and *serif* (Song).
-`--pages` are photos of 2000 x 1500 px with a character of 300 px in ink or pencil, in even light or
-with the sharp edge of a shadow, and empty sheets of many sizes, noises and JPEG qualities.
+Every kind is drawn from the same characters. Printed are top-1 among level 1 of the proposal that
+the recognizer chose, of all ink kept and of the best proposal (a perfect choice), how many
+proposals a picture has, and the share of pictures refused as blank. Plain kinds hold nothing but a
+character; the exit status is 1 if choosing costs more than half a point on any of them. `--papers`
+are photos of empty cells and lines over which the ink is laid; `--fonts` holds folders of web
+fonts: *sans* (Hei) and *serif* (Song). `--pages` are photos of 2000 x 1500 px with a character of
+300 px in ink or pencil, with or without the sharp edge of a shadow, and the same pages empty.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,8 +53,6 @@ PAGES = {
     "page, pencil, shadow": (12, 0.3),
     "page, faintest pencil": (6, 0),
 }
-# Empty sheets: sides, px; deviations of the noise; JPEG qualities; sizes of its grain, px; of each.
-EMPTY = ((64, 160, 320, 1000), (1, 3, 8, 20), (30, 75, 95), (0, 1, 3), range(6))
 
 
 # Scenes -----------------------------------------------------------------------------------------
@@ -86,9 +85,8 @@ def rules(kind: str, rng: np.random.Generator) -> np.ndarray:
             lines[SIDE // 2, t : t + 4] = lines[t : t + 4, SIDE // 2] = shade
             if "diagonal" in kind:
                 cv2.line(lines, (int(t), int(t)), (int(t) + 3, int(t) + 3), shade, 1)
-                cv2.line(
-                    lines, (int(a + b - t),) + (int(t),), (int(a + b - t) - 3, int(t) + 3), shade
-                )
+                x = int(a + b - t)
+                cv2.line(lines, (x, int(t)), (x - 3, int(t) + 3), shade)
     elif kind == "ruled":
         lines[a : a + width] = lines[b : b + width] = shade
     elif kind == "through":
@@ -135,6 +133,23 @@ def scene(kind: str, ink, others, papers, rng: np.random.Generator) -> np.ndarra
     return jpeg(picture)
 
 
+def photo(contrast: float, shadow: float, ink: np.ndarray | None, rng) -> np.ndarray:
+    """Return a photo (1500,2000) uint8 of a page with a character (h,w) uint8, or of none."""
+    y, x = np.mgrid[:1500, :2000].astype(np.float32)
+    light = rng.uniform(170, 235) * np.linspace(1, rng.uniform(0.7, 1), 2000, dtype=np.float32)
+    edge = x + rng.uniform(-0.6, 0.6) * (y - 750) - rng.uniform(200, 1800)
+    light = light * (1 - shadow / (1 + np.exp(-edge.clip(-300, 300) / 6)))
+    if ink is not None:
+        scale = 300 / max(ink.shape)
+        big = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        h, w = big.shape
+        top, left = rng.integers(100, 1400 - h), rng.integers(100, 1900 - w)
+        part = light[top : top + h, left : left + w]
+        part *= 1 - contrast / 255 * (1 - big / np.float32(255))
+    page = light + rng.normal(0, 2, light.shape).astype(np.float32)
+    return jpeg(page.clip(0, 255).astype(np.uint8))
+
+
 # Plain pictures ---------------------------------------------------------------------------------
 
 
@@ -178,19 +193,10 @@ def neat_hand(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(page, (0, 0), 0.7)
 
 
-def print_on(paper: str) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
-    """Return how to show print (h,w) on a kind of paper: off-white, photo, dark."""
-
-    def draw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if paper == "photo":
-            return tight_photo(ink, rng)
-        if paper == "dark":
-            return dark_mode(ink, rng)
-        page = cv2.copyMakeBorder(ink, *[12] * 4, cv2.BORDER_CONSTANT, value=255) / 255
-        tint = np.array([225, 240, 248]) * page[..., None] + 25 * (1 - page[..., None])
-        return np.rint(tint).astype(np.uint8)
-
-    return draw
+def off_white(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a character (h,w,3) in dark grey on yellowish paper."""
+    page = cv2.copyMakeBorder(ink, *[12] * 4, cv2.BORDER_CONSTANT, value=255)[..., None] / 255
+    return np.rint(np.array([225, 240, 248]) * page + 25 * (1 - page)).astype(np.uint8)
 
 
 PLAIN = {
@@ -202,7 +208,7 @@ PLAIN = {
     "smooth": neat_hand,
 }
 FACES = {"Hei": "sans", "Song": "serif"}
-PRINT = ("off-white", "photo", "dark")
+PRINT = {"off-white": off_white, "photo": tight_photo, "dark": dark_mode}
 
 
 def printed(fonts: Path, face: str, characters: Iterable[str]) -> Pictures:
@@ -229,24 +235,23 @@ class Score(NamedTuple):
     """What was read of n pictures of a kind: counts."""
 
     kind: str
+    plain: bool
     n: int
     chosen: int
     all_ink: int
     best: int  # of the proposals
     proposals: int
     refused: int
-    plain: bool
     grid: dict[tuple[float, float], int]  # chosen with other priors and temperatures
 
-    @property
-    def cost(self) -> float:
-        """Return what choosing costs, in points."""
-        return 100 * (self.all_ink - self.chosen) / max(self.n, 1)
+    def share(self, count: int) -> float:
+        """Return a count in percent."""
+        return 100 * count / max(self.n, 1)
 
     def __str__(self) -> str:
-        shares = [100 * count / max(self.n, 1) for count in (self.chosen, self.all_ink, self.best)]
-        figures = " ".join(f"{share:>8.1f}" for share in shares)
-        return f"{self.kind:<24}{self.n:>5} {figures} {self.proposals / max(self.n, 1):>9.1f}"
+        counts = self.chosen, self.all_ink, self.best, self.refused
+        figures = " ".join(f"{self.share(count):>8.1f}" for count in counts)
+        return f"{self.kind:<28}{self.n:>5} {figures} {self.proposals / max(self.n, 1):>9.1f}"
 
 
 def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool, grid=()) -> Score:
@@ -266,31 +271,28 @@ def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool, gri
         count += len(glyphs)
         for settings in fitted:
             fitted[settings] += read[choose(logits, *settings)]
-    return Score(kind, n, chosen, all_ink, best, count, refused, plain, fitted)
+    return Score(kind, plain, n, chosen, all_ink, best, count, refused, fitted)
 
 
 def print_fit(scores: list[Score]) -> None:
     """Print what each pair of PRIOR and TEMPERATURE would read, in the mean over the kinds."""
-    print(
-        f"\n{'prior':>6}{'temperature':>12}{'plain':>8}{'scenes':>8}  largest cost on a plain kind"
-    )
-    for settings in GRID:
-        shares = {s.kind: 100 * s.grid[settings] / max(s.n, 1) for s in scores}
-        plain = [shares[s.kind] for s in scores if s.plain]
-        others = [shares[s.kind] for s in scores if not s.plain]
-        costs = {s.kind: 100 * s.all_ink / max(s.n, 1) - shares[s.kind] for s in scores if s.plain}
-        worst = max(costs, key=costs.get, default="")
-        means = "".join(f"{np.mean(part):>8.2f}" if part else " " * 8 for part in (plain, others))
-        print(f"{settings[0]:>6}{settings[1]:>12}{means}  {costs.get(worst, 0):.1f} {worst}")
+    print("\n prior temperature   plain  scenes  largest cost on a plain kind")
+    for prior, temperature in GRID:
+        parts, costs = {True: [], False: []}, [(0.0, "")]
+        for score in scores:
+            chosen = score.grid[prior, temperature]
+            parts[score.plain].append(score.share(chosen))
+            if score.plain:
+                costs.append((score.share(score.all_ink - chosen), score.kind))
+        means = "".join(f"{np.mean(part) if part else np.nan:>8.2f}" for part in parts.values())
+        cost, kind = max(costs)
+        print(f"{prior:>6}{temperature:>12}{means}  {cost:.1f} {kind}")
 
 
 def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pictures, bool]]:
     """Yield the kinds of pictures: name, characters with pictures, and whether they are plain."""
-    papers = (
-        [to_grey(read_picture(path)) for path in sorted(given.papers.iterdir())]
-        if given.papers
-        else []
-    )
+    papers = sorted(given.papers.iterdir()) if given.papers else ()
+    papers = [to_grey(read_picture(path)) for path in papers]
 
     def drawn(kind: str) -> Pictures:
         for i, (character, ink) in enumerate(data):
@@ -301,81 +303,22 @@ def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pict
     def shown(draw, inks: Pictures) -> Pictures:
         return ((c, draw(ink, np.random.default_rng(i))) for i, (c, ink) in enumerate(inks))
 
+    if given.pages:
+        for kind, look in PAGES.items():
+            empty = [("", None) for _ in data]
+            for name, inks in ((kind, data), (f"{kind}, empty", empty)):
+                yield name, shown(functools.partial(photo, *look), inks), False
+        return
     yield from ((kind, drawn(kind), False) for kind in (*KINDS, "paper")[: None if papers else -1])
     yield from ((kind, shown(draw, data), True) for kind, draw in PLAIN.items())
     for face in FACES if given.fonts else ():
         known = np.random.default_rng(0).permutation(list(LEVEL1))[: given.limit : given.every]
         inks = list(printed(given.fonts, face, known))
-        yield from ((f"{face}, {on}", shown(print_on(on), inks), True) for on in PRINT)
-    for path in given.plain:
-        found = itertools.islice(pictures(path), 0, None, given.every)
-        yield "/".join(Path(path).parts[-2:]), found, True
-    for path in given.scenes:
-        found = itertools.islice(pictures(path), 0, None, given.every)
-        yield "/".join(Path(path).parts[-2:]), found, False
-
-
-# Sheets -----------------------------------------------------------------------------------------
-
-
-def photo(ink: np.ndarray | None, contrast: float, shadow: float, rng) -> np.ndarray:
-    """Return a photo (1500,2000) uint8 of a sheet with a character (h,w) uint8, or of none."""
-    y, x = np.mgrid[:1500, :2000].astype(np.float32)
-    light = rng.uniform(170, 235) * np.linspace(1, rng.uniform(0.7, 1), 2000, dtype=np.float32)
-    edge = x + rng.uniform(-0.6, 0.6) * (y - 750) - rng.uniform(200, 1800)
-    light = light * (1 - shadow / (1 + np.exp(-edge.clip(-300, 300) / 6)))
-    if ink is not None:
-        scale = 300 / max(ink.shape)
-        big = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        h, w = big.shape
-        top, left = rng.integers(100, 1400 - h), rng.integers(100, 1900 - w)
-        part = light[top : top + h, left : left + w]
-        part *= 1 - contrast / 255 * (1 - big / np.float32(255))
-    picture = light + rng.normal(0, 2, light.shape).astype(np.float32)
-    picture = picture.clip(0, 255).astype(np.uint8)
-    return jpeg(picture)
-
-
-def of_pages(recognizer: Recognizer, data: list[tuple[str, np.ndarray]]) -> list[timing.Row]:
-    """Return what is read of photos of whole sheets, and how many empty ones are said to be so."""
-    rows = []
-    for kind, (contrast, shadow) in PAGES.items():
-        right, refused, blank = 0, 0, 0
-        for i, (character, ink) in enumerate(data):
-            rng = np.random.default_rng([i, len(kind)])
-            reading, none = (
-                recognizer.recognize([photo(some, contrast, shadow, rng)], top_k=1)[0]
-                for some in (ink, None)
-            )
-            refused, blank = refused + bool(reading.error), blank + bool(none.error)
-            right += bool(reading) and reading[0].character == character
-        rows.append(timing.Row(f"{kind}, refused {refused}", 100 * right / len(data), "%"))
-        rows.append(timing.Row(f"{kind}, empty sheets refused", 100 * blank / len(data), "%"))
-    return rows
-
-
-def empty(side: int, noise: float, quality: int, grain: float, number: int) -> np.ndarray:
-    """Return a photo (side,side) uint8 of paper in uneven light."""
-    rng = np.random.default_rng([side, noise, quality, grain, number])
-    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
-    light = rng.uniform(120, 235) * (1 - rng.uniform(0, 0.3) * (x**2 + y**2) / 2)
-    page = light * (1 + rng.uniform(-0.15, 0.15) * x) + rng.normal(0, noise, (side, side))
-    if grain:
-        soft = cv2.GaussianBlur(rng.normal(0, 1, (side, side)), (0, 0), grain)
-        page += soft / soft.std() * noise * 0.7
-    page = page.clip(0, 255).astype(np.uint8)
-    return jpeg(page, quality)
-
-
-def of_empty(recognizer: Recognizer) -> list[timing.Row]:
-    """Return how many empty sheets of each JPEG quality are said to be so."""
-    rows = []
-    for quality in EMPTY[2]:
-        kinds = list(itertools.product(*EMPTY[:2], (quality,), *EMPTY[3:]))
-        blank = sum(bool(recognizer.recognize([empty(*kind)])[0].error) for kind in kinds)
-        said = f"empty, JPEG quality {quality}, {len(kinds) - blank} of {len(kinds)} read"
-        rows.append(timing.Row(f"{said}; refused", 100 * blank / len(kinds), "%"))
-    return rows
+        yield from ((f"{face}, {on}", shown(draw, inks), True) for on, draw in PRINT.items())
+    for plain, paths in ((True, given.plain), (False, given.scenes)):
+        for path in paths:
+            found = itertools.islice(pictures(path), 0, None, given.every)
+            yield "/".join(Path(path).parts[-2:]), found, plain
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -387,40 +330,33 @@ def main(argv: list[str] | None = None) -> int:
     add("--fonts", type=Path, metavar="DIR", help="folders of web fonts, for print")
     add("--plain", nargs="*", default=[], metavar="PATH", help="more pictures of lone characters")
     add("--scenes", nargs="*", default=[], metavar="PATH", help="more pictures of any kind")
-    add("--pages", action="store_true", help="read photos of whole sheets instead")
+    add("--pages", action="store_true", help="read photos of whole pages instead")
     add("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
     add("--fit", action="store_true", help="also try other constants of recognizer.choose")
     add("--limit", type=timing.at_least_one, default=200, metavar="N", help="pictures of a kind")
     add("--every", type=timing.at_least_one, default=1, metavar="N", help="every N-th picture only")
     given = parser.parse_args(argv)
     recognizer = Recognizer.from_checkpoint(given.checkpoint, classes="level1")
-    known = set(recognizer.classes)
+    known = {*recognizer.classes, ""}  # of empty pages
     data = [(c, to_grey(p)) for c, p in pictures(given.pictures) if c in known]
     if not data:
         raise ValueError(f"{given.pictures}: no picture of a class of {given.checkpoint}")
     order = np.random.default_rng(0).permutation(len(data))[: given.limit : given.every]
     data = [data[i] for i in order]
-    if given.pages:
-        timing.report(of_pages(recognizer, data) + of_empty(recognizer), given.json)
-        return 0
     scores, grid = [], GRID if given.fit else ()
     if not given.json:
-        print(f"{'top-1, %':<24}{'n':>5} {'chosen':>8} {'all ink':>8} {'best':>8} proposals")
+        print(f"{'top-1, %':<33}   chosen  all ink     best  refused proposals")
     for kind, shown, plain in kinds(given, data):
-        shown = ((c, p) for c, p in shown if c in known)
+        shown = ((c, picture) for c, picture in shown if c in known)
         scores.append(measure(recognizer, kind, shown, plain, grid))
         if not given.json:
             print(scores[-1], flush=True)
     if given.fit:
         print_fit(scores)
     if given.json:
-        print(
-            json.dumps(
-                [score._asdict() | {"grid": list(score.grid.items())} for score in scores],
-                ensure_ascii=False,
-            )
-        )
-    costly = [score.kind for score in scores if score.plain and score.cost > COST]
+        rows = [score._asdict() | {"grid": list(score.grid.items())} for score in scores]
+        print(json.dumps(rows, ensure_ascii=False))
+    costly = [s.kind for s in scores if s.plain and s.share(s.all_ink - s.chosen) > COST]
     if costly:
         print(f"choosing costs more than {COST} points: {', '.join(costly)}", file=sys.stderr)
     return 1 if costly else 0

@@ -1,24 +1,17 @@
-"""From a picture to what the network sees: the one preprocessing of train, test, predict and demo.
+"""From a picture to a glyph: the one preprocessing of training, evaluation and prediction.
 
-    bitmap (h,w) uint8, 255 = paper -> glyph (S,S) uint8, 0 = paper
-    -> input (B,1,S,S) float in 0...1
+    picture (h,w), (h,w,3) or (h,w,4) -> ink (h,w) uint8, 0 = paper -> glyph (S,S) uint8, 0 = paper
 
-    from model import to_input
     from picture import read_picture, to_glyph
     glyph = to_glyph(read_picture("photo.jpg"), size=64)
-    logits = model(to_input(glyph[None]))
 
-A picture that is not a clean scan (photo, grey paper, uneven light, white on black, transparency,
-16 bit, a small character on a large page) is first brought to that form, and what stands around the
-character is left out (scene.py); a clean HWDB bitmap passes that step unchanged. Then, for every
-picture alike: crop to ink, keep the aspect ratio, letterbox with a margin, level the ink contrast.
-
-Left out: reading several characters. Of a picture that holds more, the one in the middle is read.
+`find_ink` inverts a clean scan, as HWDB's, and brings everything else (photos, grey paper, uneven
+light, white on black, transparency, 16 bit, a small character on a large page) to the same form.
+`fit` crops to the ink, keeps the aspect ratio, letterboxes with a margin, and levels the contrast.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -110,20 +103,12 @@ def _paper_under(grey: np.ndarray, solid: np.ndarray) -> float:
 
 
 def is_clean(grey: np.ndarray) -> bool:
-    """Tell whether a picture is a clean scan already: paper exactly 255, little just below it.
+    """Return whether a picture (h,w) is a clean scan: paper exactly 255, little just below it.
 
     In a tight box, dense writing leaves less paper, and a level stroke next to none. The picture
     must not be mostly black then, which would be the paper of a light pen.
     """
-    return _is_clean(_histogram(grey), grey.shape)
-
-
-def _histogram(grey: np.ndarray) -> np.ndarray:
-    """Return how many (256,) of a picture's pixels have each value."""
-    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
-
-
-def _is_clean(histogram: np.ndarray, shape: tuple[int, ...]) -> bool:
+    histogram = _histogram(grey)
     histogram = histogram / histogram.sum()
     if histogram[236:255].sum() > CLEAN_NEAR_PAPER:
         return False
@@ -131,8 +116,13 @@ def _is_clean(histogram: np.ndarray, shape: tuple[int, ...]) -> bool:
         return histogram[255] >= CLEAN_PAPER
     if histogram[24:236].max() > max(FLAT, histogram[255]):
         return False
-    strip = max(shape) > 2.5 * min(shape)
+    strip = max(grey.shape) > 2.5 * min(grey.shape)
     return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
+
+
+def _histogram(grey: np.ndarray) -> np.ndarray:
+    """Return how many (256,) of a picture's pixels have each value."""
+    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
 
 
 class Ink(NamedTuple):
@@ -152,7 +142,7 @@ def find_ink(picture: np.ndarray) -> Ink:
     inked part again at a larger one. Raises ValueError if there is nothing but paper.
     """
     grey = to_grey(picture)
-    if _is_clean(_histogram(grey), grey.shape):
+    if is_clean(grey):
         return Ink(255 - grey, None, True)
     colour = picture if picture.dtype == np.uint8 and picture.shape[2:] == (3,) else None
     found = None
@@ -212,9 +202,7 @@ def _on_flat_paper(grey: np.ndarray) -> np.ndarray | None:
     if histogram[shade] < FLAT * grey.size:
         return None
     paper = np.full_like(grey, shade)
-    if grey.mean() < shade:
-        return cv2.subtract(paper, grey)
-    return cv2.subtract(grey, paper)
+    return cv2.subtract(paper, grey) if grey.mean() < shade else cv2.subtract(grey, paper)
 
 
 def _lift_faint(ink: np.ndarray) -> np.ndarray:
@@ -264,17 +252,15 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     Closing fills what is dark and narrower than the kernel, and keeps the edges of shadows.
     """
     side = max(3, max(grey.shape) // 4 | 1)  # an even kernel moves edges by a pixel
-    # What is dark at the border goes on beyond it if this is a page: it is a shadow. At the border
-    # of a crop it is a stroke.
+    # What is dark at the border of a page is a shadow that goes on beyond it; of a crop, a stroke.
     rim = side // 2 if max(grey.shape) > CROP else 0
-    around = (rim, rim, rim, rim)
-    page = cv2.copyMakeBorder(cv2.medianBlur(grey, 3), *around, cv2.BORDER_REPLICATE)
+    page = cv2.copyMakeBorder(cv2.medianBlur(grey, 3), *[rim] * 4, cv2.BORDER_REPLICATE)
     page = cv2.morphologyEx(page, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
     return page[rim : rim + grey.shape[0], rim : rim + grey.shape[1]]
 
 
 def _is_inverted(grey: np.ndarray) -> bool:
-    """Tell whether ink is lighter than paper, after light and shadow are taken away.
+    """Return whether ink is lighter than paper, after light and shadow are taken away.
 
     That is a plane of light and, if ink then seems to be light, what most of the surroundings have,
     since a shadow's edge is far from a plane.
@@ -282,30 +268,27 @@ def _is_inverted(grey: np.ndarray) -> bool:
     step = -(-max(grey.shape) // 96)
     values = grey[::step, ::step].astype(np.float32)
     thumb = cv2.resize(values, (24, 24), interpolation=cv2.INTER_AREA)
-    slope = _slope(24)
+    slope, across, along = (
+        np.linspace(-0.5, 0.5, count, dtype=np.float32) for count in (24, *values.shape[::-1])
+    )
     right, down = (slope @ thumb.mean(axis) / (slope @ slope) for axis in (0, 1))
-    h, w = values.shape
-    values -= right * _slope(w)
-    values -= down * _slope(h)[:, None]
+    values -= right * across
+    values -= down * along[:, None]
     if not _is_light(values):
         return False
     shades = (values + (128 - values.mean())).clip(0, 255).astype(np.uint8)
-    return _is_light(shades - cv2.medianBlur(shades, 1 + max(h, w) // 4 * 2).astype(np.float32))
+    return _is_light(
+        shades - cv2.medianBlur(shades, 1 + max(values.shape) // 4 * 2).astype(np.float32)
+    )
 
 
 def _is_light(values: np.ndarray) -> bool:
-    """Tell whether the rarest values (h,w), of ink, are above the median rather than below."""
+    """Return whether the rarest values (h,w), of ink, are above the median rather than below."""
     shades = np.sort(values, None)  # np.percentile takes five times as long
     low, middle, high = (shades[round(q * (len(shades) - 1))] for q in (0.005, 0.5, 0.995))
     if max(high - middle, middle - low) < 4:  # the ink is less than 0.5 % of the page
         low, high = shades[0], shades[-1]
     return high - middle > middle - low
-
-
-@lru_cache(maxsize=256)
-def _slope(count: int) -> np.ndarray:
-    """Return `count` steps (n,) float32 from -0.5 to 0.5."""
-    return np.linspace(-0.5, 0.5, count, dtype=np.float32)
 
 
 def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -329,12 +312,8 @@ def ink_box(ink: np.ndarray, margin: float = 0.0) -> Box:
     left, top, width, height = cv2.boundingRect((ink > INK_EDGE * darkest).view(np.uint8))
     right, bottom = left + width, top + height
     extra = round(margin * max(height, width))
-    return (
-        max(0, top - extra),
-        min(ink.shape[0], bottom + extra),
-        max(0, left - extra),
-        min(ink.shape[1], right + extra),
-    )
+    top, left = max(0, top - extra), max(0, left - extra)
+    return top, min(ink.shape[0], bottom + extra), left, min(ink.shape[1], right + extra)
 
 
 def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:

@@ -110,4 +110,5 @@ def test_scenes_are_read(trained, data, capsys):
     options = ["--checkpoint", str(trained / "best.pt"), "--limit", "3", "--json"]
     scenes.main([str(data / "test"), *options])
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) > 10 and all(0 <= row["value"] <= 100 for row in rows)
+    assert len(rows) > 10
+    assert all(row["chosen"] <= row["best"] <= row["n"] == 3 for row in rows)

@@ -277,9 +277,8 @@ def _is_inverted(grey: np.ndarray) -> bool:
     if not _is_light(values):
         return False
     shades = (values + (128 - values.mean())).clip(0, 255).astype(np.uint8)
-    return _is_light(
-        shades - cv2.medianBlur(shades, 1 + max(values.shape) // 4 * 2).astype(np.float32)
-    )
+    around = cv2.medianBlur(shades, 1 + max(values.shape) // 4 * 2)
+    return _is_light(shades - around.astype(np.float32))
 
 
 def _is_light(values: np.ndarray) -> bool:

@@ -137,16 +137,6 @@ def test_colours_tell_lines_from_strokes():
     assert best > 0.75 > grey + 0.1
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_strokes_stay_where_a_line_crosses_them(turned):
-    lines = np.full((SIDE, SIDE), 255, np.uint8)
-    lines[94:97] = 80
-    ink = np.ascontiguousarray(page().T) if turned else page()
-    photo = photograph(np.minimum(ink, lines.T if turned else lines))
-    expected = to_glyph(photograph(ink))
-    assert max(like(glyph, expected) for glyph in proposals(photo)) > 0.85
-
-
 def test_the_middle_one_of_three_is_proposed():
     row = np.hstack([page(bitmap(one, 7))[:, 25:135] for one in "国永明"])
     found, expected = find_proposals(photograph(row)), to_glyph(photograph(page()))

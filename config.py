@@ -70,7 +70,7 @@ KINDS = {
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value has a field's type; an int is also a float, a bool is not a number."""
+    """Return whether a value has a field's type; an int is also a float, a bool is not a number."""
     if kind == TEXTS:
         return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     if kind is float:
@@ -132,7 +132,7 @@ class Config:
     teacher: str = setting("", "checkpoint or ONNX file to distil from")
     teacher_input: str = setting(
         "",
-        "input of an ONNX teacher where its metadata do not say it: scale=V (value of full ink, "
+        "input of an ONNX teacher, for what its metadata lacks: scale=V (value of full ink, "
         "default 1), margin=P (pixels of paper around the ink, default a 32nd of its side), "
         "classes=C (order of its logits: level1, symbols, a number or a file); comma-separated",
     )

@@ -118,7 +118,7 @@ def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | Non
         labels = json.loads(metadata["classes"])
         checkpoint.check_classes(labels)
     except (ValueError, TypeError):
-        what = "the teacher's metadata contain no valid classes"
+        what = "the teacher's metadata contains no valid classes"
         raise ValueError(f"{what}; give {option} classes=FILE") from None
     return scale, margin, list(labels)
 

@@ -203,6 +203,7 @@ def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
     checksum, a disk error) end it and become a `Damage`.
     """
     window = _Window(stream)
+    head = window.read(0, 64)
     offset: int | None = 0
     while offset is not None and (header := window.read(offset, HEADER.size)):
         begin = window.floor = offset
@@ -219,13 +220,11 @@ def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
                 else:
                     yield Damage(name, begin, f"tag {header[4:6].hex(' ')} is no character")
                 continue
-        elif begin == 0 and (what := other_format(name, window.read(0, 64))):
-            yield Damage(name, 0, what)
-            return
         else:
             offset = window.find(begin + 1)
         lost = (window.end if offset is None else offset) - begin
-        yield Damage(name, begin, f"{lost} bytes are not a whole record")
+        what = other_format(name, head) if begin == 0 and offset is None else None
+        yield Damage(name, begin, what or f"{lost} bytes are not a whole record")
     if window.failure:
         yield Damage(name, window.end, window.failure)
     elif offset == 0:

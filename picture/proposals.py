@@ -128,7 +128,9 @@ def _is_lined(ink: np.ndarray) -> bool:
 
 def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
     """Yield ink (h,w) uint8 with less and less of it, none twice."""
-    whole = _Extent.of((ink > INK).view(np.uint8))
+    if not (ink > INK).any():
+        return
+    whole, _ = next(_parts(ink))
     if _is_tight(ink):
         whole = whole._replace(rim=0)  # what reaches the border does not go on beyond it
     seen, done = {whole.key(whole)}, set()
@@ -156,19 +158,11 @@ def _is_tight(ink: np.ndarray) -> bool:
 
 
 class _Extent(NamedTuple):
-    """How far ink reaches: pixels, those of them in the rim of the picture, and its box."""
+    """How far ink reaches."""
 
-    area: int
-    rim: int  # within RIM of the border
+    area: int  # px
+    rim: int  # px within RIM of the border
     box: tuple[int, int, int, int]  # left, top, right, bottom
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> _Extent:
-        """Measure a mask (h,w) uint8."""
-        left, top, width, height = cv2.boundingRect(mask)
-        area = np.count_nonzero(mask)
-        rim = area - np.count_nonzero(mask[RIM:-RIM, RIM:-RIM])
-        return cls(area, rim, (left, top, left + width, top + height))
 
     @property
     def size(self) -> int:

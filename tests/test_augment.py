@@ -153,10 +153,16 @@ def test_leftovers_are_added_beside_a_smaller_character_that_stays():
 
 
 def test_only_views_with_leftovers_are_less_confident():
-    x = stroke(400)
+    x = stroke(400, wide=24)
     y, confidence = add_leftovers(x.clone(), 0.25, generator())
     less = confidence < 1
     assert 0.15 < less.float().mean() < 0.35 and torch.equal(y[~less], x[~less])
     assert (y[less] != x[less]).any((1, 2, 3)).all() and y.min() >= 0 and y.max() <= 1 + 1e-5
     y, confidence = add_leftovers(x.clone(), 0.0, generator())
+    assert torch.equal(y, x) and (confidence == 1).all()
+
+
+def test_a_character_of_few_strokes_gets_no_leftovers():
+    x = stroke(100, wide=6)  # a line beside it would make another character
+    y, confidence = add_leftovers(x.clone(), 1.0, generator())
     assert torch.equal(y, x) and (confidence == 1).all()

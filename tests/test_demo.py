@@ -99,8 +99,8 @@ def test_reads_as_predict_does(port, tmp_path, kind):
     picture = bitmap("大", 1300) if kind == "scan" else several()
     answer, path = read(port, picture), tmp_path / "picture.png"
     path.write_bytes(png(picture))
-    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--json", "--debug", tmp_path / "debug"]
-    done = call_script("predict.py", path, *given)
+    given = ["--checkpoint", DEFAULT_CHECKPOINT, "--json", "--top-k", "10", "--debug"]
+    done = call_script("predict.py", path, *given, tmp_path / "debug")
     (expected,) = json.loads(done.stdout)
     assert answer["readings"] == [
         r | {"probability": pytest.approx(r["probability"], abs=1e-5)}

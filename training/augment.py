@@ -16,6 +16,7 @@ from jobs.devices import send
 
 PULLS = 4  # side of the grid of displacements of an elastic distortion
 THICKER = 3  # pixels that a stroke gains at most on either side: at 80 px, 3 become 9
+FEW_STROKES = 0.12  # mean ink of a glyph, 0...1, up to which it gets no leftovers
 LEFTOVER_CONFIDENCE = 0.4  # of a view with leftovers beside the character
 
 
@@ -188,7 +189,7 @@ def add_leftovers(
 
     That is a neighbor, whole or cut (another sample of the batch), a line, a frame, or a grid with
     or without diagonals, solid or dashed. The character becomes smaller and leaves the center, as
-    its box does when it contains more than the character.
+    its box does when it contains more than the character. Characters of few strokes are left alone.
 
     Returns the batch (B,1,S,S), and (B,) float32 the confidence with which the network should
     predict each view: with less where there are leftovers, so that its energy (log-sum-exp minus
@@ -220,7 +221,11 @@ def add_leftovers(
     neighbor = F.grid_sample(some.roll(1, 0), grid, align_corners=False)
     view = torch.maximum(view, neighbor * beside[:, None, None, None])
     view = torch.maximum(view, _lines(kind, random[:, 7:], side)[:, None]).to(x.dtype)
-    return x.index_copy(0, rows, view), confidence.index_fill(0, rows, LEFTOVER_CONFIDENCE)
+    # A line turns a character of few strokes into another one: 一 into 二, 人 into 囚.
+    few = some.mean((1, 2, 3)) <= FEW_STROKES
+    view = torch.where(few[:, None, None, None], some, view)
+    less = torch.where(few, 1.0, LEFTOVER_CONFIDENCE)
+    return x.index_copy(0, rows, view), confidence.index_copy(0, rows, less)
 
 
 def _lines(kind: Tensor, random: Tensor, side: int) -> Tensor:

@@ -26,6 +26,7 @@ Left out: ONNX files (recognizer.py, export.py), older formats.
 
 import argparse
 import io
+import json
 import os
 import platform
 import sys
@@ -276,6 +277,7 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoint", metavar="FILE")
     add("new", nargs="?", metavar="NEW", help="file to write")
+    add("--json", action="store_true", help="print everything but the weights, as JSON")
     add("--average", nargs=2, metavar=("OTHER", "SHARE"),
         help="move the weights by a share in 0...1 towards those of another checkpoint that was "
         "trained from the same weights")  # fmt: skip
@@ -317,7 +319,8 @@ def main(argv: list[str] | None = None) -> int:
     if given.new is None:
         if any((given.average, given.temperature, given.class_prior, given.reject)):
             raise ValueError("options that change the weights need a second file name, NEW")
-        print(summarize(given.checkpoint, loaded))
+        rest = {key: loaded[key] for key in loaded if key not in ("model", "resume")}
+        print(json.dumps(rest) if given.json else summarize(given.checkpoint, loaded))
         return 0
     loaded["config"] = without_folders(loaded["config"])
     loaded["model"] = cast(loaded["model"], torch.float16)

@@ -1,6 +1,7 @@
 """Checkpoints: what is shipped, what is read, what is refused."""
 
 import hashlib
+import json
 import re
 import zipfile
 from copy import deepcopy
@@ -173,6 +174,9 @@ def test_summary_is_ten_lines(tmp_path, good):
     assert lines["classes"] == "3: 一, 十, 口" and "width 0.25" in lines["network"]
     assert lines["validation"] == "top-1 50.00% on 10% of the training writers, held out"
     assert "temperature 1; reject scale 1.5, offset -3" in lines["calibration"]
+    whole = json.loads(call_script("checkpoint.py", good, "--json").stdout)
+    assert list(whole["classes"]) == list("一十口") and whole["config"]["width"] == 0.25
+    assert "model" not in whole
     done = call_script("checkpoint.py", tmp_path / "missing.pt")
     assert done.returncode == 2 and "no such checkpoint" in done.stderr and "--" not in done.stderr
 

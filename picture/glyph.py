@@ -26,16 +26,16 @@ STRIP_PAPER = 0.02
 INK_EDGE = 0.15
 FLAT = 0.3  # share of the pixels that have the one grey of flat paper
 MANY = 1 << 20  # pixels
-# The character of an unclean picture is sought in at most so many looks, each at a picture of at
-# most so many pixels a side, until it with some paper around takes more than a share of its side.
-LOOKS = 3
-ANALYSIS_SIDE = 320
-SURROUNDINGS = 0.3
-NEAR = 0.6
-CROP = 192  # a larger picture is a page
-# Faint ink: smoothed so far, px; of noise so many levels at least, so many times which ink stands
-# above the paper; a stroke's area is so many times its width, squared.
-FAINT_BLUR, FAINT_NOISE, FAINT, FAINT_LONG = 1.0, 0.25, 5.0, 5
+# A picture that is no clean scan is analysed at a reduced size, then its inked part again.
+LOOKS = 3  # times at most
+ANALYSIS_SIDE = 320  # px, the longer side
+SURROUNDINGS = 0.3  # paper that is kept around the ink, of its longer side
+NEAR = 0.6  # no closer look if ink with its surroundings takes more than this share of a side
+CROP = 192  # px; a larger picture is a page
+FAINT_BLUR = 1.0  # px, by which faint ink is smoothed
+FAINT_NOISE = 0.25  # levels, the least noise that is assumed
+FAINT = 5.0  # times the noise, by which faint ink is darker than the paper
+FAINT_LONG = 5  # squared widths, the least area of a stroke
 BLANK = "blank picture: nothing darker or lighter than the paper was found"
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right

@@ -29,9 +29,9 @@ FRAME = 0.15  # a frame lies within this share of the side
 LINE, TILT = 0.35, 2  # a line's least length, of the side; px that it leaves its row by
 DARK, THICK = 0.55, 0.6  # of the ink's strength and the strokes' width: less is left out
 MIDDLE = 0.34  # of the shorter side: components whose centre is farther from the middle are off it
-# A proposal leaves out so many px within RIM of the border at least, or...
-RIM, LEAST_RIM = 2, 3
-SMALLER = 0.5  # ...the share of the box of all ink that its own box is smaller than
+# A proposal leaves out at least LEAST_RIM px of ink within RIM px of the border, or its box is
+# smaller than this share of the box of all ink.
+RIM, LEAST_RIM, SMALLER = 2, 3, 0.5
 SPECK = 0.8  # of the squared width of a stroke
 
 

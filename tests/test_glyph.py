@@ -61,7 +61,7 @@ def test_paper_is_put_under_what_is_transparent():
 
 
 def shades(**pixels: int) -> np.ndarray:
-    """Return a square of 100 x 100 pixels, so many of each shade, the rest around 125."""
+    """Return a square of 100 x 100 pixels, with counts of each shade, the rest around 125."""
     values = [np.full(count, int(name[1:])) for name, count in pixels.items()]
     values.append(100 + np.arange(10_000 - sum(map(len, values))) % 50)
     return np.concatenate(values).astype(np.uint8).reshape(100, 100)
@@ -164,7 +164,7 @@ def test_paper_and_ink_are_told_by_their_shades():
     shaded = (page * np.linspace(1, 0.6, 200)[:, None]).astype(np.uint8)
     lifted = glyph.lift(shaded)
     assert (lifted[:50] == 255).mean() > 0.99 and lifted[100, 65] < 40
-    for ink in (189, 196):  # the second is told by its pieces
+    for ink in (189, 196):  # the second is found by its pieces
         page[60:140, 60:70] = page[60:70, 60:140] = page[130:140, 60:140] = ink
         assert (glyph.lift(page) < 128).sum() > 2000
     page[page == ink] = 199

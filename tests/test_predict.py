@@ -130,7 +130,7 @@ def test_bad_arguments(arguments, message):
     assert done.stderr.startswith("error: ") and message in done.stderr
 
 
-# What a program that reads with an ONNX file must do without, told to Python before it starts.
+# Makes Python refuse to import some packages: reading with an ONNX file does without them.
 BLOCKED = """
 import sys
 blocked = {names}

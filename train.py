@@ -434,7 +434,8 @@ def check_finite(run: Run, state: State) -> None:
 def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
     """Return the config of the command line; with --resume that of last.pt, and its content.
 
-    Raises ValueError for a setting that cannot change, or a folder that already holds a run.
+    Raises ValueError for a setting that cannot change, or a folder that already holds a run;
+    FileNotFoundError if there is no run to resume.
     """
     config = from_arguments(given)
     path = Path(config.out) / "last.pt"
@@ -444,6 +445,8 @@ def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
             what = f"{path.with_name(found[0])} exists, {config.out} holds a run"
             raise ValueError(f"{what}; continue it with --resume, or give another --out")
         return config, None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no run to resume; start one without --resume")
     loaded = checkpoint.load(path)
     if "resume" not in loaded:
         raise ValueError(f"{path} has no training state; start from it with --init-from")

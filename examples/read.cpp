@@ -88,7 +88,7 @@ int main(int argc, char** argv) {
     if (!picture.empty()) cv::minMaxLoc(inked, &paper, &darkest);
     if (darkest - paper < 10) {
       std::cerr << argv[i] << (picture.empty() ? ": no such file, or not a picture that OpenCV reads\n"
-                                               : ": no ink was found on the picture\n");
+                                               : ": no ink was found; photos need predict.py\n");
       status = 2;
       continue;
     }

@@ -40,7 +40,7 @@ def main() -> int:
         if grey is not None:
             outputs = ["glyph", "labels", "probabilities"]
             glyph, labels, shares = session.run(outputs, {"picture": grey[None, None]})
-            problem = "" if glyph.any() else "no ink was found on the picture"
+            problem = "" if glyph.any() else "no ink was found; photos need predict.py"
         if problem:
             print(f"{name}: {problem}", file=sys.stderr)
             status = 2

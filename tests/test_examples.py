@@ -38,7 +38,7 @@ def unreadable(tmp_path_factory) -> dict[str, str]:
     cv2.imwrite(str(folder / "blank.png"), np.full((50, 70), 200, np.uint8))
     (folder / "text.png").write_text("not a picture")
     return {
-        str(folder / "blank.png"): "no ink was found on the picture",
+        str(folder / "blank.png"): "no ink was found; photos need predict.py",
         str(folder / "text.png"): "no such file, or not a picture that OpenCV reads",
         str(folder / "missing.png"): "no such file, or not a picture that OpenCV reads",
     }

@@ -176,7 +176,7 @@ def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):
     assert main(["--resume", "--out", str(tmp_path)]) == 2
     assert "no training state" in capsys.readouterr().err
     assert main(["--resume", "--out", str(tmp_path / "nowhere")]) == 2
-    assert "no such checkpoint" in capsys.readouterr().err
+    assert "no run to resume; start one without --resume" in capsys.readouterr().err
 
 
 def test_resume_notices_other_data(tmp_path, capsys):

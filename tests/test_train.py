@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import cv2
@@ -159,6 +160,40 @@ def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(data, tmp_path, capsys
     assert same(whole["resume"]["model"], broken["resume"]["model"])
     for mine, other in zip(rows(tmp_path / "whole"), rows(tmp_path / "broken"), strict=True):
         assert mine["loss"] == other["loss"] and mine["top1"] == other["top1"]
+
+
+@pytest.mark.parametrize(("owner", "name", "call"), [(State, "save", 3), (Log, "epoch", 2)])
+def test_a_run_that_ends_between_logging_and_saving_keeps_every_line(
+    data, tmp_path, monkeypatch, owner, name, call
+):
+    calls, original = [], getattr(owner, name)
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    arguments = ["--data", str(data / "train"), "--out", str(tmp_path), *SMALL, "--epochs", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        assert main(arguments) == 130
+    assert main(["--resume", "--out", str(tmp_path)]) == 0
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_kill_leaves_a_loadable_checkpoint(data, tmp_path):
+    given = ["--data", data / "train", "--out", tmp_path, *SMALL, "--epochs", 500]
+    command = [sys.executable, ROOT / "train.py", *given]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    while not (tmp_path / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = checkpoint.load(tmp_path / "last.pt")["resume"]["step"]
+    assert main(["--resume", "--out", str(tmp_path), "--epochs", str(before // 6 + 1)]) == 0
+    assert checkpoint.load(tmp_path / "last.pt")["resume"]["step"] > before
 
 
 def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):

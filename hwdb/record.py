@@ -234,8 +234,8 @@ def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
 def write_record(stream: BinaryIO, character: str, bitmap: np.ndarray) -> None:
     """Write one record; bitmap (h, w) uint8, 255 = paper, at least one pixel."""
     if bitmap.dtype != np.uint8 or bitmap.ndim != 2 or not 0 < bitmap.size <= MAX_PIXELS:
-        said = f"got {bitmap.dtype} of shape {bitmap.shape}"
-        raise ValueError(f"a bitmap is (h, w) uint8 and not empty, {said}")
+        what = f"got {bitmap.dtype} of shape {bitmap.shape}"
+        raise ValueError(f"a bitmap is (h, w) uint8 and not empty, {what}")
     height, width = bitmap.shape
     if max(height, width) > 0xFFFF:
         raise ValueError(f"a .gnt bitmap has at most 65535 pixels a side, got {width} x {height}")

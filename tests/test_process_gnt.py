@@ -421,10 +421,10 @@ def test_two_converters_at_once(tmp_path):
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=100)[1] for process in both]
+    errors = [process.communicate(timeout=100)[1] for process in both]
     codes = [process.returncode for process in both]
-    assert sorted(codes) in ([0, 0], [0, 2]) and "Traceback" not in "".join(said)
-    for code, message in zip(codes, said, strict=True):
+    assert sorted(codes) in ([0, 0], [0, 2]) and "Traceback" not in "".join(errors)
+    for code, message in zip(codes, errors, strict=True):
         assert ("is writing here" in message) == (code == 2)
     assert len(pictures(out)) == 400
 
@@ -455,15 +455,15 @@ def test_any_locale_and_file_name(tmp_path):
         command(folder, "--out", tmp_path / "out", "--split", "train"),
         capture_output=True, env=os.environ | {"LC_ALL": "C"}, timeout=100,
     )  # fmt: skip
-    said = done.stderr.decode()
-    assert done.returncode == 1 and "Traceback" not in said and "\x1b" not in said
-    lines = said.splitlines()
-    assert len(lines) == sum(line.startswith("damage: ") for line in lines) + 1, said
+    errors = done.stderr.decode()
+    assert done.returncode == 1 and "Traceback" not in errors and "\x1b" not in errors
+    lines = errors.splitlines()
+    assert len(lines) == sum(line.startswith("damage: ") for line in lines) + 1, errors
     for part in (
         "手写\\n\\x1b[2J/字.gnt",
         "1001\\u2028.gnt",
         "\\udcff.gnt",
         "1003.gnt at byte 0: not a regular file",
     ):
-        assert part in said, said
+        assert part in errors, errors
     assert len({Path(name).name[:4] for name in pictures(tmp_path / "out")}) == 3

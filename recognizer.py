@@ -37,7 +37,7 @@ BATCH = 256  # glyphs
 # How `choose` weighs proposals: logits that those which leave ink out pay; the temperature.
 PRIOR, TEMPERATURE = 3.0, 2.0
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
-APART = 2.0
+APART = 1.0
 MORE = "the picture holds more characters; the one in the middle is read"
 SEVERAL = "the picture seems to hold several characters; crop it to one"
 

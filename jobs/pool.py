@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -37,8 +37,8 @@ class Workers(contextlib.AbstractContextManager):
     """Processes that work on tasks in order, a few ahead; 1 means this process, 0 one per core.
 
     Workers are spawned on every system: a forked process inherits locks that threads hold. They
-    import the module of the task's function and nothing else. Ctrl-C is left to this process, and
-    they end when it does, for whatever reason.
+    import the module of the task's function and nothing else. Ctrl-C is left to this process. They
+    end when this process ends or closes `lifeline`.
     """
 
     def __init__(self, count: int) -> None:
@@ -48,7 +48,8 @@ class Workers(contextlib.AbstractContextManager):
             # Workers inherit it: with the default, n of them would start n threads each.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.count, context, _start)
+            self.held, self.lifeline = context.Pipe(duplex=False)
+            self.pool = ProcessPoolExecutor(self.count, context, _start, (self.held,))
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Yield function(task) for every task, in order; tasks are taken only as they are needed.
@@ -68,6 +69,8 @@ class Workers(contextlib.AbstractContextManager):
             while waiting:
                 yield waiting.popleft().result()
         except (BrokenProcessPool, BrokenPipeError):  # the latter if killed while it starts
+            # The executor waits for a worker that starts as another dies, but does not end it.
+            self.lifeline.close()
             why = "a worker process was killed, perhaps for lack of memory"
             raise OSError(errno.ENOMEM, f"{why}; run again with fewer --workers") from None
 
@@ -75,6 +78,8 @@ class Workers(contextlib.AbstractContextManager):
         """End the processes; tasks that have not begun are dropped."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
+            self.lifeline.close()
+            self.held.close()
 
 
 @contextlib.contextmanager
@@ -97,11 +102,11 @@ def _hidden_script(function: Callable) -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def _start() -> None:
+def _start(lifeline: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def leave_with_parent() -> None:
-        wait([multiprocessing.parent_process().sentinel])
+        wait([lifeline])  # nothing is ever sent: it is ready when the other end is closed
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()

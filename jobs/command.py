@@ -1,16 +1,6 @@
-"""The frame of every command: errors as sentences, exit status, output, progress.
+"""The frame of every command: errors as sentences, exit status, output, progress."""
 
-    @command
-    def main(argv=None) -> int: ...
-
-    if __name__ == "__main__":
-        sys.exit(main())
-
-Results go to stdout, notices and progress to stderr.
-"""
-
-from __future__ import annotations
-
+import argparse
 import contextlib
 import functools
 import math
@@ -19,20 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import argparse
-    from types import ModuleType
-
-    from tqdm import tqdm
+from types import ModuleType
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
     """Make a script's main end in a sentence and an exit status, never in a traceback.
 
-    Status 2 with one line on stderr for what the user can correct (ValueError, OSError, a loss that
-    is not a number), 130 for Ctrl-C, 141 if the reader of stdout has gone (as under `| head`).
+    Status 2 with one line on stderr for ValueError, OSError and FloatingPointError, 130 for Ctrl-C,
+    141 if the reader of stdout has gone (as under `| head`).
     """
 
     @functools.wraps(main)
@@ -43,8 +27,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
                 return main(*args, **kwargs)
             finally:
                 sys.stdout.flush()  # also what --help has written
-        except BrokenPipeError:
-            # Python flushes stdout once more at exit.
+        except BrokenPipeError:  # Python flushes stdout once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except (ValueError, OSError, FloatingPointError) as error:
@@ -58,10 +41,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
 
 def _set_up_streams() -> None:
-    """Make stdout and stderr UTF-8, also in a pipe, under LANG=C and on Windows.
-
-    A stream that was closed from the start (None) becomes the null device.
-    """
+    """Make the output UTF-8 on every system; replace closed streams (None) by the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -86,8 +66,8 @@ def sentence(error: BaseException) -> str:
 
 def needs(what: str, error: ImportError) -> ValueError:
     """Return the error for a feature that needs a package which is not installed."""
-    install = "pip install -r requirements-optional.txt"
-    return ValueError(f"{what} needs the package {error.name}: {install}")
+    what = f"{what} needs the package {error.name}"
+    return ValueError(f"{what}: pip install -r requirements-optional.txt")
 
 
 def load_opencv() -> ModuleType:
@@ -111,12 +91,11 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
-def progress(iterable=None, **options) -> tqdm:
-    """Return a progress bar on stderr, silent unless that is a terminal; options are tqdm's."""
+def progress(iterable=None, **options):
+    """Return a tqdm progress bar on stderr, silent unless that is a terminal."""
     from tqdm import tqdm  # predict.py does without
 
-    quiet = sys.stderr is None or not sys.stderr.isatty()
-    return tqdm(iterable, disable=quiet, **options)
+    return tqdm(iterable, disable=None, **options)
 
 
 @contextlib.contextmanager

@@ -1,37 +1,29 @@
-"""Devices, process groups and precision, shared by train.py and test.py.
-
-    torchrun --nproc-per-node 2 train.py        # one process a GPU; gloo where there is none
-
-Left out: what trains (train.py), what reads pictures (recognizer.py).
-"""
+"""Devices, process groups and precision, shared by train.py and test.py."""
 
 import contextlib
 import ctypes
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-T = TypeVar("T")
-
-
-MALLOC = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 1 << 26)}
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
 def keep_memory() -> None:
     """Have the C library keep what is freed: the next step wants as much again.
 
-    What goes back to the system comes as fresh pages, which takes a tenth of a step on a CPU, with
-    a live teacher a third (malloc.h of glibc; elsewhere nothing happens).
+    Fresh pages from the system take a tenth of a step on a CPU, with a live teacher a third.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in MALLOC.values():
-            mallopt(option, value)
+        mallopt = ctypes.CDLL(None).mallopt  # glibc alone has it
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TOP_PAD, 1 << 26)
 
 
 class Processes(NamedTuple):
@@ -53,8 +45,7 @@ def start_processes(device: str) -> Processes:
     processes = Processes(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")
     if on_gpu and processes.local_rank >= (gpus := torch.cuda.device_count()):
-        message = f"process {processes.local_rank + 1} of this machine has no GPU, there are {gpus}"
-        raise ValueError(f"{message}; start {gpus} with --nproc-per-node, or give --device cpu")
+        raise ValueError(f"--nproc-per-node is at most {gpus} here, or give --device cpu")
     if on_gpu:
         torch.cuda.set_device(processes.local_rank)
     # The first process may pack and label for hours while the others wait.
@@ -62,7 +53,7 @@ def start_processes(device: str) -> Processes:
     return processes
 
 
-def in_turn(processes: Processes, make: Callable[[], T]) -> T:
+def in_turn(processes: Processes, make: Callable[[], Any]) -> Any:
     """Call `make` on the first process, then on the first of each node, then on the others."""
     if processes.world == 1:
         return make()
@@ -82,19 +73,14 @@ def stop_processes() -> None:
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """Return the device of a setting; auto takes CUDA, then MPS, then the CPU."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        name = "cuda" if cuda else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    gpu = cuda and (device.index or 0) < max(torch.cuda.device_count(), 1)
-    if not {"cpu": True, "cuda": gpu, "mps": mps}.get(device.type, False):
-        raise ValueError(f"--device {name}: not there; use --device auto or cpu")
-    if device.type == "cuda":
+    there = ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+    if torch.cuda.is_available():
+        there = ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count())), *there]
         torch.backends.cudnn.benchmark = True  # batches are of one size
-    return torch.device("cuda", local_rank) if name == "cuda" else device
+    name = there[0] if name == "auto" else name
+    if name not in there:
+        raise ValueError(f"--device {name}: not there, expected auto, {', '.join(there)}")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -112,11 +98,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of autocast; float32 switches it off.
-
-    Measured on CPUs, bfloat16 autocast trains this network slower than float32: auto is float32.
-    """
-    if amp == "auto" and device.type == "cuda":
+    """Return the dtype of autocast; float32 switches it off."""
+    if amp == "auto" and device.type == "cuda":  # on CPUs bfloat16 trains more slowly
         return torch.bfloat16 if has_bfloat16(device) else torch.float16
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return kinds.get(amp, torch.float32)
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp, torch.float32)

@@ -1,19 +1,10 @@
-"""Atomic file writes, marks of finished work, and one writer per folder.
-
-with replacing(path) as temporary:
-    onnx.save(network, temporary)
-write_file(path, data)
-write_mark(folder / "pack.json", {"version": 3})      # last, when all else is there
-mark = read_mark(folder / "pack.json", version=3)     # None: not finished, start again
-with only_one(folder): ...
-"""
+"""Atomic file writes, marks of finished work, and one writer per folder."""
 
 import contextlib
 import errno
 import json
 import os
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -34,17 +25,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Devices and pipes (`/dev/null`, `>(...)`) are written to instead of replaced.
     """
     path = Path(path)
-    special = _is_special(path)
+    is_stdout = path.exists() and os.path.samefile(path, 1)
+    special = is_stdout or path.exists() and not (path.is_file() or path.is_dir())
     if path.is_symlink() and not special:
         path = Path(os.path.realpath(path))
     name = f".{path.stem}.{os.urandom(4).hex()}.part{path.suffix}"
     temporary = Path(tempfile.gettempdir(), name) if special else path.with_name(name)
     try:
         yield temporary
-        if special:
-            _write_through(temporary, path)
-        else:
+        if not special:
             os.replace(temporary, path)
+            return
+        sys.stdout.flush()
+        # A second open file would overwrite what is printed (`--json /dev/stdout > file`).
+        with temporary.open("rb") as data, open(os.dup(1) if is_stdout else path, "wb") as out:
+            shutil.copyfileobj(data, out)
     except OSError as error:
         if error.filename is None or str(temporary) in str(error.filename):
             reason = error.strerror or str(error)
@@ -52,28 +47,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _is_special(path: Path) -> bool:
-    """Return whether `path` is a device, a pipe, or the open standard output."""
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    regular = stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode)
-    return not regular or os.path.samestat(there, os.fstat(1))
-
-
-def _write_through(source: Path, path: Path) -> None:
-    # A second open file would overwrite what is printed (`--json /dev/stdout > file`).
-    is_stdout = os.path.samestat(os.stat(path), os.fstat(1))
-    if is_stdout:
-        sys.stdout.flush()
-    with (
-        source.open("rb") as data,
-        open(1 if is_stdout else path, "wb", closefd=not is_stdout) as out,
-    ):
-        shutil.copyfileobj(data, out)
 
 
 def write_file(path: str | Path, data: bytes | memoryview) -> None:
@@ -104,9 +77,8 @@ def only_one(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except NotImplementedError:  # a file system without locks
-        pass
+        with contextlib.suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"{folder}: another process is writing here; wait for it") from None
     try:

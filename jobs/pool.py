@@ -1,13 +1,7 @@
-"""Worker processes, used by converter, packing and synthesizer.
-
-with Workers(4) as workers:
-    for result in workers.map(decode, tasks):
-        ...
-"""
+"""Worker processes, used by converter, packing and synthesizer."""
 
 import contextlib
 import errno
-import functools
 import multiprocessing
 import os
 import signal
@@ -48,8 +42,8 @@ class Workers(contextlib.AbstractContextManager):
             # Workers inherit it: with the default, n of them would start n threads each.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             context = multiprocessing.get_context("spawn")
-            self.held, self.lifeline = context.Pipe(duplex=False)
-            self.pool = ProcessPoolExecutor(self.count, context, _start, (self.held,))
+            other_end, self.lifeline = context.Pipe(duplex=False)
+            self.pool = ProcessPoolExecutor(self.count, context, _start, (other_end,))
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Yield function(task) for every task, in order; tasks are taken only as they are needed.
@@ -79,7 +73,6 @@ class Workers(contextlib.AbstractContextManager):
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
             self.lifeline.close()
-            self.held.close()
 
 
 @contextlib.contextmanager
@@ -89,8 +82,7 @@ def _hidden_script(function: Callable) -> Iterator[None]:
     Python has each of them import the script, which fails if it lacks `if __name__ == "__main__"`
     or comes from standard input, and is of use only if the function is defined in it.
     """
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = getattr(function, "func", function)  # of a functools.partial
     if getattr(function, "__module__", "__main__") == "__main__":
         yield
         return

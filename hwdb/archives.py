@@ -1,18 +1,9 @@
 """Find and open .gnt files: loose, in folders, in .zip, in .alz, and in an .alz in a .zip.
 
-    files, notes = find_files([Path("HWDB1.1tst_gnt.zip"), Path("more/")])
-    for item in open_files(files):
-        if isinstance(item, GntFile):
-            records = read_gnt(item.stream, item.name)
-
 Members are read as streams, and no member name is used as a path. Sizes and checksums are verified:
 a stream yields all its data first and raises OSError at the end. What cannot be read is yielded as
-`Damage`; a file of another type is named in a note (str).
-
-    .zip  Python's zipfile; stored and deflated members
-    .alz  stored and deflated members; volumes .alz .a00 .a01 ... side by side in a folder
-
-Left out: encrypted archives, ALZip's own bzip2, a .zip in a .zip, damaged .zip directories.
+`Damage`; a file of another type is named in a note (str). Volumes .alz .a00 .a01 ... lie in one
+folder. Left out: encrypted archives, methods but stored and deflated, a .zip in a .zip.
 """
 
 import os
@@ -29,13 +20,7 @@ from jobs.files import is_hidden
 
 CHUNK = 1 << 16
 SUFFIXES = (".gnt", ".zip", ".alz")
-ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 VOLUME = re.compile(r"\.[a-z]\d\d", re.IGNORECASE)  # .a00: the second volume of an .alz
-UNPACK = "not read; unpack it and give its .gnt files"
-ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, ValueError, NotImplementedError, RuntimeError,
-    EOFError, OSError,
-)  # fmt: skip
 
 
 class GntFile(NamedTuple):
@@ -47,9 +32,6 @@ class GntFile(NamedTuple):
     packed: int  # bytes in the file on disk
     crc: int | None  # as the archive states it, None for a loose file
     stream: BinaryIO  # to be read before asking for the next file
-
-
-# -- streams ---------------------------------------------------------------------------------------
 
 
 class _Stream:
@@ -81,28 +63,6 @@ def _exactly(stream: BinaryIO, length: int) -> bytes:
     return b"".join(_take(stream, length))
 
 
-def _contains(stream: BinaryIO, mark: bytes) -> bool:
-    """Read a stream to the end and return whether it contains a mark."""
-    tail = b""
-    while chunk := stream.read(CHUNK):
-        if mark in (tail := tail + chunk):
-            return True
-        tail = tail[-len(mark) :]
-    return False
-
-
-def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    decoder = zlib.decompressobj(-15)
-    try:
-        for chunk in chunks:
-            while chunk and not decoder.eof:  # in steps: a chunk may unpack to a thousand times
-                yield decoder.decompress(chunk, CHUNK)
-                chunk = decoder.unconsumed_tail
-        yield decoder.flush()
-    except zlib.error as error:
-        raise OSError(f"damaged deflate data ({error})") from None
-
-
 def _verified(chunks: Iterator[bytes], size: int, crc: int) -> Iterator[bytes]:
     """Yield the chunks of a member; raise OSError at the end unless size and CRC are right."""
     found = have = 0
@@ -116,9 +76,6 @@ def _verified(chunks: Iterator[bytes], size: int, crc: int) -> Iterator[bytes]:
         raise OSError(f"unpacks to {have} bytes or more, the archive states {size}")
     if found != crc:
         raise OSError(f"bad CRC: {found:08x}, the archive states {crc:08x}")
-
-
-# -- files -----------------------------------------------------------------------------------------
 
 
 def _walk(path: Path) -> Iterator[Path]:
@@ -135,76 +92,64 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """Return the files to read, and a note for each file below a folder of another format.
+    """Return the .gnt, .zip and .alz files, also below folders, and notes on other files there.
 
-    Paths to files are returned as given; of folders, the .gnt, .zip and .alz files below them.
+    Raises FileNotFoundError for a missing path and ValueError for a file of another format.
     """
-    files: dict[Path, None] = {}
-    notes = []
+    files, notes = {}, []
     for path in paths:
-        if path.is_dir():
-            for file in _walk(path):
-                if file.name.lower().endswith(SUFFIXES):
-                    files[file] = None
-                elif what := UNPACK if file.suffix.lower() in ARCHIVES else other_format(file.name):
-                    notes.append(f"{file}: {what}")
-            continue
-        # A pattern: the shell of Windows leaves it to the program.
-        found = [path] if path.exists() else sorted(path.parent.glob(path.name))
-        found = [p for p in found if p == path or not is_hidden(p.name)]
-        if not found:
+        if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        # Later volumes are read with the first one.
-        files |= {p: None for p in found if not VOLUME.fullmatch(p.suffix)}
+        for file in _walk(path) if path.is_dir() else [path]:
+            if file.suffix.lower() in SUFFIXES:
+                files[file] = None
+            elif VOLUME.fullmatch(file.suffix):
+                continue  # read with the first volume
+            elif file is path:
+                what = other_format(path.name) or "not a .gnt, .zip or .alz file"
+                raise ValueError(f"{path}: {what}")
+            elif what := other_format(file.name):
+                notes.append(f"{file}: {what}")
     return list(files), notes
 
 
 def open_files(files: Iterable[Path]) -> Iterator[GntFile | Damage | str]:
     """Yield every .gnt file in the files, in order; the content decides what a file is."""
     for path in files:
-        if not path.is_file():
-            yield Damage(str(path), 0, "not a regular file")
-            continue
         found = False
         try:
-            with path.open("rb") as stream:
-                for item in _open_file(path, stream):
-                    found = found or not isinstance(item, str)
-                    yield item
+            for item in _open_file(path):
+                found = found or not isinstance(item, str)
+                yield item
+            if not found:
+                raise OSError("contains no .gnt file")
         except OSError as error:
             yield Damage(str(path), 0, error.strerror or str(error))
+
+
+def _open_file(path: Path) -> Iterator[GntFile | Damage | str]:
+    if not path.is_file():
+        raise OSError("not a regular file")
+    with path.open("rb") as stream:
+        magic, suffix = stream.read(4), path.suffix.lower()
+        stream.seek(0)
+        if magic in (b"PK\x03\x04", b"PK\x05\x06"):
+            yield from _open_zip(path, stream)
+        elif magic == b"ALZ\x01":
+            yield from _open_alz(str(path), path, _Stream(_join(path)))
+        elif suffix == ".gnt":
+            size = path.stat().st_size
+            yield GntFile(str(path), path, size, size, None, stream)
         else:
-            if not found:
-                yield Damage(str(path), 0, "contains no .gnt file")
-
-
-def _open_file(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage | str]:
-    magic, suffix = stream.read(4), path.suffix.lower()
-    stream.seek(0)
-    if magic in (b"PK\x03\x04", b"PK\x05\x06"):
-        yield from _open_zip(path, stream)
-    elif magic == b"ALZ\x01":
-        yield from _open_alz(str(path), path, _Stream(_join(path)))
-    elif suffix in (".zip", ".alz"):
-        yield Damage(str(path), 0, f"not a {suffix} archive; download it again")
-    else:
-        size = path.stat().st_size
-        yield GntFile(str(path), path, size, size, None, stream)
+            raise OSError(f"not a {suffix} archive; download it again")
 
 
 def _suffix(name: str) -> str | None:
     """Return the suffix of a member; None for folders and what is hidden (`__MACOSX/...`)."""
-    *folders, name = re.split(r"[/\\]", name)
-    if not name or any(map(is_hidden, [*folders, name])):
+    parts = re.split(r"[/\\]", name)
+    if not parts[-1] or any(map(is_hidden, parts)):
         return None
-    return os.path.splitext(name)[1].lower()
-
-
-def _unread(name: str, suffix: str) -> Damage | str:
-    """Name a member that is not read."""
-    if suffix in (*SUFFIXES, *ARCHIVES) or VOLUME.fullmatch(suffix):
-        return Damage(name, 0, UNPACK)
-    return f"{name}: {other_format(name) or 'not a .gnt file, not read'}"
+    return os.path.splitext(parts[-1])[1].lower()
 
 
 # -- .zip ------------------------------------------------------------------------------------------
@@ -214,13 +159,11 @@ def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage | str]:
     """Yield the .gnt files of a .zip archive."""
     try:
         archive = zipfile.ZipFile(stream)
-        members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-        gaps = list(_gaps(stream, archive, members))
-    except ZIP_ERRORS as error:
-        yield Damage(str(path), 0, f"not a whole .zip archive ({error}); download it again")
-        return
-    yield from (Damage(str(path), *gap) for gap in gaps)
-    for member in members:
+    except Exception as error:  # of many kinds, all for damage
+        raise OSError(f"not a whole .zip archive ({error}); download it again") from None
+    if sum(member.compress_size for member in archive.infolist()) > path.stat().st_size:
+        raise OSError("its directory lists files that overlap")
+    for member in archive.infolist():
         name, suffix = f"{path}/{member.filename}", _suffix(member.filename)
         content = _Stream(_unzip(archive, member))
         if suffix == ".gnt":
@@ -228,25 +171,7 @@ def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage | str]:
         elif suffix == ".alz":
             yield from _open_alz(name, path, content)
         elif suffix is not None:
-            yield _unread(name, suffix)
-
-
-def _gaps(stream: BinaryIO, archive: zipfile.ZipFile, members: list) -> Iterator[tuple[int, str]]:
-    """Yield offset and description of each part of the file that no member covers.
-
-    A directory that has lost an entry would lose its file in silence. Raises ValueError where
-    members overlap: one file under a thousand names.
-    """
-    end = 0
-    places = [(member.header_offset, member.compress_size) for member in members]
-    for begin, size in [*places, (archive.start_dir, 0)]:
-        if begin < end:
-            raise ValueError("its directory lists files that overlap")
-        if begin - end > 24:  # a data descriptor may follow a file
-            yield end, f"{begin - end} bytes belong to no file of the directory"
-        stream.seek(begin)
-        names = struct.unpack("<26xHH", stream.read(30).ljust(30, b"\0"))
-        end = begin + 30 + sum(names) + size
+            yield f"{name}: not read; unpack it if it contains .gnt files"
 
 
 def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
@@ -258,17 +183,8 @@ def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]
         with archive.open(member) as stream:
             chunks = iter(lambda: stream.read1(CHUNK), b"")
             yield from _verified(chunks, member.file_size, crc)
-    except ZIP_ERRORS as error:
+    except Exception as error:
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-def is_whole_zip(path: Path) -> bool:
-    """Return whether a .zip contains files, all with the right checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return bool(archive.namelist()) and archive.testzip() is None
-    except ZIP_ERRORS:
-        return False
 
 
 # -- .alz ------------------------------------------------------------------------------------------
@@ -305,6 +221,24 @@ def _read_entry(archive: _Stream) -> tuple[str, int, int, int, int]:
     return name, method, packed, size, crc
 
 
+def _unpack(chunks: Iterator[bytes], method: int) -> Iterator[bytes]:
+    """Yield the content of a member of an .alz archive."""
+    if method == STORED:
+        yield from chunks
+        return
+    if method != DEFLATED:
+        raise OSError("encrypted or in ALZip's own bzip2; unpack it with unalz or ALZip")
+    decoder = zlib.decompressobj(-15)
+    try:
+        for chunk in chunks:
+            while chunk and not decoder.eof:  # in steps: a chunk may unpack to a thousand times
+                yield decoder.decompress(chunk, CHUNK)
+                chunk = decoder.unconsumed_tail
+        yield decoder.flush()
+    except zlib.error as error:
+        raise OSError(f"damaged deflate data ({error})") from None
+
+
 def _open_alz(name: str, path: Path, archive: _Stream) -> Iterator[GntFile | Damage | str]:
     """Yield the .gnt files of an .alz archive, read once from front to back."""
     try:
@@ -312,17 +246,14 @@ def _open_alz(name: str, path: Path, archive: _Stream) -> Iterator[GntFile | Dam
         while (signature := _exactly(archive, 4)) == b"BLZ\x01":
             member, method, packed, size, crc = _read_entry(archive)
             inner, suffix, data = f"{name}/{member}", _suffix(member), _take(archive, packed)
-            if suffix == ".gnt" and method in (STORED, DEFLATED):
-                content = _verified(_inflate(data) if method else data, size, crc)
+            if suffix == ".gnt":
+                content = _verified(_unpack(data, method), size, crc)
                 yield GntFile(inner, path, size, packed, crc, _Stream(content))
-            elif suffix == ".gnt":
-                what = "encrypted or packed with ALZip's own bzip2"
-                yield Damage(inner, 0, f"{what}; unpack the archive with unalz or ALZip")
             elif suffix is not None:
-                yield _unread(inner, suffix)
+                yield f"{inner}: not read; unpack it if it contains .gnt files"
             for _ in data:  # what the reader left
                 pass
-        if signature[:3] not in (b"CLZ", b"ELZ") or _contains(archive, b"BLZ\x01"):
+        if signature[:3] not in (b"CLZ", b"ELZ"):
             raise OSError("no file begins here; the rest of the archive is lost")
     except OSError as error:
         yield Damage(name, archive.at, str(error))

@@ -16,9 +16,8 @@ LEVEL1 = "".join(
 
 # The 171 other classes of HWDB1.0 to 1.2 in the order of their tags. No official list was found;
 # their number, the 10 digits and the 52 letters are published. The rest follows a public class list
-# of the online sister set (same forms, same writers), which also counts 171: all printable ASCII
-# characters but ' and _, and 79 GB symbols. It has ASCII as full-width forms; the .gnt files are
-# assumed to tag ASCII itself. Other characters are only dropped under `--classes symbols`.
+# of the online sister set: all printable ASCII characters but ' and _, and 79 GB symbols. It has
+# ASCII as full-width forms; the .gnt files are assumed to tag ASCII itself.
 SYMBOLS = (
     '!"#$%&()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^`abcdefghijklmnopqrstuvwxyz{|}~'
     "、。々…‘’“”《》±×÷∧∨∑∏∪∩∈√⊥∥⊙∫∮≡≌≈∽∝≠≤≥∞∵∴℃￡‰§№☆○◎◇□△※→←↑↓"
@@ -26,9 +25,8 @@ SYMBOLS = (
 )
 
 # Characters that a picture of one character cannot tell apart: the same strokes in the same
-# proportions, at another size or height on the line, or with another meaning. Chosen by this rule,
-# not from a network's mistakes. 日 and 曰, 已 and 己 are not among them: their proportions differ.
-# The members of a group are twins of each other.
+# proportions, at another size or height on the line, or with another meaning. 日 and 曰, 已 and 己
+# are not among them: their proportions differ.
 TWINS = ("0Oo○。", "口□", "1lI|", "I工", "一-", "二=", "三≡", "十+", "丁T", "丫Yy", ",’", "、`",
          '"”', "~∽", "∧^", "∨Vv", "∪Uu", "×Xx", "Cc", "Kk", "Pp", "Ss", "Ww", "Zz")  # fmt: skip
 
@@ -42,28 +40,22 @@ def select_classes(spec: str, option: str = "--classes") -> str | None:
     Raises ValueError, naming `option`, for anything else.
     """
     letters = string.ascii_uppercase + string.ascii_lowercase
-    named = {
-        "level1": LEVEL1,
-        "symbols": SYMBOLS,
-        "digits": string.digits,
-        "letters": letters,
-        "punctuation": "".join(c for c in SYMBOLS if c not in string.digits + letters),
-        "all": None,
-    }
+    named = {"level1": LEVEL1, "symbols": SYMBOLS, "digits": string.digits, "letters": letters}
+    named["punctuation"] = "".join(c for c in SYMBOLS if c not in string.digits + letters)
+    named["all"] = None
     if spec in named:
         return named[spec]
     if re.fullmatch(r"\d+", spec):
         if not 1 <= int(spec) <= len(LEVEL1):
             raise ValueError(f"{option} {spec}: a number is from 1 to {len(LEVEL1)} (level 1)")
         return LEVEL1[: int(spec)]
-    path = Path(spec)
-    if not path.is_file():
+    if not Path(spec).is_file():
         expected = ", ".join(named)
         raise ValueError(f"{option} {spec}: expected {expected}, a number, or a file of characters")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{spec}: not a UTF-8 text of characters ({error})") from None
+        text = Path(spec).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{spec}: not a UTF-8 text of characters") from None
     characters = "".join(dict.fromkeys(_listed(text, spec)))
     if not characters:
         raise ValueError(f"{spec}: holds no characters")
@@ -72,15 +64,14 @@ def select_classes(spec: str, option: str = "--classes") -> str | None:
 
 def _listed(text: str, name: str) -> str:
     """Return the characters of a list; ValueError if only some lines are index and character."""
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
     indexed = [re.fullmatch(r"\d+[\s,;:]+(\S)", line) for line in lines]
     if not any(indexed):
         return "".join(text.split())
-    for number, (line, match) in enumerate(zip(lines, indexed, strict=True), 1):
-        if line and not match:
-            what = f"{name}, line {number}: {line[:20]!r}"
-            raise ValueError(f"{what}; expected an index and a character")
-    return "".join(match[1] for match in indexed if match)
+    if None in indexed:
+        line = lines[indexed.index(None)]
+        raise ValueError(f"{name}: {line[:20]!r}; expected an index and a character")
+    return "".join(match[1] for match in indexed)
 
 
 def folder_name(character: str) -> str:
@@ -92,9 +83,8 @@ def folder_name(character: str) -> str:
 def character_of(folder: str, gbk: bool = False) -> str:
     """Return the label of a class folder: its character, or else its name.
 
-    Accepted forms of a character: U+4E09, u+4e09, 0x4E09, "U+4E09 三", 三, base and combining mark
-    (macOS), and bytes in GBK that the file system could not decode, with `gbk` also those that
-    happen to be UTF-8.
+    Forms of a character: U+4E09, u+4e09, 0x4E09, "U+4E09 三", 三, base and combining mark (macOS),
+    and bytes in GBK that the file system could not decode, with `gbk` also those that are UTF-8.
     """
     code = r"(?:[Uu]\+([0-9A-Fa-f]{4,6})|0[Xx]([0-9A-Fa-f]{2,6}))(?:[ _-]?(.))?"
     if match := re.fullmatch(code, folder):

@@ -9,15 +9,8 @@ A .gnt file has no header; it is one record after another, little-endian:
     2      uint16  height
     w * h  uint8   bitmap, row by row, 255 = paper
 
-    >>> with open("1001-c.gnt", "rb") as stream:
-    ...     for item in read_gnt(stream, "1001-c.gnt"):
-    ...         if isinstance(item, Record):
-    ...             print(item.character, item.bitmap.shape)
-    ...         else:
-    ...             print(item.offset, item.reason)
-
 The reader never stops in silence: what cannot be read is yielded as `Damage`, and reading goes on
-where the next record certainly begins. archives.py opens archives, process_gnt.py writes PNG files.
+where the next record certainly begins.
 """
 
 import math
@@ -38,19 +31,15 @@ CHUNK = 1 << 20
 
 # Other files from the same pages and mirrors, by suffix and by the first bytes of the content.
 OTHER_SUFFIXES = {
-    ".dgrl": "a page of handwritten text (HWDB2.x)",
-    ".pot": "pen trajectories (OLHWDB), not images",
-    ".ptts": "a page of pen trajectories (OLHWDB2.x)",
-    ".wptt": "a page of pen trajectories (OLHWDB2.x)",
-    ".mpf": "feature vectors, not images",
+    r"dgrl": "a page of handwritten text (HWDB2.x), not images of characters",
+    r"pot|ptts|wptt": "pen trajectories (OLHWDB), not images",
+    r"mpf": "feature vectors, not images",
+    r"rar|7z|tar|t?gz|bz2|xz": "an archive; unpack it and give its .gnt files",
 }
 OTHER_CONTENT = {
-    rb".{4}DGRL": OTHER_SUFFIXES[".dgrl"],
-    rb".{4}MPF": OTHER_SUFFIXES[".mpf"],
     rb"version https://git-lfs": "a Git LFS pointer; run git lfs pull to get the file itself",
     rb"(?i)\s*<(!doctype|html|\?xml)": "a web page, not the file; download it again",
     rb"PK\x03\x04|ALZ\x01": "an archive; run: python process_gnt.py FILE",
-    rb"Rar!|7z\xbc\xaf|\x1f\x8b|BZh": "an archive; unpack it and give its .gnt files",
 }
 
 
@@ -79,13 +68,10 @@ class Damage(NamedTuple):
 
 def other_format(name: str, head: bytes = b"") -> str | None:
     """Return what a file is, by its name and first bytes; None if it may be a .gnt file."""
-    what = OTHER_SUFFIXES.get(name[name.rfind(".") :].lower())
-    if what is None:
-        found = (t for magic, t in OTHER_CONTENT.items() if re.match(magic, head, re.DOTALL))
-        what = next(found, None)
-    if what in OTHER_SUFFIXES.values():
-        what += "; images of characters are in Gnt1.0*.zip to Gnt1.2*.zip (.gnt files)"
-    return what
+    suffix = name.rpartition(".")[2].lower()
+    found = [what for pattern, what in OTHER_SUFFIXES.items() if re.fullmatch(pattern, suffix)]
+    found += [what for pattern, what in OTHER_CONTENT.items() if re.match(pattern, head)]
+    return found[0] if found else None
 
 
 def encode_tag(character: str) -> bytes:
@@ -99,14 +85,11 @@ def encode_tag(character: str) -> bytes:
 @cache
 def decode_tag(tag: bytes) -> str | None:
     """Return the character of two tag bytes, or None if they name none."""
-    try:
-        character = tag.strip(b"\0").decode("gb18030")
-    except UnicodeDecodeError:
+    character = tag.strip(b"\0").decode("gb18030", "replace")
+    if len(character) != 1 or character == "\ufffd":
         return None
     # Private use (Co) is what gb18030 makes of the unassigned codes; Zs and Cc show nothing.
-    if len(character) != 1 or unicodedata.category(character) in ("Co", "Cn", "Cc", "Zs"):
-        return None
-    return character
+    return None if unicodedata.category(character) in ("Co", "Cn", "Cc", "Zs") else character
 
 
 class _Window:
@@ -115,35 +98,27 @@ class _Window:
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.data = b""
-        self.start = 0  # offset of data[0]
+        self.start = self.end = 0  # offsets of the data
         self.floor = 0  # nothing before this offset is needed any more
         self.ended = False
         self.failure: str | None = None
 
-    @property
-    def end(self) -> int:
-        """The offset up to which the stream was read."""
-        return self.start + len(self.data)
-
     def reach(self, end: int) -> int:
         """Read on up to `end` at least; return the new end, smaller only where the stream ends."""
-        have = self.end
-        if end <= have or self.ended:
-            return have
+        if end <= self.end or self.ended:
+            return self.end
         parts = [self.data[self.floor - self.start :]]
         self.start = self.floor
-        while have < end:
+        while self.end < end and not self.ended:
             try:
-                chunk = self.stream.read(max(CHUNK, end - have))
-            except (OSError, EOFError, ValueError) as error:
-                chunk, self.failure = b"", str(error) or type(error).__name__
-            if not chunk:
-                self.ended = True
-                break
+                chunk = self.stream.read(max(CHUNK, end - self.end))
+            except OSError as error:
+                chunk, self.failure = b"", str(error)
+            self.ended = not chunk
+            self.end += len(chunk)
             parts.append(chunk)
-            have += len(chunk)
         self.data = b"".join(parts)
-        return have
+        return self.end
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset` on; fewer only where the stream ends."""
@@ -154,10 +129,9 @@ class _Window:
     def find(self, offset: int, stop: float = math.inf) -> int | None:
         """Return the first offset below `stop` at which a record certainly begins, or None.
 
-        Certain is a header with a good tag that is followed, after its bitmap, by another header or
-        the end of the file. Blocks grow, so that the time is linear in the distance.
+        Certain is a header with a good tag whose record is followed by another header or the end.
         """
-        block = 1 << 10
+        block = 1 << 10  # it grows: the time is linear in the distance
         while offset < stop:
             if stop == math.inf:
                 self.floor = offset
@@ -198,9 +172,8 @@ def _record_size(header: bytes) -> int:
 def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
     """Yield every record of a .gnt stream in order, and a `Damage` for all that is none.
 
-    The stream is only read forwards, and no more than a few records of it are held. After damage
-    reading goes on where the next record certainly begins. Errors of the stream itself (a failed
-    checksum, a disk error) end it and become a `Damage`.
+    The stream is only read forwards, and no more than a few records of it are held. An OSError of
+    the stream (a failed checksum, a disk error) ends it and becomes a `Damage`.
     """
     window = _Window(stream)
     head = window.read(0, 64)
@@ -233,11 +206,10 @@ def read_gnt(stream: BinaryIO, name: str) -> Iterator[Record | Damage]:
 
 def write_record(stream: BinaryIO, character: str, bitmap: np.ndarray) -> None:
     """Write one record; bitmap (h, w) uint8, 255 = paper, at least one pixel."""
-    if bitmap.dtype != np.uint8 or bitmap.ndim != 2 or not 0 < bitmap.size <= MAX_PIXELS:
-        what = f"got {bitmap.dtype} of shape {bitmap.shape}"
-        raise ValueError(f"a bitmap is (h, w) uint8 and not empty, {what}")
+    fits = 0 < bitmap.size <= MAX_PIXELS and max(bitmap.shape) <= 0xFFFF
+    if bitmap.dtype != np.uint8 or bitmap.ndim != 2 or not fits:
+        what = f"(h, w) uint8, 1 to {MAX_PIXELS:,} pixels, at most 65,535 a side"
+        raise ValueError(f"a bitmap is {what}, got {bitmap.dtype} of shape {bitmap.shape}")
     height, width = bitmap.shape
-    if max(height, width) > 0xFFFF:
-        raise ValueError(f"a .gnt bitmap has at most 65535 pixels a side, got {width} x {height}")
     stream.write(HEADER.pack(HEADER.size + bitmap.size, encode_tag(character), width, height))
     stream.write(bitmap.tobytes())

@@ -6,18 +6,10 @@ from typing import NamedTuple
 
 PAGE = "https://nlpr.ia.ac.cn/databases/handwriting/Download.html"
 # The site moved more than once; these are all addresses that are publicly named.
-NEW = (
-    "https://nlpr.ia.ac.cn/Download/Offline/CharData/",
-    "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData/",
-)
-OLD = (
-    "http://www.nlpr.ia.ac.cn/databases/download/feature_data/",
-    "http://www.nlpr.ia.ac.cn/databases/Download/feature_data/",
-)
-COMPETITION = (
-    "https://nlpr.ia.ac.cn/Download/competition/",
-    "http://www.nlpr.ia.ac.cn/databases/Download/competition/",
-)
+HOST, OLD_HOST = "https://nlpr.ia.ac.cn/Download/", "http://www.nlpr.ia.ac.cn/databases/"
+NEW = (f"{HOST}Offline/CharData/", f"{OLD_HOST}Download/Offline/CharData/")
+OLD = (f"{OLD_HOST}download/feature_data/", f"{OLD_HOST}Download/feature_data/")
+COMPETITION = (f"{HOST}competition/", f"{OLD_HOST}Download/competition/")
 
 
 class Edition(NamedTuple):
@@ -47,14 +39,13 @@ MD5 = {
     "Gnt1.1Test.zip": "e74f9a4863e73d8b80ed402452c97448",
 }
 
-# Writers and images as published: (writers, images of level 1, images of all classes).
-# The train and test parts of HWDB1.0 and 1.2 are only published together: (total, all classes).
-COUNTS = {
-    ("HWDB1.1", "train"): (240, 897_758, 938_679),
-    ("HWDB1.1", "test"): (60, 223_991, 234_228),
-    ("competition", "test"): (60, 224_419, None),
+# Writers and images as published, train + test where both are known.
+PUBLISHED = {
+    "HWDB1.0": "420 writers, 1,680,258 images",
+    "HWDB1.1": "240 + 60 writers, 938,679 + 234,228 images (897,758 + 223,991 of level 1)",
+    "HWDB1.2": "300 writers, 1,041,970 images",
+    "competition": "60 writers, 224,419 images of level 1",
 }
-TOTALS = {"HWDB1.0": (420, 1_680_258), "HWDB1.1": (300, 1_172_907), "HWDB1.2": (300, 1_041_970)}
 
 # Which writers a set has: letter or number of digits, first and last, and their split.
 NUMBERS = (
@@ -73,9 +64,8 @@ ARCHIVE = r"(?i)(?:HWDB|Gnt)1\.[02]_?(tr|te?st)"
 def origin(file_name: str) -> tuple[str, str | None, str | None]:
     """Return set, writer and split ("train" | "test") of a .gnt file by its name.
 
-    An unknown set is "other", unknown writers and splits are None. The writer's number decides (see
-    NUMBERS). HWDB1.0 and 1.2 mix train and test numbers: there the archive or folder decides, so
-    give it as part of the name ("Gnt1.0Test.zip/006-t.gnt", "HWDB1.0trn_gnt/001-f.gnt").
+    An unknown set is "other", unknown writers and splits are None. The writer's number decides. In
+    HWDB1.0 and 1.2 the archive or folder does ("Gnt1.0Test.zip/006-t.gnt").
     """
     *parents, name = re.split(r"[/\\]", file_name)
     match = WRITER.match(name)
@@ -108,10 +98,3 @@ def writer_of(file_name: str) -> str:
     if number := WRITER.match(stem):
         return number[0].upper()
     return re.sub(r"[^\w.-]|_", "-", stem)[:60].strip(".") or "file"
-
-
-def published(name: str, split: str, symbols: bool) -> str:
-    """Return how many images of a part of a set were published, "-" if that is unknown."""
-    writers, level1, every = COUNTS.get((name, split), (0, None, None))
-    count = every if symbols else level1
-    return f"{count:,} ({writers} writers)" if count else "-"

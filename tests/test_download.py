@@ -58,7 +58,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setattr(download, "PAUSES", (0, 0))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     handler = type("Handler", (Site,), {"requests": [], "files": {NAME: GOOD}, "answers": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -110,14 +110,12 @@ def test_a_part_is_continued_whatever_is_answered(tmp_path, site, have, answers,
     assert [span for _, span in site.requests] == spans
 
 
-@pytest.mark.parametrize(
-    "bad", [b"<html>come back tomorrow</html>", GOOD[:500] + b"?" + GOOD[501:], b""]
-)
+@pytest.mark.parametrize("bad", [b"<html>come back tomorrow</html>", GOOD[:-1], b""])
 def test_only_whole_archives_are_accepted(tmp_path, site, bad, capsys):
     site.files = {NAME: bad}
     with pytest.raises(OSError, match="could not be downloaded"):
         fetch(site, tmp_path)
-    assert "not a whole .zip archive" in capsys.readouterr().err or not bad
+    assert "not the whole archive" in capsys.readouterr().err or not bad
     assert not (tmp_path / NAME).exists()
     (tmp_path / NAME).write_bytes(bad)
     site.files = {NAME: GOOD}
@@ -139,7 +137,7 @@ def test_md5_editions_and_addresses_are_tried_in_turn(tmp_path, site, monkeypatc
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [
         f"{closed}1.zip", f"{closed}2.zip", f"{site.url}/2.zip", f"{site.url}/old.zip"
     ]  # fmt: skip
-    assert "404" in lines[3] and "another file than expected" in lines[4]
+    assert "404" in lines[3] and "not the whole archive" in lines[4]
     site.files["old.zip"] = data
     assert download.download_set("1.1", tmp_path) == [tmp_path / "old.zip"]
     site.files = {"2.zip": GOOD}
@@ -165,5 +163,5 @@ def test_download_to_a_full_disk(tmp_path, site):
         [*command, "--mirror", site.url, "--out", tmp_path], capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
     )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.endswith(f"error: {tmp_path / NAME}.part: File too large\n")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr

@@ -2,13 +2,11 @@
 
 import hashlib
 import http.server
-import subprocess
-import sys
 import threading
 
 import pytest
 from alz_writer import zipped
-from conftest import ROOT, call_script
+from conftest import call_script
 from test_process_gnt import check, expected, gnt_of
 
 from hwdb import download, sets
@@ -153,15 +151,3 @@ def test_a_transfer_that_brings_nothing_is_given_up(tmp_path, site, capsys):
     with pytest.raises(OSError, match="could not be downloaded"):
         fetch(site, tmp_path)
     assert len(site.requests) == 4  # a refusal is final
-
-
-def test_download_to_a_full_disk(tmp_path, site):
-    resource = pytest.importorskip("resource")
-    site.files = {NAME: GOOD + bytes(20_000)}
-    command = [sys.executable, ROOT / "process_gnt.py", "--download", "--set", "competition"]
-    done = subprocess.run(
-        [*command, "--mirror", site.url, "--out", tmp_path], capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
-    )  # fmt: skip
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "File too large" in done.stderr

@@ -218,21 +218,6 @@ def test_bitmaps_at_the_limits():
             write_record(io.BytesIO(), "啊", bitmap)
 
 
-def test_a_stream_in_small_pieces_is_read_alike():
-    class Dripping(io.BytesIO):
-        def read(self, count=-1):
-            return super().read(min(count, 7) if count > 0 else count)
-
-    data = bytearray(gnt_bytes())
-    at = offsets(bytes(data))
-    data[at[2] : at[2] + 2] = b"\xff\xff"
-    whole = list(read_gnt(io.BytesIO(bytes(data)), "x"))
-    dripped = list(read_gnt(Dripping(bytes(data)), "x"))
-    assert len(whole) == len(dripped) == len(TEXT)
-    for one, other in zip(whole, dripped, strict=True):
-        assert type(one) is type(other) and one.offset == other.offset
-
-
 def test_a_whole_record_is_not_taken_apart_for_what_its_pixels_look_like():
     inner = struct.pack("<I2sHH", 10 + 20 * 20, b"\xb0\xa1", 20, 20) + bytes(400)
     pixels = np.frombuffer(b"\xff" * 190 + inner, np.uint8).reshape(20, 30)

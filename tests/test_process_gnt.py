@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from alz_writer import DEFLATE, STORE, alz, volumes, zipped
-from conftest import call_script
+from conftest import KILLS, call_script
 
 from hwdb.record import write_record
 
@@ -274,28 +274,19 @@ def test_nothing_slow_is_loaded():
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_killed_and_run_again_is_an_unbroken_run(tmp_path):
     """Killed at any moment; KILLS=50 for more of them."""
-    kills = int(os.environ.get("KILLS", "3"))
-    files = {f"{n}.gnt": large_gnt(n, 60 if kills < 9 else 400) for n in range(1001, 1005)}
-    path = tmp_path / "HWDB1.1trn_gnt.zip"
+    path, out = tmp_path / "HWDB1.1trn_gnt.zip", tmp_path / "out"
+    files = {f"{number}.gnt": large_gnt(number, 60) for number in range(1001, 1005)}
     path.write_bytes(zipped({"x.alz": alz(files, STORE)}, zipfile.ZIP_STORED))
     begin = time.monotonic()
     assert run(path, "--out", tmp_path / "unbroken", "--workers", 2).returncode == 0
-    whole, wanted = time.monotonic() - begin, pictures(tmp_path / "unbroken")
-    assert len(wanted) in (240, 1600)
-    rng, left = random.Random(0), 0
-    while kills:
-        out, finished = tmp_path / f"out{kills}", False
-        while not finished:
-            process = subprocess.Popen(command(path, "--out", out, "--workers", 2))
-            try:
-                finished = process.wait(rng.uniform(0, whole) if kills else 100) == 0
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                kills -= 1
-                left += 0 < len(list(out.rglob("*.png"))) < len(wanted)
-        assert pictures(out) == wanted
-    print(f"{left} kills left a part of the pictures")
+    whole = time.monotonic() - begin
+    for _ in range(KILLS):
+        process = subprocess.Popen(command(path, "--out", out, "--workers", 2))
+        time.sleep(random.uniform(0, whole))
+        process.kill()
+        process.wait()
+    assert run(path, "--out", out).returncode == 0
+    assert pictures(out) == pictures(tmp_path / "unbroken")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
@@ -409,26 +400,11 @@ def test_two_converters_at_once(tmp_path):
     assert len(pictures(out)) == 400
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs sh")
-@pytest.mark.parametrize("redirection", [">&- 2>&- <&-", "2>&1 | true"])
-def test_any_shell(tmp_path, redirection):
-    (tmp_path / "1001.gnt").write_bytes(gnt_of(1))
-    arguments = command(tmp_path / "1001.gnt", "--out", tmp_path / "out", "--workers", 2)
-    done = subprocess.run(
-        ["sh", "-c", f'"$@" {redirection}', "sh", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and done.stderr == ""
-    check(tmp_path / "out", expected("train", "1001", 1))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8, pipes")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 def test_any_locale_and_file_name(tmp_path):
     folder = tmp_path / "手写\n\x1b[2J"
     folder.mkdir()
     (folder / "字.gnt").write_bytes(gnt_of(1)[:-1])
-    (folder / "1001\u2028.gnt").write_bytes(gnt_of(2)[:-1])
-    os.symlink(folder / "none", folder / "1003.gnt")
-    os.mkfifo(folder / "1004.gnt")
     with open(os.fsencode(folder) + b"/\xff.gnt", "wb") as stream:
         stream.write(gnt_of(3)[:-1])
     done = subprocess.run(
@@ -437,13 +413,6 @@ def test_any_locale_and_file_name(tmp_path):
     )  # fmt: skip
     errors = done.stderr.decode()
     assert done.returncode == 1 and "Traceback" not in errors and "\x1b" not in errors
-    lines = errors.splitlines()
-    assert len(lines) == sum(line.startswith("damage: ") for line in lines) + 1, errors
-    for part in (
-        "手写\\n\\x1b[2J/字.gnt",
-        "1001\\u2028.gnt",
-        "\\udcff.gnt",
-        "1003.gnt at byte 0: not a regular file",
-    ):
+    for part in ("damage: ", "手写\\n\\x1b[2J/字.gnt at byte ", "\\udcff.gnt at byte "):
         assert part in errors, errors
-    assert len({Path(name).name[:4] for name in pictures(tmp_path / "out")}) == 3
+    assert len(pictures(tmp_path / "out")) == 2 * (len(TEXT) - 1)

@@ -53,12 +53,6 @@ def test_imports_go_down(name):
             assert LEVEL[other] < LEVEL[name], f"{path} imports {other}"
 
 
-@pytest.mark.parametrize("name", LAYERS[0] + LAYERS[1])
-def test_the_lowest_rows_import_nothing_of_ours_but_jobs(name):
-    for path in files_of(name):
-        assert not imports(path) & set(LEVEL) - {name, "jobs"}
-
-
 def test_model_imports_torch_alone():
     third_party = imports(ROOT / "model.py") - sys.stdlib_module_names
     assert third_party == {"torch"}

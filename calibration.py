@@ -8,7 +8,6 @@
 
 `loaded` is the dict of checkpoint.load and is changed in place. `python checkpoint.py FILE NEW`
 with --average, --temperature, --class-prior and --reject applies them in this order.
-Left out: reading and writing files (checkpoint.py), computing the score (recognizer.py).
 """
 
 import math
@@ -18,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-REJECT = ("scale", "offset", "threshold")  # metrics["reject"], see recognizer.character_score
+# metrics["reject"] and its ranges, see recognizer.character_score
+REJECT = {"scale": (0, 1e9), "offset": (-1e9, 1e9), "threshold": (0, 1)}
 KEPT = 0.985  # share of the characters above the fitted threshold
-
-
-# --- average, temperature, class prior
 
 
 def average(loaded: dict, other: Mapping, share: float) -> None:
@@ -68,10 +65,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def add_prior(loaded: dict, spec: str, amount: float) -> None:
-    """Add an amount to the logits of some classes: their prior becomes exp(amount) times as high.
-
-    `spec` is as of --classes: level1, symbols, a number, a file.
-    """
+    """Add an amount to the logits of classes, `spec` as of --classes: a prior of exp(amount)."""
     from hwdb.characters import select_classes
 
     chosen = set(select_classes(spec, "--class-prior") or loaded["classes"])
@@ -79,28 +73,19 @@ def add_prior(loaded: dict, spec: str, amount: float) -> None:
     loaded["model"]["classifier.3.bias"] = loaded["model"]["classifier.3.bias"] + amount * rows
 
 
-# --- rejection: images without a character
-
-
 def set_rejection(loaded: dict, *numbers: float) -> None:
     """Store scale, offset and threshold of the score that tells characters from other images."""
-    reject = dict(zip(REJECT, numbers, strict=True))
-    check_rejection(reject)
+    check_rejection(reject := dict(zip(REJECT, numbers, strict=True)))
     loaded["metrics"] = loaded["metrics"] | {"reject": reject}
 
 
 def check_rejection(reject: object) -> None:
-    """Raise ValueError if `reject` is not three finite numbers in their ranges."""
+    """Raise ValueError if `reject` is not a scale >= 0, an offset and a threshold in 0...1."""
     if not isinstance(reject, dict) or set(reject) != set(REJECT):
         raise ValueError(f"reject is {reject!r}, expected {', '.join(REJECT)}")
-    for key, value in reject.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"reject: {key} is {value!r}, expected a number")
-    if reject["scale"] < 0:
-        why = "below 0, images without a character have the higher score"
-        raise ValueError(f"reject: scale is {reject['scale']}, expected 0 or more; {why}")
-    if not 0 < reject["threshold"] < 1:
-        raise ValueError(f"reject: threshold is {reject['threshold']}, expected 0 to 1")
+    for key, (low, high) in REJECT.items():
+        if type(reject[key]) not in (int, float) or not low <= reject[key] <= high:
+            raise ValueError(f"reject: {key} is {reject[key]!r}, expected {low:g} to {high:g}")
 
 
 def fit_rejection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float] | None:
@@ -144,9 +129,6 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(below.mean() / 2 / len(outside))
 
 
-# --- other classes
-
-
 def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
     """Copy a checkpoint's weights into a model with other classes.
 
@@ -168,15 +150,10 @@ def convert(
     here, there = torch.tensor(shared, dtype=torch.int64).reshape(-1, 2).unbind(1)
     for name in ("classifier.3.weight", "classifier.3.bias"):
         if source[name].shape[1:] == target[name].shape[1:]:
-            device = target[name].device
             rows = source[name][there].to(target[name])
-            source[name] = target[name].index_copy(0, here.to(device), rows)
-    for name in source | target:
-        found, wanted = (
-            tuple(part[name].shape) if name in part else "absent" for part in (source, target)
-        )
-        if wanted != found:
-            what = f"{name} is {found} in the checkpoint and {wanted} in this model"
-            mend = "give the same --variant, --width and --head as the checkpoint"
-            raise ValueError(f"{option}: {what}; {mend}")
+            source[name] = target[name].index_copy(0, here.to(rows.device), rows)
+    shapes, wanted = ({k: t.shape for k, t in part.items()} for part in (source, target))
+    if shapes != wanted:
+        mend = "give the same --variant, --width and --head as the checkpoint"
+        raise ValueError(f"{option}: the networks differ; {mend}")
     return source, len(shared)

@@ -133,7 +133,7 @@ def to_onnx(
     proto = onnx.load(path)
     pack(proto, precision)
     metadata = {
-        "classes": json.dumps(checkpoint.join_classes(loaded["classes"]), ensure_ascii=False),
+        "classes": json.dumps(loaded["classes"], ensure_ascii=False),
         "config": json.dumps(loaded["config"]),
         "precision": precision,
         "input": takes,

@@ -8,10 +8,8 @@
     python test.py data/test --temperature                 # for checkpoint.py --temperature
     python test.py data/test --no-characters scribbles/    # for checkpoint.py --reject
 
-The default checkpoint is runs/train/best.pt if there is one, else the shipped weights. Images are
-read as predict.py reads them, in float32. Samples of classes that are not read are left out,
-counted and named; refused images (blank, or unreadable) count as wrong. Results go to stdout,
-notices to stderr.
+Images are read as predict.py reads them, in float32. Samples of classes that are not read are left
+out, counted and named; refused images (blank, or unreadable) count as wrong.
 """
 
 import argparse
@@ -31,9 +29,8 @@ from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate, read
 from jobs.command import command, printable, progress, shorten
-from jobs.devices import pick_device
 from jobs.files import is_hidden, write_file
-from packing import Pack, open_pack
+from packing import open_pack
 from picture import PICTURE_SUFFIXES
 from recognizer import Recognizer, character_score
 
@@ -44,15 +41,12 @@ class Test(NamedTuple):
     """Labelled samples and how they were read; labels are those of the classes that are read."""
 
     recognizer: Recognizer
-    pack: Pack
     dataset: CharacterDataset
     result: Result
-    device: torch.device
 
 
 def score(path: Path, checkpoint: str, classes: str, config: Config) -> Test:
     """Read the samples of a source with a checkpoint."""
-    device = pick_device(config.device)
     recognizer = Recognizer.from_checkpoint(checkpoint, config.device, classes)
     network, known = recognizer.network, recognizer.classes
     print(printable(network.summary), file=sys.stderr)
@@ -66,30 +60,22 @@ def score(path: Path, checkpoint: str, classes: str, config: Config) -> Test:
         raise ValueError(f"{path}: no sample is of a class that is read; {both}")
     indices, size = np.arange(len(dataset)), config.batch_size
     with progress(total=len(indices), unit=" images", desc="testing") as bar:
-        result = evaluate(recognizer, dataset, indices, device, size, progress=bar.update)
-    return Test(recognizer, pack, dataset, result, device)
-
-
-# --- figures
+        result = evaluate(recognizer, dataset, indices, network.device, size, progress=bar.update)
+    return Test(recognizer, dataset, result)
 
 
 def fit_temperature(test: Test) -> float:
     """Return the temperature that fits the samples best."""
     chosen = test.result.indices[:: -(-len(test.result.indices) // SOME)]
-    batches = read(test.recognizer, test.dataset, chosen, test.device)
-    logits = torch.cat([rows.cpu() for _, _, rows in batches])[:, test.recognizer.labels]
-    labels = torch.from_numpy(test.dataset.targets[chosen])
-    return calibration.fit_temperature(logits, labels)
+    batches = read(test.recognizer, test.dataset, chosen, test.recognizer.network.device)
+    logits = torch.cat([rows.cpu() for _, rows in batches])[:, test.recognizer.labels]
+    return calibration.fit_temperature(logits, torch.from_numpy(test.dataset.targets[chosen]))
 
 
 def rejection(test: Test, folder: Path) -> dict:
-    """Return how well energies tell characters from the images of a folder without any.
-
-    Rates are those of the checkpoint's numbers, without such of the fitted ones.
-    """
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES]
-    paths = [p for p in paths if not any(map(is_hidden, p.relative_to(folder).parts))]
-    if not paths:
+    """Return how well energies tell characters from the images of a folder without any."""
+    inside = (p for p in folder.rglob("*") if not any(map(is_hidden, p.relative_to(folder).parts)))
+    if not (paths := sorted(p for p in inside if p.suffix.lower() in PICTURE_SUFFIXES)):
         raise ValueError(f"{folder}: no images; expected some that contain no character")
     bar = progress(paths, desc=str(folder), unit=" images")
     found = [test.recognizer.recognize(path, top_k=1)[0] for path in bar]
@@ -104,11 +90,9 @@ def rejection(test: Test, folder: Path) -> dict:
         "of_checkpoint": own is not None,
     }
     if used := own or fitted:
-        kept, missed = (
-            float((character_score(energies, used) >= used["threshold"]).mean())
-            for energies in (characters, others)
-        )
-        figures |= {"kept": kept, "rejected": 1 - missed}
+        kept = character_score(characters, used) >= used["threshold"]
+        rejected = character_score(others, used) < used["threshold"]
+        figures |= {"kept": float(kept.mean()), "rejected": float(rejected.mean())}
     return figures
 
 
@@ -118,27 +102,32 @@ def compare(test: Test, other: Test) -> dict:
     shared, mine, theirs = np.intersect1d(*names, assume_unique=True, return_indices=True)
     if len(shared) == 0:
         raise ValueError("--compare: the two checkpoints have no class of the data in common")
+    right, right_other = test.result.correct[mine], other.result.correct[theirs]
+    only = int((right & ~right_other).sum()), int((right_other & ~right).sum())
     writers = test.dataset.writers[test.result.indices[mine]]
-    compared = analysis.compare(test.result.correct[mine], other.result.correct[theirs], writers)
-    return {"checkpoint": other.recognizer.network.source} | compared
-
-
-def unknown_classes(test: Test) -> dict[str, int]:
-    """Return how many samples there are of each class that is not read."""
-    pack, known = test.pack, {"", *test.recognizer.classes}
-    counts = np.bincount(pack.labels, minlength=len(pack.classes)).tolist()
-    found = Counter(dict(zip(pack.classes, counts, strict=True)))
-    found.update(pack.refused)
-    return {label: count for label, count in found.items() if label not in known}
+    error, over = analysis.standard_error(right.astype(float) - right_other, writers)
+    return {
+        "checkpoint": other.recognizer.network.source,
+        "samples": len(shared),
+        "top1": float(right.mean()),
+        "top1_other": float(right_other.mean()),
+        "error": error,
+        "error_over": over,
+        "only_this": only[0],
+        "only_other": only[1],
+        "p_value": analysis.mcnemar(*only),
+    }
 
 
 def summarize(test: Test, path: Path) -> dict:
     """Return the figures of a test as plain values."""
-    result, names = test.result, test.recognizer.classes
+    result, names, (pack,) = test.result, test.recognizer.classes, test.dataset.packs
     writers = test.dataset.writers[result.indices]
     by_writer = analysis.shares(result, writers)
-    accuracies = [share.accuracy for share in by_writer]
-    refused = sum(test.pack.refused.get(label, 0) for label in names)
+    counts = np.bincount(pack.labels, minlength=len(pack.classes)).tolist()
+    found = Counter(dict(zip(pack.classes, counts, strict=True))) + Counter(pack.refused)
+    damaged, known = found.pop("", 0), set(names)
+    refused = sum(pack.refused.get(label, 0) for label in names)
     samples = len(result.labels) + refused
     read = len(result.labels) / samples  # refused images count as wrong
     error, over = analysis.standard_error(result.correct, writers)
@@ -147,11 +136,10 @@ def summarize(test: Test, path: Path) -> dict:
         "checkpoint": test.recognizer.network.source,
         "samples": samples,
         "refused": refused,
-        "unknown_classes": unknown_classes(test),
-        "damaged": test.pack.refused.get("", 0),
+        "unknown_classes": {label: n for label, n in found.items() if label not in known},
+        "damaged": damaged,
         "classes": len(np.unique(result.labels)),
         "classes_read": len(names),
-        "classes_of_checkpoint": len(test.recognizer.network.classes),
         "top1": result.topk(1) * read,
         "top1_error": error * read,
         "top1_error_over": over,
@@ -160,8 +148,6 @@ def summarize(test: Test, path: Path) -> dict:
         "loss": result.loss,
         "ece": analysis.reliability(result)[1],
         "writers": len(by_writer),
-        "writer_mean": float(np.mean(accuracies)) if by_writer else None,
-        "writer_sd": float(np.std(accuracies, ddof=1)) if len(by_writer) > 1 else None,
         "worst_writers": [
             {"writer": test.dataset.writer_names[s.key], "accuracy": s.accuracy}
             for s in by_writer[:5]
@@ -178,82 +164,57 @@ def summarize(test: Test, path: Path) -> dict:
     }
 
 
-# --- text
-
-
-def sample_lines(figures: dict) -> list[str]:
-    """Return what was counted and what was not, a sentence each."""
-    classes, read = figures["classes"], figures["classes_read"]
-    texts = [f"{figures['samples']:,} samples of {classes} classes, read among {read}"]
-    if refused := figures["refused"]:
-        texts.append(f"{refused:,} of them were refused (blank, or unreadable) and count as wrong")
-    if unknown := figures["unknown_classes"]:
-        what = f"{sum(unknown.values()):,} samples of {len(unknown)} classes that are not read"
-        texts.append(f"left out: {what}: {shorten(list(unknown))}")
-    if damaged := figures["damaged"]:
-        texts.append(f"damaged: {damaged:,} places of .gnt files")
-    return texts
-
-
-def comparison_lines(figures: dict) -> list[str]:
-    """Return the result of --compare, a sentence each."""
-    share, other, error, p = (
-        figures[key] for key in ("top1", "top1_other", "difference_error", "p_value")
-    )
-    only = f"{figures['only_this']:,}, only by the other: {figures['only_other']:,}"
-    verdict = "significant" if p < 0.05 else "no evidence of a difference"
-    return [
-        f"with {figures['checkpoint']} on the {figures['samples']:,} samples that both read",
-        f"{share:.2%} against {other:.2%}, difference {100 * (share - other):+.2f} ± "
-        f"{100 * error:.2f} points (standard error over {figures['difference_error_over']})",
-        f"read right only by this one: {only}; McNemar's test: p = {p:.2g}, {verdict}",
-    ]
-
-
-def rejection_lines(figures: dict) -> list[str]:
-    """Return the result of --no-characters, a sentence each."""
-    others = f"{figures['others']:,} images without a character"
-    texts = [f"AUROC {figures['auroc']:.4f}, {figures['characters']:,} characters against {others}"]
-    if "kept" in figures:
-        whose = "the checkpoint's" if figures["of_checkpoint"] else "the fitted"
-        rates = f"{figures['kept']:.2%} of the characters are kept, {figures['rejected']:.2%}"
-        texts.append(f"at {whose} threshold {rates} of the other images are rejected")
-    if fitted := figures["fitted"]:
-        numbers = " ".join(f"{v:.6g}" for v in fitted.values())
-        texts.append(f"fitted: python checkpoint.py FILE NEW --reject {numbers}")
-    else:
-        texts.append("the other images look more like characters: no numbers for --reject")
-    return texts
-
-
 def lines(figures: dict) -> list[tuple[str, str]]:
     """Return the figures of a test as name and text, for the terminal and the report."""
     over = f"(standard error over {figures['top1_error_over']})"
+    counts = f"{figures['classes']} classes, read among {figures['classes_read']}"
     rows = [("checkpoint", figures["checkpoint"]), ("data", figures["data"])]
-    rows += [("samples", text) for text in sample_lines(figures)]
+    rows.append(("samples", f"{figures['samples']:,} samples of {counts}"))
+    if count := figures["refused"]:
+        rows.append(("refused", f"{count:,} of them (blank, or unreadable); they count as wrong"))
+    if unknown := figures["unknown_classes"]:
+        what = f"{sum(unknown.values()):,} samples of {len(unknown)} classes that are not read"
+        rows.append(("left out", f"{what}: {shorten(list(unknown))}"))
+    if count := figures["damaged"]:
+        rows.append(("damaged", f"{count:,} places of .gnt files"))
     rows.append(("top-1", f"{figures['top1']:.2%} ± {figures['top1_error']:.2%} {over}"))
     rows += [(f"top-{k}", f"{figures[f'top{k}']:.2%}") for k in (5, 10)]
     rows += [("loss", f"{figures['loss']:.4f}"), ("ECE", f"{figures['ece']:.2%}")]
-    if "comparison" in figures:
-        rows += [("compared", text) for text in comparison_lines(figures["comparison"])]
-    if "temperature" in figures:
-        value = f"{figures['temperature']:.3f}"
-        rows.append(("temperature", f"python checkpoint.py FILE NEW --temperature {value}"))
-    if "no_characters" in figures:
-        rows += [("rejection", text) for text in rejection_lines(figures["no_characters"])]
+    if compared := figures.get("comparison"):
+        share, other, p = (compared[key] for key in ("top1", "top1_other", "p_value"))
+        error = f"{compared['error']:.2%} (standard error over {compared['error_over']})"
+        only = f"{compared['only_this']:,}, only by the other: {compared['only_other']:,}"
+        verdict = "significant" if p < 0.05 else "no evidence of a difference"
+        both = f"{compared['samples']:,} samples that both read"
+        rows += [
+            ("compared", f"with {compared['checkpoint']} on the {both}"),
+            ("", f"{share:.2%} against {other:.2%}, difference {share - other:+.2%} ± {error}"),
+            ("", f"right only by this one: {only}; McNemar's test: p = {p:.2g}, {verdict}"),
+        ]
+    if temperature := figures.get("temperature"):
+        rows.append(("temperature", f"checkpoint.py FILE NEW --temperature {temperature:.3f}"))
+    if found := figures.get("no_characters"):
+        both = f"{found['characters']:,} characters against {found['others']:,} other images"
+        rows.append(("rejection", f"AUROC {found['auroc']:.4f}, {both}"))
+        if "kept" in found:
+            whose = "the checkpoint's" if found["of_checkpoint"] else "the fitted"
+            rates = f"{found['kept']:.2%} of the characters and rejects {found['rejected']:.2%}"
+            rows.append(("", f"{whose} threshold keeps {rates} of the other images"))
+        if fitted := found["fitted"]:
+            numbers = " ".join(f"{v:.6g}" for v in fitted.values())
+            rows.append(("", f"checkpoint.py FILE NEW --reject {numbers}"))
     if (count := figures["writers"]) > 1:
-        mean = f"{figures['writer_mean']:.2%} ± {figures['writer_sd']:.2%}"
         worst = ", ".join(f"{w['writer']} {w['accuracy']:.1%}" for w in figures["worst_writers"])
-        text = f"{mean} (mean ± standard deviation of {count} writers); lowest: {worst}"
-        rows.append(("by writer", text))
+        rows.append(("by writer", f"the lowest of {count}: {worst}"))
     pairs = [f"{p['truth']}→{p['guess']} {p['count']}" for p in figures["confused_pairs"][:10]]
     worst = [f"{c['character']} {c['accuracy']:.0%}" for c in figures["worst_classes"][:10]]
     rows += [("confused", "  ".join(pairs)), ("worst", "  ".join(worst))]
     return [row for row in rows if row[1]]
 
 
-def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Test as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(description="Measure a checkpoint on a test set.")
     parser.add_argument("path", nargs="?", default="data/test", type=Path,
         help="tree of class folders, .gnt file or folder of such (default: data/test)")  # fmt: skip
@@ -271,13 +232,7 @@ def arguments() -> argparse.ArgumentParser:
         help="tell the data from the images in DIR, which contain no character: AUROC, and the "
         "numbers for checkpoint.py --reject")  # fmt: skip
     add_arguments(parser, ["batch_size", "workers", "device"])
-    return parser
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Test as the command line says; return the exit status."""
-    given = arguments().parse_args(argv)
+    given = parser.parse_args(argv)
     if given.report:
         from evaluation.report import write_report  # fails at once without matplotlib
     config = from_arguments(given)

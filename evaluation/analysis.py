@@ -54,22 +54,6 @@ def mcnemar(only_one: int, only_other: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def compare(one: np.ndarray, other: np.ndarray, writers: np.ndarray) -> dict[str, object]:
-    """Return how two networks compare on the same samples, (n,) bool: whether each is right."""
-    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    error, over = standard_error(one.astype(float) - other, writers)
-    return {
-        "samples": len(one),
-        "top1": float(one.mean()),
-        "top1_other": float(other.mean()),
-        "difference_error": error,
-        "difference_error_over": over,
-        "only_this": only_one,
-        "only_other": only_other,
-        "p_value": mcnemar(only_one, only_other),
-    }
-
-
 def shares(result: Result, keys: np.ndarray) -> list[Share]:
     """Return the shares of the groups of samples with equal keys (n,), worst first.
 

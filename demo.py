@@ -3,7 +3,6 @@
     python demo.py --open                                 # opens the page in the browser
     python demo.py --checkpoint runs/train/best.pt        # prints its address
     python demo.py --host 0.0.0.0                         # for a phone in the same network
-    python demo.py --port 0                               # any free port
 
 request            answer
 GET /              the page: index.html, page.css and page.js of page/
@@ -12,17 +11,16 @@ POST /read         body: a picture file of at most 8 MiB, read as predict.py rea
                    {"readings": [{"character", "probability"}, ...], "notices": ["...", ...],
                    "glyph": input of the network, "view": what of the picture was left out,
                    "milliseconds"}; both pictures are data URLs, and view is null if all ink was
-                   kept; "character_score" and "is_character" if the network has them
-                   {"error": "..."} with status 4xx or 5xx if that fails
+                   kept; "character_score" and "is_character" if the network has them;
+                   {"error": "..."} with status 4xx if that fails
 POST /read?classes=symbols   reads some classes only, one of "choices"
 
-One picture is read at a time. Left out: users, encryption, protection against load. The page is for
-this computer and people you trust; do not expose it to the Internet (SECURITY.md).
+One picture is read at a time. There are no users, no encryption and no protection against load: do
+not expose the page to the Internet (SECURITY.md).
 """
 
 import argparse
 import base64
-import ipaddress
 import json
 import re
 import socket
@@ -32,31 +30,25 @@ import time
 import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs
 
 import numpy as np
 
 import page
 from config import add_arguments, add_checkpoint, default_checkpoint, from_arguments
-from jobs.command import command, printable
+from jobs.command import command, printable, sentence
 from picture import cv2, decode_picture
 from recognizer import Recognizer
 
 MAX_BODY = 8 << 20  # bytes of a picture file
 SILENCE = 20  # seconds after which a silent connection is closed
 READINGS = 10
+JSON = "application/json; charset=utf-8"
 HEADERS = {
     "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "frame-ancestors 'none'",  # index.html has the rest
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-
-class Refusal(Exception):
-    """A request that is not answered: the status and a sentence with the reason."""
 
 
 class Server(ThreadingHTTPServer):
@@ -65,24 +57,16 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, recognizer: Recognizer) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.network, self.reading = recognizer.network, threading.Lock()
         choices = page.choices(self.network.classes)
         self.recognizers = {name: Recognizer(self.network, name) for name in choices}
         self.names = {"localhost", socket.gethostname().lower(), host.lower()}
         super().__init__((host, port), Handler)
-
-    @property
-    def url(self) -> str:
-        """The address to open; this machine's if the server listens on all interfaces."""
-        host, port = self.server_address[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        self.url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.server_port}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print an error in one line; nothing if the client has gone."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
+        if not isinstance(error := sys.exc_info()[1], OSError):
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
 
     def read(self, body: bytes, query: str) -> dict:
@@ -114,89 +98,66 @@ def data_url(picture: np.ndarray) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer the requests of a connection; see the module's table."""
+    """Answer one request; see the module's table."""
 
     server: Server
-    protocol_version = "HTTP/1.1"
     timeout = SILENCE
-    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer GET and POST, or send a sentence with the reason why not."""
-        try:
-            self.check_origin()
-            content = self.read_picture() if self.command == "POST" else self.find_file()
-        except Refusal as refusal:
-            self.send_error(*refusal.args)
-            while self.rfile.read(1 << 16):
-                pass  # a client reads the answer only after sending its whole request
-        except ValueError as error:
-            self.send_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        """Send a file of the page, or the content of network.json."""
+        name, network = self.path.partition("?")[0][1:] or "index.html", self.server.network
+        if self.is_foreign():
+            self.refuse(HTTPStatus.FORBIDDEN, f"not a request of this page; open {self.server.url}")
+        elif name == "network.json":
+            self.send(page.describe("server", network.summary, network.classes, network.size))
+        elif name in page.FILES:
+            self.send((page.HERE / name).read_bytes(), page.FILES[name])
         else:
-            self.send(HTTPStatus.OK, content)
+            self.refuse(HTTPStatus.NOT_FOUND, f"nothing at /{name[:80]}")
 
-    do_POST = do_GET
-
-    def find_file(self) -> Path | dict:
-        """Return a file of the page, or the content of network.json."""
-        name = self.path.partition("?")[0][1:] or "index.html"
-        if name == "network.json":
-            network = self.server.network
-            return page.describe("server", network.summary, network.classes, network.size)
-        if name not in page.FILES:
-            raise Refusal(HTTPStatus.NOT_FOUND, f"nothing at /{name[:80]}")
-        return page.HERE / name
-
-    def read_picture(self) -> dict:
-        """Return the answer to a picture."""
+    def do_POST(self) -> None:
+        """Read a picture."""
         path, _, query = self.path.partition("?")
-        if path != "/read":
-            raise Refusal(HTTPStatus.NOT_FOUND, f"pictures go to /read, not to {path[:80]}")
         length = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,18}", length) or "Transfer-Encoding" in self.headers:
-            raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
-        if int(length) > MAX_BODY:
+        if self.is_foreign():
+            self.refuse(HTTPStatus.FORBIDDEN, f"not a request of this page; open {self.server.url}")
+        elif path != "/read":
+            self.refuse(HTTPStatus.NOT_FOUND, f"pictures go to /read, not to {path[:80]}")
+        elif not re.fullmatch("[0-9]{1,18}", length):
+            self.refuse(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
+        elif int(length) > MAX_BODY:
             limit = f"the picture is too large: at most {MAX_BODY:,} bytes are read"
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "the request ended before its Content-Length")
-        return self.server.read(body, query)
-
-    def check_origin(self) -> None:
-        """Refuse requests of other pages: by DNS rebinding, which needs a name, or by a form."""
-        host = self.headers.get("Host", "")
-        name = re.sub(r":\d+$", "", host).strip("[]").lower()
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            if name not in self.server.names:
-                reason = f"{name[:80]!r} is not a name of this machine; open {self.server.url}"
-                raise Refusal(HTTPStatus.FORBIDDEN, reason) from None
-        if self.headers.get("Origin", f"http://{host}") != f"http://{host}":
-            raise Refusal(HTTPStatus.FORBIDDEN, "the request comes from another page")
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Send a sentence as JSON and close; the base class calls this for malformed requests."""
-        self.close_connection = True  # the rest of the request is not answered
-        self.send(code, {"error": message or HTTPStatus(code).phrase})
-
-    def send(self, status: int, content: Path | dict) -> None:
-        """Send a file of the page, or an object as JSON."""
-        if isinstance(content, Path):
-            kind, data = page.FILES[content.name], content.read_bytes()
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
         else:
-            kind = "application/json; charset=utf-8"
-            data = json.dumps(content, ensure_ascii=False).encode()
+            try:
+                self.send(self.server.read(self.rfile.read(int(length)), query))
+            except ValueError as error:
+                self.refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+
+    def is_foreign(self) -> bool:
+        """Return whether another page sends the request, maybe by a name that it leads here."""
+        host = self.headers.get("Host", "")
+        name = host.rpartition(":")[0] or host
+        known = name.lower() in self.server.names or re.fullmatch("[0-9.]+", name)
+        return not known or self.headers.get("Origin", f"http://{host}") != f"http://{host}"
+
+    def refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Send a sentence with the reason, to be read once the whole request is sent."""
+        self.send({"error": reason}, status=status)
+        while self.rfile.read(1 << 16):
+            pass
+
+    def send(self, content: bytes | dict, kind: str = JSON, status: int = HTTPStatus.OK) -> None:
+        """Send a file, or an object as JSON."""
+        if isinstance(content, dict):
+            content = json.dumps(content, ensure_ascii=False).encode()
         self.send_response(status)
         for key, value in HEADERS.items():
             self.send_header(key, value)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         """Print nothing: a drawing makes many requests."""
@@ -217,14 +178,13 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     device = from_arguments(given).device
     recognizer = Recognizer.from_checkpoint(given.checkpoint or default_checkpoint(), device)
-    print(printable(recognizer.network.summary), file=sys.stderr)
-    size = recognizer.network.size
-    recognizer.read([np.zeros((1, size, size), np.uint8)])  # the first reading takes longer
+    network = recognizer.network
+    print(printable(network.summary), file=sys.stderr)
+    recognizer.read([np.zeros((1, network.size, network.size), np.uint8)])  # the first takes longer
     try:
         server = Server(given.host, given.port, recognizer)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        problem = f"cannot listen on {given.host} port {given.port}: {reason}"
+        problem = f"cannot listen on {given.host} port {given.port}: {sentence(error)}"
         raise ValueError(f"{problem}; --port 0 takes any free port") from None
     with server:
         print(server.url, flush=True)

@@ -229,12 +229,10 @@ def exported(trained, tmp_path_factory) -> Path:
         for precision in ("fp32", "fp16", "int8"):
             out = folder / f"{precision}.onnx"
             arguments = ["--checkpoint", folder / "best.pt", "--out", out, "--precision", precision]
-            run = run_script if precision == "int8" else call_script
-            done = run("export.py", *arguments)
+            done = call_script("export.py", *arguments)
             assert done.returncode == 0, done.stderr
             assert done.stdout.startswith(f"{out}: {precision}, {len(CHARACTERS)} classes")
             assert "logits against PyTorch" in done.stdout and "top-1 equal" in done.stdout
-        assert not list(folder.glob("*.part*"))
 
     return made_once(tmp_path_factory, "exported", make)
 
@@ -260,8 +258,6 @@ def doubting(trained, tmp_path) -> Path:
     """A checkpoint of characters and symbols that takes nothing for a character."""
     loaded = checkpoint.load(trained / "best.pt")
     metrics = {"reject": {"scale": 0.0, "offset": -1.0, "threshold": 0.5}}
-    classes = [*CHARACTERS[:4], "1", "2"]
-    checkpoint.save(
-        tmp_path / "doubting.pt", loaded["model"], loaded["config"], classes, metrics, 1
-    )
-    return tmp_path / "doubting.pt"
+    path, classes = tmp_path / "doubting.pt", [*CHARACTERS[:4], "1", "2"]
+    checkpoint.save(path, loaded["model"], loaded["config"], classes, metrics, 1)
+    return path

@@ -58,43 +58,33 @@ def test_what_is_saved_is_loaded(tmp_path, classes):
     assert all(torch.equal(loaded["model"][name], t) for name, t in GOOD["model"].items())
     assert [file.name for file in path.parent.iterdir()] == ["a.pt"]
     model = checkpoint.build_model(loaded)
-    assert all(torch.equal(t, GOOD["model"][name]) for name, t in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         model.classifier[3].bias += 1  # a network of its own
     assert torch.equal(loaded["model"]["classifier.3.bias"], GOOD["model"]["classifier.3.bias"])
 
 
-def without(content: dict, key: str) -> dict:
-    return {other: value for other, value in content.items() if other != key}
-
-
 WEIGHT = "classifier.3.weight"
 WRONG = {
     "a list": [1],
-    **{f"no {key}": without(GOOD, key) for key in ("epoch", "metrics")},
+    "no metrics": {key: value for key, value in GOOD.items() if key != "metrics"},
     **{f"{key} is {value!r}": GOOD | {key: value}
        for key, values in {
-           "format": ["one", 0, 2],
-           "model": [[1], {}, {"a": 1}],
-           "config": [{}, [], {"size": 80}],
-           "classes": [5, "", [], "一一口", "一十", "一十口日", ["一", "十", 3], ["一", "十", ""]],
+           "format": ["one", 2],
+           "model": [[1], {}],
+           "config": [[], {"size": 80}],
+           "classes": [5, "", "一一口", "一十", ["一", "十", 3], ["一", "十", ""]],
            "metrics": [[], {"top1": "high"}, {1: 2.0}, {"top1": 10**400},
                        {"reject": 0.1}, {"reject": {"scale": 1.0}},
-                       {"reject": REJECT | {"scale": "1"}}, {"reject": REJECT | {"scale": -1.0}},
-                       {"reject": REJECT | {"threshold": float("nan")}},
-                       {"reject": REJECT | {"threshold": 10**400}}],
-           "preprocessing": [[], {"picture.glyph.MARGIN": "2"}],
-           "epoch": ["two"],
+                       {"reject": REJECT | {"scale": -1.0}},
+                       {"reject": REJECT | {"threshold": float("nan")}}],
+           "preprocessing": [{"picture.glyph.MARGIN": "2"}],
            "resume": [[]],
        }.items() for value in values},
     **{f"config: {key} is {value!r}": GOOD | {"config": GOOD["config"] | {key: value}}
-       for key, values in {
-           "size": [0, "64", None, 1e9], "head": [1e9, 16], "width": [float("nan"), 1.0],
-           "variant": ["medium", "large"], "last_stride": [None, 7], "data": ["x"],
-       }.items() for value in values},
-    **{f"config lacks {key}": GOOD | {"config": without(GOOD["config"], key)}
-       for key in ("size", "variant")},
+       for key, value in {
+           "size": "64", "head": 1e9, "width": 1.0, "variant": "medium", "last_stride": None,
+       }.items()},
     **{f"weight {what}": GOOD | {"model": GOOD["model"] | weights}
        for what, weights in {
            "of more": {"extra.weight": torch.zeros(2)},
@@ -103,7 +93,6 @@ WRONG = {
            "expanded": {WEIGHT: torch.zeros(1).expand(3, 8)},
            "of another shape": {WEIGHT: torch.zeros(4, 8)},
            "NaN": {WEIGHT: GOOD["model"][WEIGHT] * float("nan")},
-           "of integers": {WEIGHT: torch.zeros(3, 8, dtype=torch.int64)},
            "float8": {WEIGHT: torch.zeros(3, 8).to(torch.float8_e5m2)},
            "without memory": {WEIGHT: torch.zeros(3, 8, device="meta")},
            "no tensor": {WEIGHT: [0.0] * 24},
@@ -114,7 +103,7 @@ WRONG = {
 SENTENCES = {
     "format is 'one'": "format is a str",
     "format is 2": "reads up to 1; update",
-    "classes is []": "classes are not one or more",
+    "classes is ''": "classes are not one or more",
     "classes is '一一口'": "only 2 are different",
     "classes is '一十'": "its config and classes want (2",
     "config: size is '64'": "--size is '64', expected a whole number",
@@ -139,20 +128,33 @@ def test_files_that_are_no_checkpoint(tmp_path, good):
     with pytest.raises(FileNotFoundError, match="python train.py writes"):
         checkpoint.load(path)
     whole = good.read_bytes()
-    for data in (b"", b"text", whole[: len(whole) // 2], b"PK\x05\x06" + bytes(18)):
+    folder, bit = bytearray(whole), bytearray(whole)
+    folder[whole.rindex(b"PK\1\2") + 38] |= 0x10  # PyTorch would take any memory for the weights
+    bit[whole.index(GOOD["model"][WEIGHT].numpy().tobytes())] ^= 1
+    for data, reason in (
+        (b"", ""), (b"text", ""), (whole[: len(whole) // 2], ""), (b"PK\5\6" + bytes(18), ""),
+        (folder, "marked as folders"), (bit, "the checksum of"),
+    ):  # fmt: skip
         path.write_bytes(data)
-        with pytest.raises(ValueError, match="not a readable checkpoint"):
+        with pytest.raises(ValueError, match=f"not a readable checkpoint of train.py: .*{reason}"):
             checkpoint.load(path)
     with zipfile.ZipFile(good) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for info in archive.infolist():
             new.writestr(info.filename, archive.read(info))
     with pytest.raises(ValueError, match="compressed"):
         checkpoint.load(path)
-    part = bytearray(whole)  # PyTorch would take whatever is in memory for the weights
-    part[part.rindex(b"PK\1\2") + 38] |= 0x10
-    path.write_bytes(part)
-    with pytest.raises(ValueError, match="marked as folders"):
-        checkpoint.load(path)
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+def test_code_is_not_run(tmp_path, capsys):
+    torch.save(GOOD | {"made_with": {"time": Code()}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "a.pt")
+    assert capsys.readouterr().out == ""
 
 
 # --- the command
@@ -192,16 +194,13 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, good):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_written_from_what_cannot_be_built(tmp_path):
-    wrong, new = tmp_path / "wrong.pt", tmp_path / "new.pt"
-    torch.save(WRONG["classes is '一十'"], wrong)
-    assert call_script("checkpoint.py", wrong, new).returncode == 2
+def test_nothing_is_written_that_half_precision_cannot_hold(tmp_path):
     large = deepcopy(GOOD)
-    large["model"][WEIGHT] += 7e4  # beyond half precision
-    torch.save(large, wrong)
-    done = call_script("checkpoint.py", wrong, new)
+    large["model"][WEIGHT] += 7e4
+    torch.save(large, tmp_path / "large.pt")
+    done = call_script("checkpoint.py", tmp_path / "large.pt", tmp_path / "new.pt")
     assert done.returncode == 2 and "not finite" in done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["wrong.pt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["large.pt"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -247,9 +246,8 @@ def test_options_change_the_logits(tmp_path, options, change, metrics):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--average", "{good}", 0], ["--average", "{good}", 1], ["--average", "{good}", "nan"],
-        ["--average", "{good}", "half"], ["--average", "missing.pt", 0.5],
-        ["--temperature", 0], ["--temperature", 100], ["--class-prior", "all", "much"],
+        ["--average", "{good}", 1], ["--average", "{good}", "half"],
+        ["--average", "missing.pt", 0.5], ["--temperature", 0], ["--class-prior", "all", "much"],
         ["--class-prior", "nowhere.txt", 1], ["--reject", 1, 2, 7], ["--reject", "nan", 2, 0.5],
     ],
 )  # fmt: skip
@@ -262,27 +260,20 @@ def test_options_out_of_range_write_nothing(tmp_path, good, options):
 
 def test_average_lies_between_two_checkpoints(tmp_path):
     """Rows of the classifier go by class; the counters and the first file's other rows stay."""
-    one, other = deepcopy(GOOD), deepcopy(GOOD)
-    other["model"] = {k: v + 1 for k, v in other["model"].items()}
-    other["classes"] = "口一永"  # 十 is not among them
+    other = {key: tensor + 1 for key, tensor in GOOD["model"].items()}
     paths = [tmp_path / name for name in ("one.pt", "other.pt", "new.pt")]
-    for path, part in zip(paths, (one, other), strict=False):
-        torch.save(part, path)
-    options = ["--average", paths[1], 0.25, "--temperature", 2]
-    done = call_script("checkpoint.py", paths[0], paths[2], *options)
+    torch.save(GOOD, paths[0])
+    torch.save(GOOD | {"model": other, "classes": "口一永"}, paths[1])  # 十 is not among them
+    done = call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25)
     assert done.returncode == 0, done.stderr
     new = checkpoint.load(paths[2])
-    for name, mine in one["model"].items():
-        theirs = other["model"][name]
+    for name, mine in GOOD["model"].items():
+        theirs = other[name]
         if name.startswith("classifier.3"):
             theirs = torch.stack([theirs[1], mine[1], theirs[0]])
-        if mine.is_floating_point():
-            expected = 0.75 * mine + 0.25 * theirs
-            expected = expected / 2 if name.startswith("classifier.3") else expected
-            torch.testing.assert_close(new["model"][name], expected, atol=2e-3, rtol=2e-3)
-        else:
-            assert torch.equal(new["model"][name], mine)
-    assert new["metrics"] == {"temperature": 2}  # top-1 was of other weights
+        expected = 0.75 * mine + 0.25 * theirs if mine.is_floating_point() else mine
+        torch.testing.assert_close(new["model"][name], expected, atol=2e-3, rtol=2e-3)
+    assert new["metrics"] == {}  # they were of other weights
     assert new["classes"] == list(CLASSES)
 
 

@@ -1,15 +1,12 @@
 """The READMEs: both languages agree, links lead to files, and commands and recipes run."""
 
-import hashlib
 import re
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CHARACTERS, SMALL, call_script, run_script, write_gnt, write_tree
-
-from config import DEFAULT_CHECKPOINT
+from conftest import CHARACTERS, SMALL, call_script, run_script, write_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -159,14 +156,3 @@ def test_python_runs(place, block, capsys):
         assert names["images"].shape[1:] == (1, 80, 80) and len(names["labels"]) > 8
     else:
         assert re.search(r"^\S \d+\.\d%$", capsys.readouterr().out, re.M)
-
-
-def test_a_folder_of_gnt_files_needs_no_conversion(place):
-    for writer in range(4):
-        write_gnt(place / "FOLDER" / f"{writer}.gnt", 1001 + writer)
-    done = call_script("train.py", "--data", "FOLDER", "--out", "runs/gnt", *QUICK["train.py"])
-    assert done.returncode == 0, done.stderr
-
-
-def test_card_names_the_very_file():
-    assert hashlib.sha256(Path(DEFAULT_CHECKPOINT).read_bytes()).hexdigest() in CARD

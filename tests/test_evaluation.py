@@ -285,11 +285,15 @@ def test_an_exported_file_has_the_summary_of_its_checkpoint(exported):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("a.dgrl", "handwritten text"), ("a.zip", "process_gnt.py"), ("a.txt", "neither a .gnt")],
+    ("name", "content", "expected"),
+    [
+        ("a.dgrl", b"", "handwritten text"),
+        ("a.zip", b"PK\x03\x04", "process_gnt.py"),
+        ("a.txt", b"text", "neither a .gnt"),
+    ],
 )
-def test_a_file_that_is_no_source(trained, tmp_path, name, expected):
-    (tmp_path / name).write_bytes(b"PK\x03\x04")
+def test_a_file_that_is_no_source(trained, tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
     done = call_script("test.py", name, "--checkpoint", trained / "best.pt", cwd=tmp_path)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and last.startswith(f"error: {name}") and expected in last

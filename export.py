@@ -53,6 +53,7 @@ from config import add_checkpoint, default_checkpoint
 from jobs.command import command, needs, printable
 from jobs.files import replacing
 from model import to_input
+from picture import to_glyph
 from picture.module import ToGlyph
 from recognizer import Network, Recognizer, load_network, open_session
 from synthesis.stream import Handwriting
@@ -240,7 +241,8 @@ def compare(path: Path, network: Network) -> tuple[float, float]:
     session = open_session(path)
     drawn = [label for label in network.classes if label in stroke_data()] or list("永国字")
     handwriting = Handwriting(drawn, seed=0)
-    glyphs = np.stack([handwriting.glyph(i, network.size)[0] for i in range(CHECKED)])
+    bitmaps = (handwriting.draw(i)[0] for i in range(CHECKED))
+    glyphs = np.stack([to_glyph(bitmap, network.size) for bitmap in bitmaps])
     name = session.get_inputs()[0].name
     feed = {name: to_input(glyphs).numpy()}
     if name == "picture":

@@ -4,7 +4,6 @@
     python synthesize_gnt.py --writers 300 --workers 8          # 1.1 million pictures
     python synthesize_gnt.py --fonts DIR --font-share 0.4       # mix in glyphs of font files
     python synthesize_gnt.py --hands DIR                        # follow real pen trajectories
-    python synthesize_gnt.py --classes 100 --writers 20 --out data/small
     python synthesize_gnt.py --sheet sheet.png --writers 8      # only draw a page to look at
 
 One file per writer, characters in GB order, as CASIA delivers them. Writers 10001, 10002, ... are
@@ -30,13 +29,17 @@ from jobs.pool import Workers, cores
 from picture import cv2
 from synthesis.fonts import Fonts
 from synthesis.papers import PAPERS, paper, remains
-from synthesis.trajectories import open_hands
+from synthesis.trajectories import find_hands, read_hand
 from synthesis.writer import HARD, Writer, drawable, render
 
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
-MOST_WRITERS = 9999  # of each kind
 SETTINGS, VERSION = "synthesis.json", 5  # increase whenever equal settings draw other bytes
-SHARES = ("small", "coarse", "pens", "neat")  # of the writers
+SHARES = {  # of the writers
+    "small": "write 16 to 52 pixels small with a thin pen",
+    "coarse": "draw 28 to 54 pixels small in pure black and white",
+    "pens": "have a pen of 1 to 14 %% of the height",
+    "neat": "make strokes as straight as in print",
+}
 CELL = 80  # px of a character on a sheet
 
 
@@ -45,17 +48,17 @@ def draw(
 ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
     """Yield each character with its bitmap (h, w) uint8 by one writer, and the generator."""
     rng = np.random.default_rng((job.seed, number))
-    hands = open_hands(job.hands)
     shares = {name: getattr(job, name) for name in SHARES}
-    banks = len(hands.banks) if hands else 0
-    writer = Writer.draw(rng, rng.uniform(*job.hard), **shares, banks=banks)
+    writer = Writer.draw(rng, rng.uniform(*job.hard), hands=job.hands, **shares)
     for character in characters:
-        yield character, render(character, writer, rng, job.fonts, job.font_share, hands), rng
+        yield character, render(character, writer, rng, job.fonts), rng
 
 
 def write_writer(job: argparse.Namespace, out: Path, number: int) -> None:
-    """Draw all characters of one writer into `<number>-<c|f|s>.gnt`; a finished file is kept."""
-    path = out / f"{number}-{kind(job.characters)}.gnt"
+    """Draw one writer's characters into `<number>-<c|s|f>.gnt`, as CASIA does, if it is missing."""
+    kinds = {c in SYMBOLS for c in job.characters}
+    kind = "f" if len(kinds) == 2 else "cs"[kinds.pop()]
+    path = out / f"{number}-{kind}.gnt"
     if path.exists():
         return
     cv2.setNumThreads(1)
@@ -66,30 +69,20 @@ def write_writer(job: argparse.Namespace, out: Path, number: int) -> None:
             write_record(stream, character, bitmap)
 
 
-def kind(characters: str) -> str:
-    """Return CASIA's letter for a file: c = Chinese characters, s = symbols, f = both."""
-    symbols = any(c in SYMBOLS for c in characters)
-    return "f" if symbols and any(c not in SYMBOLS for c in characters) else "cs"[symbols]
-
-
 def keep_settings(job: argparse.Namespace, out: Path) -> None:
     """Record the settings that determine the files; ValueError if the folder holds other files."""
-    names = ("characters", "seed", "paper", *SHARES)
-    settings = {name: getattr(job, name) for name in names} | {
+    settings = {name: getattr(job, name) for name in ("characters", "seed", "paper", *SHARES)} | {
         "version": VERSION,
         "hard": list(job.hard),
         "fonts": [Path(name).name for name in job.fonts.files] if job.fonts else [],
-        "font_share": job.font_share if job.fonts else 0,
-        "hands": [path.name for path in open_hands(job.hands).files] if job.hands else [],
+        "font_share": job.fonts.share if job.fonts else 0,
+        "hands": [Path(name).name for name in job.hands],
     }
     before = read_mark(out / SETTINGS, VERSION)
     for left in out.glob(".*.part.gnt"):  # by a killed run
         left.unlink()
-    if before is None and any(out.glob("*.gnt")):
-        problem = f"{out} holds .gnt files of another origin, or {SETTINGS} is damaged or older"
-        raise ValueError(f"{problem}; choose another --out or move them away")
-    if before not in (None, settings):
-        problem = f"{out} holds files made with other settings ({SETTINGS})"
+    if before != settings and (before or any(out.glob("*.gnt"))):
+        problem = f"{out} holds files of another origin or made with other settings ({SETTINGS})"
         raise ValueError(f"{problem}; choose another --out or remove the folder")
     write_mark(out / SETTINGS, settings)
 
@@ -102,8 +95,7 @@ def draw_sheet(job: argparse.Namespace, numbers: list[int], path: Path, columns:
     for row, number in zip(sheet.swapaxes(1, 2), numbers, strict=True):
         for cell, (_, bitmap, rng) in zip(row, draw(job, number, characters), strict=True):
             scale = min(1, (CELL - 4) / max(bitmap.shape))
-            if scale < 1:
-                bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            bitmap = cv2.resize(bitmap, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             if job.paper and rng.random() < job.paper:
                 cell[:] = paper(rng.choice(list(PAPERS)), CELL, rng)
             h, w = bitmap.shape
@@ -114,7 +106,7 @@ def draw_sheet(job: argparse.Namespace, numbers: list[int], path: Path, columns:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line; raise ValueError for settings that are out of range."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -131,14 +123,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("writers").add_argument
     add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
         help="range of the writers' variation: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
-    add("--small", type=float, default=0.0, metavar="SHARE",
-        help="share of writers who write 16 to 50 pixels small with a thin pen")  # fmt: skip
-    add("--coarse", type=float, default=0.0, metavar="SHARE",
-        help="share of writers who draw 26 to 50 pixels small in pure black and white")  # fmt: skip
-    add("--pens", type=float, default=0.0, metavar="SHARE",
-        help="share of writers with a pen of 1 to 14 %% of the height")  # fmt: skip
-    add("--neat", type=float, default=0.0, metavar="SHARE",
-        help="share of writers whose strokes are as straight as in print")  # fmt: skip
+    for name, what in SHARES.items():
+        add(f"--{name}", type=float, default=0.0, metavar="SHARE",
+            help=f"share of writers who {what}")  # fmt: skip
     add("--paper", type=float, default=0.0, metavar="SHARE",
         help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
     add = parser.add_argument_group("templates").add_argument
@@ -147,34 +134,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--fonts", type=Path, default=argparse.SUPPRESS, metavar="DIR",
         help="folder of font files to draw from as well")  # fmt: skip
     add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
-    return parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None, hands=None))
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise ValueError for settings that are out of range."""
-    check_range(args, 0, MOST_WRITERS, "writers", "test_writers")
+    args = parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None, hands=None))
+    check_range(args, 0, 9999, "writers", "test_writers")
     check_range(args, 0, 1, "paper", "font_share", *SHARES)
-    check_range(args, 1, math.inf, "workers")
-    check_range(args, 0, math.inf, "seed")
-    if args.writers + args.test_writers == 0:
-        raise ValueError("--writers and --test-writers are both 0: nothing to do")
+    check_range(args, 0, math.inf, "seed", "workers")
     if args.sheet and (args.sheet.suffix != ".png" or args.writers == 0):
         raise ValueError("--sheet takes a name ending in .png and at least one of --writers")
     if not 0 <= args.hard[0] <= args.hard[1] <= 3:
         raise ValueError(f"--hard is 0 <= FROM <= TO <= 3, got {args.hard[0]} {args.hard[1]}")
+    return args
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     args = parse(argv)
-    check(args)
     args.characters = select_classes(args.classes) or LEVEL1 + SYMBOLS
-    # Fonts take long to open: the workers get them opened. Trajectories are faster to read again.
-    args.fonts = Fonts(args.fonts, args.characters) if args.fonts else None
-    args.hands = str(args.hands.absolute()) if args.hands else ""
+    args.fonts = Fonts(args.fonts, args.characters, args.font_share) if args.fonts else None
+    args.hands = find_hands(args.hands) if args.hands else []
     drawable(args.characters, args.fonts)
-    open_hands(args.hands)  # reports damage before anything is written
+    for path in args.hands:
+        read_hand(path)  # reports damage before anything is written
     numbers = [FIRST_TRAIN + k for k in range(args.writers)]
     if args.sheet:
         draw_sheet(args, numbers, args.sheet)
@@ -187,9 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         written = workers.map(partial(write_writer, args, args.out), numbers)
         for _ in progress(written, total=len(numbers), unit="writer"):
             pass
-    count = len(numbers) * len(args.characters)
-    print(f"{args.out}: {args.writers} training and {args.test_writers} test writers, "
-          f"{len(args.characters)} characters each, {count:,} pictures")  # fmt: skip
+    print(f"{args.out}: {len(numbers)} writers, {len(args.characters)} characters each")
     return 0
 
 

@@ -8,12 +8,13 @@
 
 Images without a character are empty papers, marks, and wrong proposals: a character in its frame,
 beside another, cut in half, incomplete, or several at once. They are for `train.py --outliers`
-and `test.py --no-characters`. Uneven light and noise are left out: see training/augment.py.
+and `test.py --no-characters`.
 """
 
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -72,10 +73,10 @@ def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return bitmap[y : y + h, x : x + w].copy() if h else bitmap
 
 
-def _at_any_side(change, bitmap: np.ndarray, rng: np.random.Generator, *arguments) -> np.ndarray:
-    """Return change(bitmap, rng, *arguments), applied to one of the four sides."""
+def _at_any_side(change, bitmap: np.ndarray, rng: np.random.Generator, **options) -> np.ndarray:
+    """Return change(bitmap, rng, **options), applied to one of the four sides."""
     turns = int(rng.integers(4))
-    turned = change(np.ascontiguousarray(np.rot90(bitmap, turns)), rng, *arguments)
+    turned = change(np.ascontiguousarray(np.rot90(bitmap, turns)), rng, **options)
     return np.ascontiguousarray(np.rot90(turned, -turns))
 
 
@@ -110,9 +111,6 @@ def _line_removed(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     bitmap = bitmap.copy()
     bitmap[y : y + width] = 255
     return bitmap
-
-
-# Images without a character ----------------------------------------------------------------------
 
 
 def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -161,11 +159,6 @@ def _framed(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return page
 
 
-def _beside(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Leave a neighbour, or a part of one, at one of the four sides."""
-    return _at_any_side(_neighbour_left, ink, rng, 0.25, 0.9)
-
-
 def _half(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cut a character in two where its strokes are cut, too; keep one of the parts."""
     ink = np.rot90(ink, int(rng.integers(4)))
@@ -196,26 +189,19 @@ def _several(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(row, -turns))
 
 
-MARKS = {"scribble": _scribble, "spots": _spots}
-WRONG = {
-    "framed": _framed,
-    "beside": _beside,
-    "half": _half,
-    "incomplete": _incomplete,
-    "several": _several,
-}
+_beside = partial(_at_any_side, _neighbour_left, least=0.25, most=0.9)
+MARKS = dict(scribble=_scribble, spots=_spots)
+WRONG = dict(framed=_framed, beside=_beside, half=_half, incomplete=_incomplete, several=_several)
 NO_CHARACTERS = (*PAPERS, *MARKS, *WRONG)
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Write images without a character, `<out>/<kind>/<number>.png`; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=50, help="images of each kind")
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--count", type=int, default=50, help="images of each kind (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images")
-    parser.add_argument("--out", type=Path, default=Path("data/none"), help="folder")
+    parser.add_argument("--out", type=Path, default=Path("data/none"), help="default: data/none")
     args = parser.parse_args(argv)
     check_range(args, 1, math.inf, "count")
     check_range(args, 0, math.inf, "seed")

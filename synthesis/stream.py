@@ -1,9 +1,6 @@
 """Endless labelled handwriting: single bitmaps, or batches of glyphs from worker processes.
 
-    bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # depends on (seed, 7) alone
-    glyph, label = Handwriting("永和九年", seed=1).glyph(7, 64)  # as the network sees it
-
-Only the batches of SyntheticSet need PyTorch.
+bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # depends on (seed, 7) alone
 """
 
 from __future__ import annotations
@@ -48,11 +45,6 @@ class Handwriting:
         writer = Writer.draw(rng, rng.uniform(*HARD))
         return render(self.classes[label], writer, rng), label
 
-    def glyph(self, index: int, size: int) -> tuple[np.ndarray, int]:
-        """Return picture number `index` as a glyph (size, size) uint8, 0 = paper, and its label."""
-        bitmap, label = self.draw(index)
-        return to_glyph(bitmap, size), label
-
 
 @lru_cache(maxsize=8)
 def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
@@ -92,10 +84,8 @@ def drawing_pool(workers: int) -> Workers:
     return Workers(workers)
 
 
-def draw_batch(
-    handwriting: Handwriting, size: int, indices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_batch(handwriting: Handwriting, size: int, indices: np.ndarray) -> tuple[np.ndarray, ...]:
     """Draw glyphs (n,S,S) uint8 and labels (n,) int64."""
     cv2.setNumThreads(1)
-    glyphs, labels = zip(*(handwriting.glyph(i, size) for i in indices.tolist()), strict=True)
-    return np.stack(glyphs), np.array(labels, np.int64)
+    bitmaps, labels = zip(*map(handwriting.draw, indices.tolist()), strict=True)
+    return np.stack([to_glyph(bitmap, size) for bitmap in bitmaps]), np.array(labels, np.int64)

@@ -4,12 +4,8 @@
     stroke_template("说", straight=True)    # in straight lines
     stroke_template("a", variant=1)         # the second way to write a symbol
 
-source                 content
-strokes/medians.npz    strokes of the 3755 level-1 characters (see strokes/README.md)
-strokes/symbols.txt    strokes of the symbols
-
-Templates of real pen trajectories are made in trajectories.py, those of font files in fonts.py.
-Nothing here is random. Stroke outlines are left out.
+The strokes are in strokes/, see its README.md. Templates of real pen trajectories are made in
+trajectories.py, those of font files in fonts.py.
 """
 
 from __future__ import annotations
@@ -23,8 +19,7 @@ import numpy as np
 FOLDER = Path(__file__).with_name("strokes")
 STEP = 0.025  # em between neighbouring points of a template
 GAP = 6  # points that bridge two strokes
-SYMBOL_EM = 0.9  # em; height of the box of a symbol
-TYPICAL = 0.9  # em; longer side of a typical character of a font or of a real writer
+TYPICAL = 0.9  # em; longer side of a typical character of a font or a writer; box of a symbol
 # Kinds of straight pieces: 横, 竖, 撇, 捺, 点 and 提; for fonts, whole components.
 KINDS = ("across", "down", "left", "right", "dot", "rise", "whole")
 
@@ -33,31 +28,27 @@ KINDS = ("across", "down", "left", "right", "dot", "rise", "whole")
 class Template:
     """A character: N points in em, n strokes, m straight pieces; the origin is its box's centre.
 
-    Points are complex numbers: x to the right, imaginary part down. The points of a stroke are
-    consecutive; GAP points follow every stroke but the last, for the movement to the next one. The
-    template of a font is an unordered set of skeleton points with a `radius`; its connected
-    components take the place of strokes.
+    Points are x + iy, y down, in the order of writing; GAP points follow every stroke but the last,
+    for the movement to the next one. A font's are the unordered points of a skeleton, and its
+    connected components take the place of strokes.
     """
 
     points: np.ndarray  # (N,) complex
     owner: np.ndarray  # (N,) stroke that each point belongs to
     piece: np.ndarray  # (N,) straight piece that each point belongs to
-    along: np.ndarray  # (N,) position of each point in its piece, -0.5..0.5
     kind: np.ndarray  # (m,) kind of each piece, an index into KINDS
     stroke: np.ndarray  # (m,) stroke that each piece belongs to
     centre: np.ndarray  # (n,) complex, centre of each stroke
-    first: np.ndarray  # (n,) index of each stroke's first point
-    last: np.ndarray  # (n,) index of each stroke's last point
     radical: np.ndarray  # (n,) bool, whether the stroke is part of the radical
-    radius: np.ndarray | None = None  # (N,) em, half the stroke width; fonts only
+    along: np.ndarray | None = None  # (N,) position of each point in its piece, -0.5..0.5
+    first: np.ndarray | None = None  # (n,) index of each stroke's first point
+    last: np.ndarray | None = None  # (n,) index of each stroke's last point
+    radius: np.ndarray | None = None  # (N,) em, half the stroke width; of fonts, instead of these
 
     def stroke_means(self, values: np.ndarray) -> np.ndarray:
         """Return the mean (n,) of values (N,) over the points of each stroke, without gaps."""
         bounds = np.stack([self.first, self.last + 1], axis=1).ravel()[:-1]
         return np.add.reduceat(values, bounds)[::2] / (self.last - self.first + 1)
-
-
-# Strokes ----------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -69,37 +60,27 @@ def stroke_data() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
         lines = np.split(x + 1j * y, np.cumsum(arrays["points"].astype(np.int64))[:-1])
         ends = np.cumsum(arrays["strokes"].astype(np.int64))
         radical = np.unpackbits(arrays["radical"])[: len(lines)].astype(bool)
-        starts = ends - arrays["strokes"]
-        return {
-            chr(code): (lines[start:end], radical[start:end])
-            for code, start, end in zip(arrays["characters"], starts, ends, strict=True)
-        }
+        parts = zip(arrays["characters"], arrays["strokes"], ends, strict=True)
+        return {chr(c): (lines[end - n : end], radical[end - n : end]) for c, n, end in parts}
 
 
 @functools.lru_cache(maxsize=8192)
 def stroke_template(character: str, variant: int = 0, straight: bool = False) -> Template:
-    """Return the template of a character, or of one variant of a symbol.
+    """Return the template of a character, `straight` between corners, or of a variant of a symbol.
 
-    `straight` makes the strokes straight between their corners, as in a geometric typeface. Raises
-    ValueError for an unknown character.
+    Raises ValueError for an unknown character.
     """
     if character in symbols():
-        lines = symbols()[character][variant]
-        radical = np.zeros(len(lines), bool)
-    elif character in stroke_data():
-        lines, radical = stroke_data()[character]
-    else:
+        return lay_out(symbols()[character][variant])
+    if character not in stroke_data():
         raise ValueError(f"no strokes are known for {character!r}; give fonts that have it")
+    lines, radical = stroke_data()[character]
     return lay_out([straighten(line) for line in lines] if straight else lines, radical)
 
 
 def lay_out(lines: list[np.ndarray], radical: np.ndarray | None = None) -> Template:
-    """Make a template of polylines (k,) in em, with GAP points between two strokes.
-
-    `radical` (n,) bool says which strokes are part of the radical, by default none.
-    """
+    """Make a template of strokes: n polylines (k,) in em, and which are the radical, (n,) bool."""
     strokes = [resample(line) for line in lines]
-    pieces = [straight_pieces(points) for points in strokes]  # numbered from 0 in each stroke
     low, high = box(np.concatenate(strokes))
     points = np.concatenate([np.append(stroke, np.zeros(GAP)) for stroke in strokes])[:-GAP]
     points -= (low + high) / 2
@@ -107,16 +88,11 @@ def lay_out(lines: list[np.ndarray], radical: np.ndarray | None = None) -> Templ
     first = np.cumsum(size + GAP) - size - GAP
     last = first + size - 1
     owner = np.repeat(np.arange(len(strokes)), size + GAP)[:-GAP]
-    index = np.arange(len(points))
-    centre = [points[i : j + 1].mean() for i, j in zip(first, last, strict=True)]
-    count = np.array([piece[-1] + 1 for piece in pieces])
-    before = np.cumsum(count) - count
-    piece = np.concatenate([np.append(piece, GAP * [piece[-1]]) for piece in pieces])[:-GAP]
-    piece += before[owner]
-    stroke = np.repeat(np.arange(len(strokes)), count)
-    start = np.searchsorted(piece, np.arange(count.sum()))
-    end = np.minimum(np.append(start[1:], len(piece)) - 1, last[stroke])
-    along = (index - start[piece]) / np.maximum(end - start, 1)[piece] - 0.5
+    start = np.concatenate([at + piece_starts(s) for at, s in zip(first, strokes, strict=True)])
+    stroke = owner[start]
+    piece = np.searchsorted(start, np.arange(len(points)), side="right") - 1
+    end = np.minimum(np.append(start[1:], len(points)) - 1, last[stroke])
+    along = (np.arange(len(points)) - start[piece]) / np.maximum(end - start, 1)[piece] - 0.5
     return Template(
         points=points,
         owner=owner,
@@ -124,10 +100,10 @@ def lay_out(lines: list[np.ndarray], radical: np.ndarray | None = None) -> Templ
         along=np.minimum(along, 0.5),
         kind=kind_of(points[end] - points[np.maximum(start - 1, first[stroke])]),
         stroke=stroke,
-        centre=np.array(centre),
+        centre=np.array([points[i : j + 1].mean() for i, j in zip(first, last, strict=True)]),
+        radical=np.zeros(len(strokes), bool) if radical is None else radical,
         first=first,
         last=last,
-        radical=np.zeros(len(strokes), bool) if radical is None else radical,
     )
 
 
@@ -144,25 +120,20 @@ def resample(line: np.ndarray) -> np.ndarray:
     return np.interp(at, along, line)
 
 
-def straight_pieces(line: np.ndarray) -> np.ndarray:
-    """Return the straight piece (k,) that each point of a resampled stroke belongs to, from 0.
+def piece_starts(line: np.ndarray) -> np.ndarray:
+    """Return where straight pieces of a resampled stroke (k,) start: at 0 and after its corners.
 
     A corner is where the direction turns by more than 50 degrees within four steps.
     """
     count = len(line)
-    if count < 6:
-        return np.zeros(count, np.int64)
     index = np.arange(1, count - 1)
     ahead = line[np.minimum(index + 2, count - 1)] - line[index]
     behind = line[index] - line[np.maximum(index - 2, 0)]
     turn = np.abs(np.angle(ahead * behind.conj()))
-    # The sharpest point among its neighbours is the corner.
     padded = np.concatenate([[0, 0, 0], turn, [0, 0, 0]])
-    near = functools.reduce(np.maximum, (padded[k : k + len(turn)] for k in range(7)))
-    corner = (turn > 0.87) & (turn == near) & (index > 1) & (index < count - 2)
-    piece = np.zeros(count, np.int64)
-    piece[index + 1] = np.cumsum(corner)
-    return piece
+    sharpest = functools.reduce(np.maximum, (padded[k : k + len(turn)] for k in range(7)))
+    corner = (turn > 0.87) & (turn == sharpest) & (index > 1) & (index < count - 2) & (count > 5)
+    return np.append(0, index[corner] + 1)
 
 
 def kind_of(chord: np.ndarray) -> np.ndarray:
@@ -176,8 +147,7 @@ def kind_of(chord: np.ndarray) -> np.ndarray:
 def straighten(line: np.ndarray) -> np.ndarray:
     """Return the corners (k,) of a polyline; nearly level and upright pieces become exactly so."""
     points = resample(line)
-    corner = np.flatnonzero(np.diff(straight_pieces(points)))
-    line = points[[0, *corner, len(points) - 1]]
+    line = points[[0, *(piece_starts(points)[1:] - 1), -1]]
     for k in range(1, len(line)):
         way = line[k] - line[k - 1]
         if abs(way.imag) < 0.35 * abs(way.real):
@@ -185,9 +155,6 @@ def straighten(line: np.ndarray) -> np.ndarray:
         elif abs(way.real) < 0.2 * abs(way.imag):
             line[k] = line[k - 1].real + 1j * line[k].imag
     return line
-
-
-# Symbols -----------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -198,36 +165,29 @@ def symbols() -> dict[str, list[list[np.ndarray]]]:
     for line in text.partition("\n\n")[2].splitlines():  # after the header
         symbol, text = line.split(None, 1)
         if "@" in text:
-            lines = []
-            for part in text.split():
-                x, y, w, h = (int(digit) / 9 * SYMBOL_EM for digit in part[2:])
-                lines += fit(found[part[0]][0], complex(x, y), complex(w, h))
+            parts = text.split()
+            lines = [line for part in parts for line in fit(found[part[0]][0], part[2:])]
         else:
-            lines = [line * SYMBOL_EM for line in parse_strokes(text)]
+            lines = [parse_stroke(stroke) * TYPICAL for stroke in text.split("|")]
         found.setdefault(symbol, []).append(lines)
     return found
 
 
-def fit(lines: list[np.ndarray], corner: complex, size: complex) -> list[np.ndarray]:
-    """Move and stretch polylines so that they fill the box of a corner and a size."""
+def fit(lines: list[np.ndarray], place: str) -> list[np.ndarray]:
+    """Move and stretch polylines so that they fill a box, given as four digits."""
+    x, y, w, h = (int(digit) / 9 * TYPICAL for digit in place)
     low, high = box(np.concatenate(lines))
-    x = size.real / max((high - low).real, 0.04)
-    y = size.imag / max((high - low).imag, 0.04)
-    return [corner + (line - low).real * x + 1j * (line - low).imag * y for line in lines]
+    wider, higher = w / max((high - low).real, 0.04), h / max((high - low).imag, 0.04)
+    moved = (line - low for line in lines)
+    return [complex(x, y) + line.real * wider + 1j * line.imag * higher for line in moved]
 
 
-def parse_strokes(text: str) -> list[np.ndarray]:
-    """Parse `00 99 | ~40 04` into polylines (k,) in the unit box; ~ marks a smooth curve."""
-    lines = []
-    for stroke in text.split("|"):
-        points = stroke.replace("~", "").split()
-        line = np.array([complex(int(x), int(y)) for x, y in points]) / 9
-        lines.append(curve(line) if "~" in stroke else line)
-    return lines
-
-
-def curve(line: np.ndarray) -> np.ndarray:
-    """Return a smooth curve through the points of a polyline (Catmull and Rom 1974)."""
+def parse_stroke(text: str) -> np.ndarray:
+    """Parse points like `04 44` into a polyline (k,) in the unit box; ~ makes it a smooth curve."""
+    line = np.array([complex(int(x), int(y)) for x, y in text.strip("~ ").split()]) / 9
+    if "~" not in text:
+        return line
+    # Catmull and Rom 1974
     p = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
     t = np.linspace(0, 1, 8, endpoint=False)
     a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]

@@ -1,7 +1,7 @@
 """Pen trajectories of real writers as templates: how a person wrote every character.
 
-    hands = Hands("hands")                 # the folder of --hands
-    hands.template(0, "永", rng)           # as the first of its writers wrote it
+    files = find_hands("hands")                # the folder of --hands
+    hand_template(files[0], "永", rng)         # as the first of its writers wrote it
 
 A folder holds one file per writer, `<name>.jsonl.gz`: gzipped UTF-8 text with one JSON object a
 line, each of them one written character. A character may occur more than once.
@@ -30,41 +30,38 @@ from synthesis.templates import TYPICAL, Template, box, lay_out
 SUFFIX = ".jsonl.gz"
 
 
-class Hands:
-    """Template banks, one for each trajectory file of a folder, in the order of their names.
+def find_hands(folder: str | Path) -> list[str]:
+    """Return the trajectory files of a folder; raises FileNotFoundError if there is none."""
+    found = sorted(Path(folder).absolute().glob(f"*{SUFFIX}"))
+    if not (files := [str(path) for path in found if not is_hidden(path.name)]):
+        raise FileNotFoundError(f"{folder}: no pen trajectories (*{SUFFIX})")
+    return files
 
-    Raises FileNotFoundError if there is none, and ValueError naming file and line of bad content.
+
+def hand_template(path: str, character: str, rng: np.random.Generator) -> Template | None:
+    """Return a character as the writer of a file wrote it, None if that writer did not."""
+    written = read_hand(path).get(character)
+    return lay_out(written[rng.integers(len(written))]) if written else None
+
+
+@functools.cache
+def read_hand(path: str) -> dict[str, list[list[np.ndarray]]]:
+    """Read one writer: for each character its samples, each a list of polylines (k,) in em.
+
+    Raises ValueError naming file and line of bad content.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        found = sorted(Path(folder).glob(f"*{SUFFIX}"))
-        self.files = [path for path in found if not is_hidden(path.name)]
-        if not self.files:
-            raise FileNotFoundError(f"{folder}: no pen trajectories (*{SUFFIX})")
-        self.banks = [read_hand(path) for path in self.files]
-
-    def template(self, bank: int, character: str, rng: np.random.Generator) -> Template | None:
-        """Return a character as the writer of a bank wrote it, None if that writer did not."""
-        written = self.banks[bank].get(character)
-        return lay_out(written[rng.integers(len(written))]) if written else None
-
-
-def read_hand(path: Path) -> dict[str, list[list[np.ndarray]]]:
-    """Read one writer: for each character its samples, each a list of polylines (k,) in em."""
     found: dict[str, list[list[np.ndarray]]] = {}
     number = 0  # lines read so far
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        try:
             for line in lines:
                 character, strokes = parse(line)
                 number += 1
                 if strokes:
                     found.setdefault(character, []).append(strokes)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        where = f"{path}, line {number + 1}"
-        raise ValueError(f"{where}: {error}; format: synthesis/trajectories.py") from None
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            where = f"{path}, line {number + 1}"
+            raise ValueError(f"{where}: {error}; format: synthesis/trajectories.py") from None
     boxes = [box(np.concatenate(strokes)) for samples in found.values() for strokes in samples]
     size = np.median([max((high - low).real, (high - low).imag) for low, high in boxes] or [0])
     if size <= 0:
@@ -82,21 +79,13 @@ def parse(line: str) -> tuple[str, list[np.ndarray]]:
     Raises ValueError for anything but the format above.
     """
     item = json.loads(line)
-    if not isinstance(item, dict) or not {"character", "strokes"} <= item.keys():
-        raise ValueError('expected {"character": ..., "strokes": ...}')
-    character = item["character"]
+    try:
+        character = item["character"]
+        strokes = [np.array(stroke, float).reshape(-1, 2) for stroke in item["strokes"] if stroke]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError('expected {"character": ..., "strokes": lists of points [x, y]}') from None
     if not isinstance(character, str) or len(character) != 1:
         raise ValueError(f"character is {character!r}, expected one character")
-    try:
-        strokes = [np.array(stroke, float).reshape(-1, 2) for stroke in item["strokes"] if stroke]
-    except (TypeError, ValueError):
-        raise ValueError("strokes are not lists of points [x, y]") from None
     if not all(np.isfinite(stroke).all() for stroke in strokes):
         raise ValueError("strokes have coordinates that are not finite")
     return character, [stroke @ [1, 1j] for stroke in strokes]
-
-
-@functools.lru_cache(maxsize=4)
-def open_hands(folder: str) -> Hands | None:
-    """Return the trajectories of a folder, read once in a process; None for ''."""
-    return Hands(folder) if folder else None

@@ -2,7 +2,6 @@
 
     writer = Writer.draw(seed=1)                      # a style: slant, pen, joins, variation
     bitmap = render("永", writer, np.random.default_rng(2))          # (h, w) uint8, 255 = paper
-    bitmap = render("永", writer, rng, fonts)         # 40 % from fonts = Fonts("dir", "永")
 
 The steps from a character to a picture:
 
@@ -11,30 +10,19 @@ pose       strokes and components moved, turned and stretched; a smooth warp; th
 path       strokes joined, corners rounded, pen width along the path
 field      for each pixel, how far it lies inside the ink (px)
 ink        soft edges, grain, grey levels, tight box
-
-Lines and pages of text are left out.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 
 from synthesis.fonts import Fonts
-from synthesis.templates import (
-    GAP,
-    STEP,
-    Template,
-    box,
-    stroke_data,
-    stroke_template,
-    symbols,
-)
-from synthesis.trajectories import Hands
+from synthesis.templates import GAP, STEP, Template, box, stroke_data, stroke_template, symbols
+from synthesis.trajectories import hand_template
 
 HARD = (0.6, 1.5)  # range from which the variation of a writer is drawn
 # Fitted to real pen trajectories, per kind of piece (see templates.KINDS).
@@ -50,7 +38,6 @@ MOST = 1024  # px; upper bound of a character's sides
 DENSE = 0.45  # share of ink beyond which a symbol keeps a rim of paper, as a dot fills its box
 GAP_INDEX = np.arange(1, GAP + 1)
 GAP_PLACE = GAP_INDEX / (GAP + 1)  # position of the points between two strokes, 0..1
-GAP_ARCH = np.sin(np.pi * GAP_PLACE)
 
 
 class Writer(SimpleNamespace):
@@ -65,32 +52,23 @@ class Writer(SimpleNamespace):
         cls,
         seed: int | np.random.Generator,
         hard: float = 1.0,
-        small: float = 0.0,
-        coarse: float = 0.0,
-        pens: float = 0.0,
         neat: float = 0.0,
-        banks: int = 0,
+        hands: list[str] | None = None,
+        **pens: float,
     ) -> Writer:
         """Draw a style; `hard` scales all variation: 0.6 is a careful hand and 1.5 a wild one.
 
-        The other arguments are the probabilities of special hands. `small`: 16 to 52 px with a thin
-        pen. `coarse`: drawn with a mouse or on a tablet, 28 to 54 px, pure black and white, pen of
-        1.5 to 16 % of the height. `pens`: a pen of 1 to 14 % of the height instead of HWDB's 3 to
-        8 %. `neat`: strokes as straight as in print. `banks` is the number of trajectory files, one
-        of which the writer follows; 0 means none.
+        `neat` is the probability of strokes as straight as in print. The writer follows one of the
+        trajectory files `hands`, if there are any. `pens` are arguments of `draw_pen`.
         """
         rng = np.random.default_rng(seed)
         normal, uniform = rng.normal, rng.uniform
         straight = bool(neat and rng.random() < neat)
         if straight:
             hard *= uniform(0.1, 0.4)
-
-        def spread(median: float, log_sd: float) -> float:
-            return float(median * np.exp(normal(0, log_sd)))
-
-        return cls(
+        style = cls(
             unsteady_size=hard * uniform(0.03, 0.09),  # log sd of the size, over characters
-            aspect=spread(0.84, 0.1 * hard),  # width / height of the em box
+            aspect=0.84 * np.exp(normal(0, 0.1 * hard)),  # width / height of the em box
             unsteady_aspect=hard * uniform(0.05, 0.14),  # log sd of the aspect, over characters
             haste=uniform(0.1, 0.3),  # log sd of the variation, over characters
             slant=normal(0.02, 0.075 * hard),  # x shift per em of height, > 0 leans right
@@ -101,8 +79,8 @@ class Writer(SimpleNamespace):
             # log odds that the pen stays down between strokes, relative to the average hand
             joining=float(normal(0.6 * hard - 1.1, 1.2)),
             tails=float(rng.beta(0.8, 2.0)),  # probability of an unfinished join
-            shift=hard * spread(0.011, 0.35),  # sd of a stroke's position
-            turn=hard * spread(0.03, 0.35),  # sd of a stroke's direction
+            shift=hard * (0.011 * np.exp(normal(0, 0.35))),  # sd of a stroke's position
+            turn=hard * (0.03 * np.exp(normal(0, 0.35))),  # sd of a stroke's direction
             stretch=hard * uniform(0.02, 0.06),  # log sd of a stroke's length
             bow=normal(0, 0.025 * hard),  # mean curvature of strokes
             bow_spread=hard * uniform(0.015, 0.05),
@@ -112,31 +90,31 @@ class Writer(SimpleNamespace):
             brush=uniform(0, 0.9),  # share of a font glyph's own stroke width
             cut=float(uniform(190, 254) if rng.random() < 0.25 else 254),  # paper from this grey on
             straight=straight,  # drawn from straight templates
-            bank=int(rng.integers(banks)) if banks else -1,  # trajectory file, -1 for none
-            **draw_pen(rng, small, coarse, pens),
-        )._adapted()
-
-    def _adapted(self) -> Writer:
-        """Return the style with less variation where the template has a style of its own."""
-        if self.straight:
-            return self.but(rise=0.0, smoothing=0.0, joining=-6.0, tails=0.0)
-        if self.bank >= 0:  # a real trajectory is joined, bent and slanted already
-            return self.but(
-                joining=self.joining - 3,
-                tails=0.3 * self.tails,
-                turn=0.5 * self.turn,
-                stretch=0.5 * self.stretch,
-                rise=0.5 * self.rise,
-                smoothing=0.4 * self.smoothing,
-                aspect=float(np.sqrt(self.aspect)),
-            )
-        return self
+            hand=hands[rng.integers(len(hands))] if hands else "",  # trajectory file
+            **draw_pen(rng, **pens),
+        )
+        if straight:
+            style.rise, style.smoothing, style.joining, style.tails = 0.0, 0.0, -6.0, 0.0
+        elif style.hand:  # a real trajectory is joined, bent and slanted already
+            style.joining -= 3
+            style.tails *= 0.3
+            style.turn *= 0.5
+            style.stretch *= 0.5
+            style.rise *= 0.5
+            style.smoothing *= 0.4
+            style.aspect = np.sqrt(style.aspect)
+        return style
 
 
 def draw_pen(
-    rng: np.random.Generator, small: float, coarse: float, pens: float
+    rng: np.random.Generator, small: float = 0.0, coarse: float = 0.0, pens: float = 0.0
 ) -> dict[str, float]:
-    """Return the fields of a `Writer` that describe the size of the writing and the pen."""
+    """Return the fields of a `Writer` that describe the size of the writing and the pen.
+
+    The arguments are probabilities. `small`: 16 to 52 px with a thin pen. `coarse`: drawn with a
+    mouse or on a tablet, 28 to 54 px, pure black and white, pen of 1.5 to 16 % of the height.
+    `pens`: a pen of 1 to 14 % of the height instead of HWDB's 3 to 8 %.
+    """
     uniform = rng.uniform
     if coarse and rng.random() < coarse:
         em = uniform(28, 54)
@@ -166,23 +144,18 @@ def draw_pen(
 
 
 def render(
-    character: str,
-    writer: Writer,
-    rng: np.random.Generator,
-    fonts: Fonts | None = None,
-    font_share: float = 0.4,
-    hands: Hands | None = None,
+    character: str, writer: Writer, rng: np.random.Generator, fonts: Fonts | None = None
 ) -> np.ndarray:
     """Draw one character by a writer: a bitmap (h, w) uint8, 255 = paper, cropped to its ink.
 
-    The template comes from `hands` if the writer follows one, else with probability `font_share`
-    from `fonts` (not for neat writers), else from the stroke data. Raises ValueError for a
-    character without a template.
+    The template comes from the writer's trajectories, else with probability `fonts.share` from
+    `fonts` (not for neat writers), else from the stroke data. Raises ValueError for a character
+    without a template.
     """
     symbol = character in symbols()
     if symbol:  # written part by part
         writer = writer.but(joining=writer.joining - 2.5, tails=0.3 * writer.tails)
-    template = choose_template(character, writer, rng, fonts, font_share, hands)
+    template = choose_template(character, writer, rng, fonts)
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * em
     pen = min(writer.pen * np.exp(0.06 * rng.standard_normal()), max(0.17 * em, 1.1))
@@ -199,26 +172,20 @@ def render(
 
 
 def choose_template(
-    character: str,
-    writer: Writer,
-    rng: np.random.Generator,
-    fonts: Fonts | None,
-    font_share: float,
-    hands: Hands | None,
+    character: str, writer: Writer, rng: np.random.Generator, fonts: Fonts | None
 ) -> Template:
     """Return the template that a writer follows for a character; see `render`."""
     template = None
     known = character in stroke_data() or character in symbols()
-    if hands is not None and writer.bank >= 0:
-        template = hands.template(writer.bank, character, rng)
-    elif fonts is not None and not (known and writer.straight) and rng.random() < font_share:
+    if writer.hand:
+        template = hand_template(writer.hand, character, rng)
+    elif fonts is not None and not (known and writer.straight) and rng.random() < fonts.share:
         template = fonts.template(character, rng)
     if template is None and fonts is not None and not known:
         template = fonts.template(character, rng)
     if template is None:
-        variants = symbols().get(character)
-        variant = int(rng.integers(len(variants))) if variants else 0
-        template = stroke_template(character, variant, writer.straight and not variants)
+        variants = len(symbols().get(character, [0]))
+        template = stroke_template(character, int(rng.integers(variants)), writer.straight)
     return template
 
 
@@ -226,20 +193,15 @@ def choose_template(
 
 
 def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.ndarray:
-    """Distort strokes, components and the whole character; returns points (N,) complex in em.
-
-    An affine map of the plane is z -> a z + b conj(z) + c.
-    """
+    """Distort strokes, components and the whole character; returns points (N,) complex in em."""
     haste = np.exp(writer.haste * min(max(rng.standard_normal(), -2.0), 2.0))
-    count = len(template.first)
     loose = haste if template.radius is None else 0.4  # parts of a glyph are components
-    centre = template.centre + (loose * writer.shift) * complex_normal(rng, (count,))
+    centre = template.centre + (loose * writer.shift) * complex_normal(rng, template.centre.shape)
     local = bend(template, writer, haste, rng)
 
     group = groups_of(template, rng)
     number = np.bincount(group)
-    groups = len(number)
-    a, b, c = complex_normal(rng, (3, groups))
+    a, b, c = complex_normal(rng, (3, len(number)))
     a = 1 + haste * writer.component_stretch * 0.7 * (a.real + 0.3j * a.imag)
     b = haste * writer.component_stretch * 0.7 * (b.real + 0.6j * b.imag)
     middle = np.bincount(group, centre.real) + 1j * np.bincount(group, centre.imag)
@@ -248,7 +210,7 @@ def pose(template: Template, writer: Writer, rng: np.random.Generator) -> np.nda
     home = (middle + haste * writer.component_shift * c)[group]
     home += a[group] * from_middle + b[group] * from_middle.conj()
 
-    moved = group[template.owner]  # (N,) group of each point
+    moved = group[template.owner]  # (N,) group of each point; a z + b conj(z) + c is affine
     placed = a[moved] * local + b[moved] * local.conj() + home[template.owner]
     # A smooth warp: plane waves of up to 1.4 periods per em; more of them for stiff font glyphs.
     at_x, at_y = template.points.real, template.points.imag
@@ -281,7 +243,7 @@ def bend(template: Template, writer: Writer, haste: float, rng: np.random.Genera
     """
     mean_turn, turn, mean_length, length, mean_bow, bow = OF_KIND[template.kind].T
     z = rng.standard_normal((3, len(turn)))
-    whole = complex_normal(rng, (len(template.first),))[template.stroke]
+    whole = complex_normal(rng, template.centre.shape)[template.stroke]
     turn = mean_turn + (haste * writer.turn) * turn * (0.8 * z[0] + 0.6 * whole.real)
     length = (haste * writer.stretch) * length * (0.8 * z[1] + 0.6 * whole.imag)
     length = np.exp(np.minimum(np.maximum(length, -1.2), 0.8) + mean_length)
@@ -312,37 +274,32 @@ def groups_of(template: Template, rng: np.random.Generator) -> np.ndarray:
 def trace(
     template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pen's path: points (M,) in px, at most a pixel apart, and width (M,).
+    """Join and round strokes: returns the pen's path (M,) in px, at most a pixel apart, and width.
 
-    `points` (N,) are the posed points of a stroke template in px; a width of 1 is the full pen.
+    `points` (N,) are the posed points of a stroke template in px, which are overwritten; a width
+    (M,) of 1 is the full pen.
     """
-    points, link, width = path(template, points, em, writer, rng)
+    down, width = np.ones(len(points), bool), np.ones(len(points))
+    leave = points[template.last[:-1]]
+    way = points[template.first[1:]] - leave
+    drawn = drawn_share(way / em, template.radical, writer, rng)[:, None]
+    arch = 0.12j * rng.standard_normal((len(way), 1)) * np.sin(np.pi * GAP_PLACE)
+    gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
+    points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + arch)
+    down[gap] = drawn >= GAP_PLACE
+    width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
+    link = down[1:] & down[:-1]  # (N - 1,)
+    # A Gaussian low-pass filter as diffusion, which needs no loop over the runs; their ends stay.
+    sigma = writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP  # points
+    rounds = int(np.ceil(sigma**2))
+    inner = (link[1:] & link[:-1]) * (sigma**2 / (2 * max(rounds, 1)))
+    for _ in range(rounds):
+        points[1:-1] += inner * (points[:-2] + points[2:] - 2 * points[1:-1])
     wave = rng.uniform(0.12, 0.35) * np.arange(len(points)) + rng.uniform(0, 2 * np.pi)
     width *= taper(link, writer) * (1 + writer.pressure * np.sin(wave))
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(points)) * link)])
     at = np.linspace(0, along[-1], int(along[-1]) + 2)
     return np.interp(at, along, points), np.maximum(np.interp(at, along, width), 0.42)
-
-
-def path(
-    template: Template, points: np.ndarray, em: float, writer: Writer, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join and round strokes: points (N,), `link` (N - 1,) whether the pen is down, width (N,)."""
-    points = points.copy()
-    down = np.ones(len(points), bool)
-    width = np.ones(len(points))
-    if len(template.first) > 1:
-        leave = points[template.last[:-1]]
-        way = points[template.first[1:]] - leave
-        drawn = drawn_share(way / em, template.radical, writer, rng)[:, None]
-        arch = 0.12j * rng.standard_normal((len(way), 1)) * GAP_ARCH
-        gap = template.last[:-1, None] + GAP_INDEX  # (n - 1, GAP)
-        points[gap] = leave[:, None] + way[:, None] * (GAP_PLACE + arch)
-        down[gap] = drawn >= GAP_PLACE
-        width[gap] = writer.lightness * np.where(drawn < 1, 1 - 0.7 * GAP_PLACE / drawn, 1)
-    link = down[1:] & down[:-1]
-    smooth(points, link, writer.smoothing * np.exp(0.25 * rng.standard_normal()) / STEP)
-    return points, link, width
 
 
 def drawn_share(
@@ -363,24 +320,12 @@ def drawn_share(
     return np.where(chance[0] < join, 1.0, share)
 
 
-def smooth(points: np.ndarray, link: np.ndarray, sigma: float) -> None:
-    """Low-pass filter the pen's path in place (Gaussian, `sigma` in points) with fixed run ends.
-
-    Done as diffusion, which needs no loop over runs; `link[i]` connects points i and i + 1.
-    """
-    rounds = int(np.ceil(sigma**2))
-    inner = (link[1:] & link[:-1]) * (sigma**2 / (2 * max(rounds, 1)))
-    for _ in range(rounds):
-        points[1:-1] += inner * (points[:-2] + points[2:] - 2 * points[1:-1])
-
-
 def taper(link: np.ndarray, writer: Writer) -> np.ndarray:
     """Return the pen width (N,) as the pen lands at the start and leaves at the end of a run."""
     count = len(link) + 1
     index = np.arange(count)
-    cuts = (~link).nonzero()[0] + 1
-    bounds = np.concatenate([[0], cuts, [count]])
-    length = bounds[1:] - bounds[:-1]
+    bounds = np.concatenate([[0], np.flatnonzero(~link) + 1, [count]])
+    length = np.diff(bounds)
     since = index - np.repeat(bounds[:-1], length)
     until = np.repeat(bounds[1:] - 1, length) - index
     landing = np.minimum(1, writer.start + (1 - writer.start) / 4 * since)
@@ -410,15 +355,10 @@ def field(points: np.ndarray, radius: np.ndarray, margin: float) -> np.ndarray:
     labels = label.reshape(-1)[cell]
     nearest = np.zeros(labels.max() + 1, np.int64)  # point of each label
     nearest[labels] = np.arange(len(cell))
-    away = points[nearest][label] - pixels()[:h, :w]
-    return radius.astype(np.float32)[nearest][label] - np.sqrt(away.real**2 + away.imag**2)
-
-
-@functools.cache
-def pixels() -> np.ndarray:
-    """Return the coordinates (MOST, MOST) complex64 of pixels."""
-    line = np.arange(MOST, dtype=np.float32)
-    return line + 1j * line[:, None]
+    point = points[nearest][label]
+    x, y = np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)[:, None]
+    away = np.sqrt((point.real - x) ** 2 + (point.imag - y) ** 2)
+    return radius.astype(np.float32)[nearest][label] - away
 
 
 @functools.cache
@@ -442,10 +382,9 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     texture = grain_texture()[top : top + h, left : left + w]
     grey += texture * (writer.grain * np.minimum(1, 2 * cover))
     inked = (cover > 0.05) & (grey < writer.cut)
-    left, top, w, h = cv2.boundingRect(inked.view(np.uint8))
-    if h == 0:
+    if not inked.any():
         inked = cover >= cover.max()
-        left, top, w, h = cv2.boundingRect(inked.view(np.uint8))
+    left, top, w, h = cv2.boundingRect(inked.view(np.uint8))
     crop = np.s_[top : top + h, left : left + w]
     grey, inked = grey[crop], inked[crop]
     darkest = writer.ink - 1.3 * writer.grain
@@ -453,7 +392,7 @@ def ink(inside: np.ndarray, writer: Writer, rng: np.random.Generator) -> np.ndar
     return np.where(inked, np.minimum(np.maximum(grey, 0), 254), 255).astype(np.uint8)
 
 
-def drawable(characters: Sequence[str], fonts: Fonts | None = None) -> None:
+def drawable(characters: str | list[str], fonts: Fonts | None = None) -> None:
     """Raise ValueError naming the characters that have neither strokes nor a glyph."""
     known = set().union(stroke_data(), symbols(), *(fonts.faces if fonts else ()))
     missing = [c for c in characters if c not in known]

@@ -4,7 +4,6 @@
     python export.py --checkpoint runs/train/best.pt --precision int8    # runs/train/best-int8.onnx
     python export.py --checkpoint checkpoints/small80.pt --input picture --out reader.onnx
     python export.py --checkpoint checkpoints/small80.pt --page site     # a page that runs offline
-    python test.py --checkpoint checkpoints/small80.onnx         # accuracy of the file
 
     --input   input                                  outputs
     glyph     `glyphs` (N,1,S,S) float32 in 0...1,   `logits` (N,K) float32
@@ -15,8 +14,8 @@
                                                      `character_score` (N,), where the checkpoint
                                                      has rejection parameters
 
-N, H and W are dynamic. With --input picture, the file does the preprocessing of drawings and clean
-scans (picture/module.py); photos need picture/.
+N, H and W are dynamic. With --input picture, the file prepares drawings and clean scans itself
+(picture/module.py); photos need picture/.
 
     --precision   weights in the file
     fp32          float32
@@ -30,7 +29,6 @@ calibration data is needed and a reading does not depend on the rest of the batc
 The metadata holds `classes` (JSON: a str, or a list if a label is longer than one character),
 `config`, `metrics` and `reject` (JSON, see recognizer.character_score), `made`, `precision` and
 `input`. The file is compared with PyTorch before it replaces an older one.
-Left out: runtimes other than ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -59,14 +57,13 @@ from recognizer import Network, Recognizer, load_network, open_session
 from synthesis.stream import Handwriting
 from synthesis.templates import stroke_data
 
+missing: ImportError | None = None
 try:
     import onnx
     import onnxruntime  # noqa: F401  (runs the check)
     from onnx import TensorProto, helper, numpy_helper
 except ImportError as error:
-    missing: ImportError | None = error
-else:
-    missing = None
+    missing = error
 
 OPSET = 17  # ONNX Runtime 1.12 and later
 READINGS = 10

@@ -8,12 +8,11 @@ agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). Wh
 on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
 another head width.
 
-Left out: anything about data, classes or training; pretrained ImageNet weights.
-
 Shapes: input (B,1,S,S) float in 0...1 -> logits (B,K) float. S is free; it is halved by the stem
 (``stem_stride``), by three blocks, and by the last stage (``last_stride``).
 """
 
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -82,28 +81,18 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-class HSwish(nn.Module):
-    """h-swish(x) = x * ReLU6(x + 3) / 6 (paper, section 5.2)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.hardswish(x, inplace=self.training)  # one fused kernel
+# h-swish(x) = x * ReLU6(x + 3) / 6 (paper, section 5.2), as one fused kernel.
+HSwish = partial(nn.Hardswish, inplace=True)
 
 
 class ConvNormAct(nn.Sequential):
     """Convolution without bias, BatchNorm, and an activation unless `act` is None."""
 
     def __init__(
-        self,
-        channels: int,
-        out: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        act: type[nn.Module] | None = None,
+        self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, act=None
     ) -> None:
-        padding = (kernel - 1) // 2
         super().__init__(
-            nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=False),
+            nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(out, eps=BN_EPS, momentum=BN_MOMENTUM),
             *([act()] if act else []),
         )
@@ -154,24 +143,27 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(nn.Module):
-    """MobileNetV3: stem, bottlenecks, last convolution, mean over the map, head."""
+    """MobileNetV3: stem, bottlenecks, last convolution, mean over the map, head.
+
+    Raises ValueError for an unknown variant.
+    """
 
     def __init__(
         self,
-        rows: tuple[Bneck, ...],  # block table, `LARGE` or `SMALL`
-        num_classes: int,  # K, the number of logits
+        variant: str = "small",  # or "large"
+        num_classes: int = 3755,  # K, the number of logits
         in_channels: int = 1,
         width: float = 1.0,  # multiplier of all channel counts but `head`
         stem_stride: int = 2,  # 1 keeps the input's resolution in the stem
         last_stride: int = 2,  # of the last stage; 1 keeps a 64 px glyph at 4x4 instead of 2x2
-        head: int = 1024,  # width of the layer before the classifier
+        head: int = 0,  # width of the layer before the classifier; 0: the paper's times `width`
         dropout: float = 0.2,  # probability, before the classifier
     ) -> None:
         super().__init__()
-        if stem_stride not in (1, 2) or last_stride not in (1, 2):
-            raise ValueError(f"strides are {stem_stride} and {last_stride}, expected 1 or 2 each")
-        if in_channels < 1 or width <= 0:
-            raise ValueError(f"in_channels={in_channels}, width={width}: expected positive numbers")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
+        rows, paper_head = VARIANTS[variant]
+        head = head or make_divisible(paper_head * width)
         channels = make_divisible(16 * width)
         layers: list[nn.Module] = [ConvNormAct(in_channels, channels, 3, stem_stride, act=HSwish)]
         last = max(i for i, row in enumerate(rows) if row.stride == 2)
@@ -194,19 +186,18 @@ class MobileNetV3(nn.Module):
         return self.classifier(x)  # (B,K)
 
 
+mobilenet_v3 = MobileNetV3  # the name of torchvision's builders
+
+
 def init_weights(module: nn.Module) -> None:
     """Initialize a layer: He normal (fan out) for convolutions, N(0, 0.01) for linear layers."""
     if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
         return  # only names and shapes are needed
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, 0, 0.01)
+    if getattr(module, "bias", None) is not None:
         nn.init.zeros_(module.bias)
 
 
@@ -216,33 +207,14 @@ def to_input(glyphs: Tensor, device: torch.device | str = "cpu") -> Tensor:
     return tensor.to(device, non_blocking=True).unsqueeze(1).float().div_(255)
 
 
-def mobilenet_v3(
-    variant: str = "small", num_classes: int = 3755, head: int = 0, **options: float
-) -> MobileNetV3:
-    """Build a variant by name, 'large' or 'small'; see `MobileNetV3` for the options.
-
-    A `head` of 0 is the paper's (1280 large, 1024 small) times the width, as in torchvision. Raises
-    ValueError for an unknown variant or a value out of range.
-    """
-    if variant not in VARIANTS:
-        raise ValueError(f"model variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
-    if num_classes < 1 or head < 0:
-        raise ValueError(f"num_classes is {num_classes}, head {head}; expected 1 or more, 0: paper")
-    rows, default_head = VARIANTS[variant]
-    head = head or make_divisible(default_head * options.get("width", 1.0))
-    return MobileNetV3(rows, num_classes, head=head, **options)
-
-
 def count_macs(model: MobileNetV3, size: int, in_channels: int = 1) -> tuple[int, int]:
     """Return multiply-accumulates of one (1,C,size,size) input and the side of the final map."""
     from torch.utils.flop_counter import FlopCounterMode  # takes a while
 
-    was_training = model.training
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         maps = model.features(torch.zeros(1, in_channels, size, size))
         model.classifier(maps.mean((2, 3)))
-    model.train(was_training)
     return counter.get_total_flops() // 2, maps.shape[-1]
 
 

@@ -225,12 +225,10 @@ def summarize(path: str, loaded: Mapping) -> str:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Summarize a checkpoint, or write it with float16 weights."""
-    parser = argparse.ArgumentParser(
-        description="Summarize FILE, or write NEW to share: float16, no training state, no paths."
-    )
+    parser = argparse.ArgumentParser(description="Summarize a checkpoint, or write it to share.")
     add = parser.add_argument
     add("checkpoint", metavar="FILE")
-    add("new", nargs="?", metavar="NEW", help="file to write")
+    add("new", nargs="?", metavar="NEW", help="file to write: float16, no training state, no paths")
     add("--json", action="store_true", help="print everything but the weights, as JSON")
     add("--average", nargs=2, metavar=("OTHER", "SHARE"),
         help="move the weights by a share in 0...1 towards those of another file")  # fmt: skip

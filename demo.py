@@ -170,8 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     add_checkpoint(parser)
     add = parser.add_argument_group("server").add_argument
     add("--host", default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 opens the page to the whole network "
-        "(default: %(default)s, this machine alone)")  # fmt: skip
+        help="address to listen on; 0.0.0.0: the whole network (default: %(default)s)")  # fmt: skip
     add("--port", type=int, default=8000, help="0: any free port (default: %(default)s)")
     add("--open", action="store_true", help="open the page in the browser")
     add_arguments(parser, ["device"])

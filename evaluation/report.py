@@ -77,8 +77,7 @@ def pairs(mistakes: Mistakes) -> str:
     rows = []
     for (truth, guess), count in analysis.confused_pairs(result)[:PAIRS]:
         misread = np.flatnonzero((result.labels == truth) & (result.top[:, 0] == guess))[:4]
-        text = f"{names[truth]} read as {names[guess]}"
-        shown = "".join(image(mistakes.sample(row), text) for row in misread)
+        shown = "".join(image(mistakes.sample(row), f"misread {names[truth]}") for row in misread)
         samples = shown, typical(mistakes, truth), typical(mistakes, guess)
         cells = (f'<div class="pictures">{sample}</div>' for sample in samples)
         rows.append([f"{han(names[truth])} → {han(names[guess])}", f"{count:,}", *cells])

@@ -84,7 +84,6 @@ def evaluate(
     return Result(*(column[order] for column in columns))
 
 
-@torch.no_grad()
 def read(
     network: nn.Module | Recognizer,
     dataset: CharacterDataset,

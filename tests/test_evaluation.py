@@ -15,7 +15,6 @@ from conftest import call_script, several, write_gnt, write_tree
 
 import calibration
 import checkpoint
-import picture
 from dataset import CharacterDataset
 from evaluation import analysis
 from evaluation.mistakes import BAR, SIDE, Mistakes
@@ -147,13 +146,11 @@ def test_prints_and_writes_figures(trained, data, tmp_path):
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["samples"] == 6 * 4 * 2 and figures["writers"] == 4
     assert 0 < figures["top1"] <= figures["top5"] <= figures["top10"] <= 1
-    error = f"± {figures['top1_error']:.2%} (standard error over 4 writers)"
-    assert figures["top1_error_over"] == "4 writers"
-    for text in ("top-5", "top-10", "loss", "by writer", f"{figures['top1']:.2%} {error}"):
-        assert text in done.stdout
+    top1 = f"{figures['top1']:.2%} ± {figures['top1_error']:.2%} (standard error over 4 writers)"
+    assert all(text in done.stdout for text in ("top-5", "top-10", "loss", "by writer", top1))
     assert "best.pt" in done.stderr and ": 48 " in done.stderr
     wrong = round(48 * (1 - figures["top1"]))
-    assert f"mistakes.csv lists all {wrong} mistakes" in done.stderr
+    assert (f"lists all {wrong} mistakes" if wrong else "no mistakes") in done.stderr
     with open(tmp_path / "mistakes" / "mistakes.csv", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == wrong
@@ -278,12 +275,6 @@ def test_summary_tells_the_age_and_another_preprocessing(trained, tmp_path, days
     assert "MADE_UP" in call_script("checkpoint.py", path).stdout
 
 
-def test_an_exported_file_has_the_summary_of_its_checkpoint(exported):
-    onnx, pt = (load_network(exported / name) for name in ("fp32.onnx", "best.pt"))
-    assert onnx.summary == pt.summary.replace("best.pt", "fp32.onnx") and "top-1" in onnx.summary
-    assert onnx.preprocessing == pt.preprocessing == picture.SETTINGS
-
-
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -300,14 +291,13 @@ def test_a_file_that_is_no_source(trained, tmp_path, name, content, expected):
 
 
 def test_two_checkpoints_are_compared_on_the_same_samples(trained, data, tmp_path):
-    best, worse = trained / "best.pt", tmp_path / "worse.pt"
-    favoured = tmp_path / "one.txt"
+    best, worse, favoured = trained / "best.pt", tmp_path / "worse.pt", tmp_path / "one.txt"
     favoured.write_text("一", encoding="utf-8")
-    options = ["--class-prior", favoured, 8]
-    assert call_script("checkpoint.py", best, worse, *options).returncode == 0
+    done = call_script("checkpoint.py", best, worse, "--class-prior", favoured, 8)
+    assert done.returncode == 0, done.stderr
     same = figures_of(data / "test", "--checkpoint", best, "--compare", best)["comparison"]
     assert (same["samples"], same["only_this"], same["only_other"]) == (48, 0, 0)
-    assert same["p_value"] == 1 and same["error"] == 0
+    assert same["p_value"] == 1
     figures = figures_of(data / "test", "--checkpoint", best, "--compare", worse)
     alone = figures_of(data / "test", "--checkpoint", worse)
     compared = figures["comparison"]
@@ -317,7 +307,7 @@ def test_two_checkpoints_are_compared_on_the_same_samples(trained, data, tmp_pat
     assert more == round(48 * (figures["top1"] - alone["top1"])) > 0
     done = call_script("test.py", data / "test", "--checkpoint", worse, "--compare", best)
     assert f"only by this one: {compared['only_other']}, only by the other: " in done.stdout
-    assert "(standard error over 4 writers)" in done.stdout
+    assert done.stdout.count("(standard error over 4 writers)") == 2
 
 
 def test_temperature_lowers_the_loss_and_keeps_the_predictions(trained, data, tmp_path):

@@ -141,8 +141,3 @@ def test_a_missing_runtime_is_named(tmp_path, monkeypatch):
     done = call_script("export.py", "--page", tmp_path / "site")
     assert done.returncode == 2 and "npm ci --prefix page" in done.stderr
     assert not (tmp_path / "site").exists()
-
-
-def test_choices_depend_on_the_classes():
-    assert published.choices("天地") == ["all"] == published.choices(["one", "two"])
-    assert published.choices("天地12") == ["all", "level1", "symbols"]

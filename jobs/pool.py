@@ -62,7 +62,7 @@ class Workers(contextlib.AbstractContextManager):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except (BrokenProcessPool, BrokenPipeError):  # the latter if killed while it starts
+        except BrokenProcessPool:
             # The executor waits for a worker that starts as another dies, but does not end it.
             self.lifeline.close()
             why = "a worker process was killed, perhaps for lack of memory"
@@ -82,14 +82,14 @@ def _hidden_script(function: Callable) -> Iterator[None]:
     Python has each of them import the script, which fails if it lacks `if __name__ == "__main__"`
     or comes from standard input, and is of use only if the function is defined in it.
     """
-    function = getattr(function, "func", function)  # of a functools.partial
-    if getattr(function, "__module__", "__main__") == "__main__":
-        yield
-        return
     script = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    function = getattr(function, "func", function)  # of a functools.partial
+    if getattr(function, "__module__", "__main__") != "__main__":
+        sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
+    except OSError as error:  # its pipes are closed when another one has died
+        raise BrokenProcessPool(str(error)) from None
     finally:
         sys.modules["__main__"] = script
 

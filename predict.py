@@ -7,10 +7,8 @@
     python predict.py *.png --checkpoint small80.onnx --classes symbols
     python predict.py picture.png --debug look/      # writes what was read and what was left out
 
-Scans, photos, inverted and transparent pictures are brought to one form first (picture/).
 Pictures that cannot be read get one sentence each on stderr; the others are still read, and the
-exit status is 2. With an .onnx file PyTorch is not needed. Python programs use
-recognizer.Recognizer.
+exit status is 2. Python programs use recognizer.Recognizer.
 """
 
 import argparse
@@ -21,7 +19,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 
@@ -31,17 +28,16 @@ from picture import PICTURE_SUFFIXES, Proposals, cv2, decode_picture
 from recognizer import Recognizer
 
 BATCH = 64
-TOP = 3
 
 
-def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray, str]]:
-    """Yield name, picture (its path, or from standard input) and error, '' if fine."""
+def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray]]:
+    """Yield name and picture: its path, or what standard input holds.
+
+    Raises ValueError for a folder without pictures, or if standard input is no picture.
+    """
     for path in paths:
         if path == "-":
-            try:
-                yield path, decode_picture(sys.stdin.buffer.read(), "standard input"), ""
-            except ValueError as error:
-                yield path, "", str(error)
+            yield path, decode_picture(sys.stdin.buffer.read(), "standard input")
         elif os.path.isdir(path):
             from pathlib import Path  # takes a while, as does what it imports
 
@@ -52,64 +48,63 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray, str
             found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
             others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
             if not found:
-                yield path, "", f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)"
-            elif others:
+                raise ValueError(f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)")
+            if others:
                 names = shorten(others)
                 print(f"{printable(path)}: skipped files of other types: {names}", file=sys.stderr)
-            yield from ((name, name, "") for name in found)
+            yield from zip(found, found, strict=True)
         else:
-            yield path, path, ""
+            yield path, path
 
 
 def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) -> Iterator[dict]:
     """Yield an element a picture: path and predictions, or path and error, in order."""
-    found = enumerate(find_pictures(paths))
-    while batch := list(islice(found, BATCH)):
-        answers = iter(recognizer.recognize((p for _, (_, p, error) in batch if not error), top_k))
-        for number, (name, picture, error) in batch:
-            read = None if error else next(answers)
-            if error := error or read.error:
-                yield {"path": name, "error": error}
+    found = list(find_pictures(paths))
+    for start in range(0, len(found), BATCH):
+        batch = found[start : start + BATCH]
+        answers = recognizer.recognize([picture for _, picture in batch], top_k)
+        pairs = zip(batch, answers, strict=True)
+        for number, ((name, picture), read) in enumerate(pairs, start):
+            if read.error:
+                yield {"path": name, "error": read.error}
                 continue
             if debug:
-                stem = os.path.splitext(os.path.basename(name))[0]
-                stem = os.path.join(debug, f"{number:04}_{stem}")
-                write_debug(stem, recognizer.find(picture), read.proposal)
+                stem = f"{number:04}_{os.path.splitext(os.path.basename(name))[0]}"
+                write_debug(debug, stem, recognizer.find(picture), read.proposal)
             readings = [{"character": c, "probability": round(p, 6)} for c, p in read]
             element = {"path": name, "predictions": readings, "notices": read.notices}
-            yield element | {"several": read.several} | read.score | named(name)
+            yield element | read.score | named(name)
 
 
 def named(path: str) -> dict:
     """Return the character that a picture is named by, U+XXXX, or its folder; nothing if none."""
     folder, file = os.path.split(path)
     for name in (os.path.splitext(file)[0], os.path.basename(folder)):
-        if match := re.fullmatch(r"U\+([0-9A-F]{4,6})", name):
-            return {"expected": chr(min(int(match[1], 16), sys.maxunicode))}
+        if match := re.fullmatch(r"U\+([0-9A-F]{4,5})", name):
+            return {"expected": chr(int(match[1], 16))}
     return {}
 
 
-def write_debug(stem: str, found: Proposals, index: int) -> None:
+def write_debug(folder: str, stem: str, found: Proposals, index: int) -> None:
     """Write the glyph that was read, four times as large, and what of the picture it is."""
-    os.makedirs(os.path.dirname(stem), exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     large = cv2.resize(found.glyphs[index], None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
     for kind, picture in (("glyph", large), ("view", found.view(index))):
-        cv2.imencode(".png", picture)[1].tofile(f"{stem}_{kind}.png")
+        cv2.imencode(".png", picture)[1].tofile(os.path.join(folder, f"{stem}_{kind}.png"))
 
 
-def print_table(element: dict, top_k: int | None) -> None:
+def print_table(element: dict, top_k: int | None, classes: set[str]) -> None:
     """Print the readings of one picture; of one named U+XXXX the first, and if it is right."""
     doubt = "" if element.get("is_character", True) else "  (hardly a character)"
-    path, best = printable(element["path"]), element["predictions"][0]
-    if "expected" in element and top_k is None:
-        right = best["character"] == element["expected"]
-        result = "right" if right else f"wrong, expected {printable(element['expected'])}"
-        character = printable(best["character"])
-        print(f"{path}  {character}  {best['probability']:.2%}  {result}{doubt}")
-        return
-    print(path + doubt)
-    for rank, reading in enumerate(element["predictions"], 1):
-        print(f"{rank:>4}  {printable(reading['character'])}  {reading['probability']:>7.2%}")
+    lines = [f"{printable(e['character'])}  {e['probability']:.2%}" for e in element["predictions"]]
+    path, expected = printable(element["path"]), element.get("expected")
+    if expected is None or top_k is not None:
+        print(path + doubt, *(f"{rank:>4}  {line}" for rank, line in enumerate(lines, 1)), sep="\n")
+    elif element["predictions"][0]["character"] == expected:
+        print(f"{path}  {lines[0]}  right{doubt}")
+    else:
+        wrong = "wrong, expected" if expected in classes else "the network does not read"
+        print(f"{path}  {lines[0]}  {wrong} {printable(expected)}{doubt}")
 
 
 @command
@@ -138,19 +133,22 @@ def main(argv: list[str] | None = None) -> int:
     checkpoint = given.checkpoint or default_checkpoint()
     recognizer = Recognizer.from_checkpoint(checkpoint, config.device, given.classes)
     print(printable(recognizer.network.summary), file=sys.stderr)
-    elements = []
-    for element in predict(recognizer, given.pictures, given.top_k or TOP, given.debug):
+    elements, classes = [], set(recognizer.classes)
+    for element in predict(recognizer, given.pictures, given.top_k or 3, given.debug):
         elements.append(element)
         for notice in element.get("notices", ()):
             print(f"{printable(element['path'])}: {notice}", file=sys.stderr)
         if "error" in element:
             print(f"error: {printable(element['error'])}", file=sys.stderr)
         elif not given.json:
-            print_table(element, given.top_k)
+            print_table(element, given.top_k, classes)
     compared = [element for element in elements if "expected" in element]
     if compared:
         right = sum(e["predictions"][0]["character"] == e["expected"] for e in compared)
-        print(f"{right} of {len(compared)} named pictures read right", file=sys.stderr)
+        known = sum(e["expected"] in classes for e in compared)
+        unknown = f", {len(compared) - known} hold no class that the network reads"
+        result = f"{right} of {known} named pictures read right"
+        print(result + (unknown if known < len(compared) else ""), file=sys.stderr)
     if given.json:
         print(json.dumps(elements, ensure_ascii=False, indent=1))
     return 2 if any("error" in element for element in elements) else 0

@@ -7,13 +7,11 @@
         print(readings.error or f"{readings[0].character} {readings[0].probability:.1%}")
 
 picture.proposals makes proposals of what the character of a picture is; the network reads all of
-them and `choose` takes one. With an ONNX file numpy, opencv-python, Pillow and onnxruntime are all
-that is needed; PyTorch is loaded for checkpoints alone.
+them and `choose` takes one. PyTorch is loaded for checkpoints alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -38,8 +36,6 @@ BATCH = 256  # glyphs
 PRIOR, TEMPERATURE = 3.0, 2.0
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
 APART = 1.0
-MORE = "the picture holds more characters; the one in the middle is read"
-SEVERAL = "the picture seems to hold several characters; crop it to one"
 
 
 class Reading(NamedTuple):
@@ -54,27 +50,16 @@ class Readings(list[Reading]):
 
     error = ""  # why the picture could not be read, a sentence; then there are no readings
     notices: Sequence[str] = ()  # sentences about the picture
-    several = False  # whether the picture holds more than one character
     proposal = 0  # index of the proposal that was read; 0: all ink
     energy = float("nan")  # of its logits, see the function of that name
-    # See the function of that name, and whether it reaches the threshold; None: it is not known.
-    character_score: float | None = None
-    is_character: bool | None = None
-
-    @property
-    def score(self) -> dict:
-        """The last two as plain values; nothing where the network gives none."""
-        if self.character_score is None:
-            return {}
-        score = round(self.character_score, 6)
-        return {"character_score": score, "is_character": self.is_character}
+    # `character_score` (see the function) and `is_character`, where the network can tell
+    score: Mapping[str, float | bool] = {}
 
 
 class Network(NamedTuple):
     """A loaded network.
 
-    `logits` takes input (B,1,S,S) float32 in 0...1 and returns (B,K) float32, an array for an
-    array, a tensor for a tensor.
+    `logits` takes (B,1,S,S) float32 in 0...1, an array or a tensor, and returns such (B,K) float32.
     """
 
     logits: Callable[[Any], Any]
@@ -83,7 +68,6 @@ class Network(NamedTuple):
     source: str  # the file
     reject: Mapping[str, float] | None = None  # see `character_score`
     top1: float | None = None  # on the validation samples of its training
-    made: str = ""  # when the checkpoint was written: ISO 8601, UTC
     preprocessing: Mapping[str, float] | None = None  # picture.SETTINGS of its training
     device: str = "cpu"
 
@@ -93,7 +77,7 @@ class Network(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """One line for users: file, classes, validation top-1, age, changed preprocessing."""
+        """One line for users: file, classes, validation top-1, changed preprocessing."""
         from config import DEFAULT_CHECKPOINT
 
         text = f"{self.source}: {len(self.classes)} classes"
@@ -102,26 +86,10 @@ class Network(NamedTuple):
         else:
             if self.top1 is not None:
                 text += f", validation top-1 {100 * self.top1:.1f} %"
-            shipped = DEFAULT_CHECKPOINT
-            with contextlib.suppress(ValueError):  # another drive
-                shipped = min(shipped, os.path.relpath(shipped), key=len)
-            text += f"{_age(self.made)}; the shipped weights: --checkpoint {shipped}"
+            text += f"; the shipped weights: --checkpoint {DEFAULT_CHECKPOINT}"
         if changed := changed_settings(self.preprocessing):
             text += f"; trained with another preprocessing ({shorten(changed)}): train it again"
         return text
-
-
-def _age(made: str) -> str:
-    """Return how long ago a time (ISO 8601) is, in words; '' for ''."""
-    from datetime import datetime, timezone  # few milliseconds, but not every program needs them
-
-    if not made:
-        return ""
-    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(made)).total_seconds()
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if (count := int(seconds // length)) >= 1:
-            return f", made {count} {unit}{'s' if count > 1 else ''} ago"
-    return ", made just now"
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
@@ -134,11 +102,12 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         return _load_onnx(path)
     try:
         import torch
-
-        import checkpoint
-        from jobs.devices import pick_device
     except ImportError as error:
-        raise ValueError(f"{path}: {_import_problem(error)}") from None
+        install = "pip install -r requirements.txt, or export it to ONNX with export.py"
+        raise ValueError(f"{path}: needs the package {error.name}: {install}") from None
+    import checkpoint
+    from jobs.devices import pick_device
+
     loaded = checkpoint.load(path)
     model = checkpoint.build_model(loaded).eval()
     device = pick_device(str(device))
@@ -154,30 +123,9 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         tensor = torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last)
         return model(tensor).float().cpu().numpy()
 
-    metrics = loaded["metrics"]
-    return Network(
-        logits,
-        loaded["config"]["size"],
-        loaded["classes"],
-        str(path),
-        metrics.get("reject"),
-        metrics.get("top1"),
-        loaded.get("made_with", {}).get("time", ""),
-        loaded.get("preprocessing"),
-        str(device),
-    )
-
-
-def _import_problem(error: ImportError) -> str:
-    """Return why a checkpoint cannot be read: another module of the same name, or no package."""
-    name = (error.name or "").partition(".")[0]
-    here = os.path.dirname(os.path.abspath(__file__))
-    if any(os.path.exists(os.path.join(here, file)) for file in (name, f"{name}.py")):
-        found = getattr(sys.modules.get(name), "__file__", None) or error.path
-        problem = f"`import {name}` finds {found} instead of this repository's {name}"
-        return f"{problem}; put {here} first on sys.path, or use torch.hub.load"
-    install = "pip install -r requirements.txt, or export the checkpoint to ONNX with export.py"
-    return f"reading a checkpoint needs the package {name}: {install}"
+    size, metrics = loaded["config"]["size"], loaded["metrics"]
+    known = metrics.get("reject"), metrics.get("top1"), loaded.get("preprocessing")
+    return Network(logits, size, loaded["classes"], str(path), *known, str(device))
 
 
 def open_session(path: str | Path):
@@ -185,10 +133,10 @@ def open_session(path: str | Path):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file; python export.py makes one")
     try:
-        import onnxruntime
+        from onnxruntime import InferenceSession, SessionOptions
     except ImportError as error:
         raise needs(f"{path}: reading ONNX", error) from None
-    options = onnxruntime.SessionOptions()
+    options = SessionOptions()
     options.log_severity_level = 4  # we say it in a sentence
     # Threads that spin while they wait cost more than they gain: a tenth of predict.py's start.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -198,8 +146,7 @@ def open_session(path: str | Path):
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     try:
         # The fallback is the same provider again, and prints to stdout.
-        given = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
-        return onnxruntime.InferenceSession(str(path), options, **given)
+        return InferenceSession(str(path), options, ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = str(error).splitlines()[0][:120]
         raise ValueError(f"{path}: not a readable ONNX file ({reason})") from None
@@ -224,27 +171,21 @@ def _load_onnx(path: str | Path) -> Network:
         return torch.from_numpy(logits(x.cpu().contiguous().numpy()))
 
     metadata = session.get_modelmeta().custom_metadata_map
-    made = metadata.pop("made", "")
     try:
         names = ("config", "classes", "reject", "metrics", "preprocessing")
-        config, classes, reject, metrics, preprocessing = (
-            json.loads(metadata.get(name, "null")) for name in names
-        )
-        size = config["size"]
-        if not 16 <= size <= 512:
-            raise ValueError(f"size is {size}, expected 16 to 512")
-        if len(set(classes)) < len(classes) or not all(isinstance(c, str) for c in classes):
-            raise ValueError("classes are not different texts")
+        known = {name: json.loads(metadata.get(name, "null")) for name in names}
+        size, classes, reject = known["config"]["size"], known["classes"], known["reject"]
         if reject is not None:
             reject = {key: float(reject[key]) for key in ("scale", "offset", "threshold")}
         found = logits(np.zeros((1, 1, size, size), np.float32))
-        if found.shape != (1, len(classes)):
-            raise ValueError(f"logits are {found.shape}, the classes {len(classes)}")
+        different = {name for name in classes if isinstance(name, str)}
+        if found.shape != (1, len(classes)) or len(different) < len(classes):
+            raise ValueError(f"logits are {found.shape}, different classes {len(different)}")
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
-    top1 = (metrics or {}).get("top1")
-    return Network(logits, size, classes, str(path), reject, top1, made, preprocessing)
+    top1 = (known["metrics"] or {}).get("top1")
+    return Network(logits, size, classes, str(path), reject, top1, known["preprocessing"])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -289,11 +230,6 @@ def choose(logits: np.ndarray, prior: float = PRIOR, temperature: float = TEMPER
 
 class Recognizer:
     """Read pictures of single characters.
-
-    >>> recognizer = Recognizer.from_checkpoint("checkpoints/small80.pt")
-    >>> readings = recognizer.recognize(["samples/U+6C38.png"], top_k=5)[0]
-    >>> readings[0].character
-    '永'
 
     A picture is a path, a Pillow image, or an array: (h,w), (h,w,3) BGR or (h,w,4) BGRA; uint8,
     uint16, bool, or float in 0...1. Dark on light or light on dark, scan or photo.
@@ -343,33 +279,25 @@ class Recognizer:
         except ValueError as error:
             raise ValueError(f"{name}{error}") from None
 
-    def glyph(self, picture: Picture) -> np.ndarray:
-        """Return the glyph (S,S) uint8 of a picture that is read, 0 = paper; raise as `find`."""
-        glyphs = self.find(picture).glyphs
-        return glyphs[self.read([glyphs], 1)[0].proposal]
-
     def read(self, groups: Sequence[np.ndarray], top_k: int = 10) -> list[Readings]:
         """Read pictures by their proposals (P,S,S) uint8, one of which is chosen for each."""
         if not len(groups):
             return []
-        ends = np.cumsum([len(glyphs) for glyphs in groups])[:-1]
         logits = self._logits(np.concatenate(list(groups)))
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.network.source}: its logits are not finite")
-        parts = np.split(logits, ends)
+        parts = np.split(logits, np.cumsum([len(glyphs) for glyphs in groups])[:-1])
         chosen = [choose(part) for part in parts]
         logits = np.stack([part[i] for part, i in zip(parts, chosen, strict=True)])
-        probabilities = softmax(self.select(logits))
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        answer, energies, reject = [], energy(logits), self.network.reject
-        for row, labels in enumerate(best.tolist()):
-            readings = Readings(
-                Reading(self.classes[i], float(probabilities[row, i])) for i in labels
-            )
-            readings.proposal, readings.energy = chosen[row], float(energies[row])
-            if reject is not None:
-                readings.character_score = float(character_score(energies[row], reject))
-                readings.is_character = readings.character_score >= reject["threshold"]
+        answer = []
+        for i, probabilities in enumerate(softmax(self.select(logits))):
+            best = np.argsort(-probabilities, kind="stable")[:top_k]
+            readings = Readings(Reading(self.classes[k], float(probabilities[k])) for k in best)
+            readings.proposal, readings.energy = chosen[i], float(energy(logits[i : i + 1])[0])
+            if reject := self.network.reject:
+                score = round(float(character_score(readings.energy, reject)), 6)
+                is_character = score >= reject["threshold"]
+                readings.score = {"character_score": score, "is_character": is_character}
             answer.append(readings)
         return answer
 
@@ -379,15 +307,15 @@ class Recognizer:
         logits = [self.network.logits(part.astype(np.float32) / 255) for part in parts]
         return np.concatenate(logits)
 
-    def _notice_of_more(self, found: Proposals, readings: Readings) -> str:
-        """Return a notice if a picture holds more characters than the one that was read, or ''."""
+    def _notices_of_more(self, found: Proposals, readings: Readings) -> list[str]:
+        """Return a notice if a picture holds more characters than the one that was read."""
         if found.holds_more(readings.proposal):
-            return MORE
+            return ["the picture holds more characters; the one in the middle is read"]
         if parts := found.parts(readings.proposal):
             energies = energy(self._logits(np.stack([fit(p, self.network.size) for p in parts])))
             if energies.mean() > readings.energy + APART:
-                return SEVERAL
-        return ""
+                return ["the picture seems to hold several characters; crop it to one"]
+        return []
 
     def select(self, logits: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Return the logits (B,k) of the classes that are read, from those (B,K) of all.
@@ -415,22 +343,19 @@ class Recognizer:
         one = isinstance(pictures, (str, os.PathLike, np.ndarray))
         if one or not isinstance(pictures, Iterable):
             pictures = [pictures]
-        answer: list[Readings] = []
-        found: dict[int, Proposals] = {}  # by place in the answer
+        answer, places, found = [], [], []
         for place, picture in enumerate(pictures):
-            readings = Readings()
-            readings.notices = notices = []
-            answer.append(readings)
+            answer.append(Readings())
+            answer[place].notices = notices = []
             try:
-                found[place] = self.find(picture, notices)
+                found.append(self.find(picture, notices))
+                places.append(place)
             except (ValueError, OSError) as error:
-                readings.error = sentence(error)
-        read = self.read([each.glyphs for each in found.values()], top_k)
-        for (place, proposals), readings in zip(found.items(), read, strict=True):
-            readings.notices = answer[place].notices
-            if notice := self._notice_of_more(proposals, readings):
-                readings.notices.append(notice)
-                readings.several = True
+                answer[place].error = sentence(error)
+        read = self.read([proposals.glyphs for proposals in found], top_k)
+        for place, proposals, readings in zip(places, found, read, strict=True):
+            more = self._notices_of_more(proposals, readings)
+            readings.notices = [*answer[place].notices, *more]
             answer[place] = readings
         return answer
 

@@ -13,6 +13,9 @@ import cv2
 import numpy as np
 import onnxruntime
 
+# A picture that cannot be read gets one sentence, from here.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 
 def read_grey(name: str) -> np.ndarray | None:
     """Return a picture (h,w) uint8, transparency as paper; None if OpenCV cannot read it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pbm", ".pgm", ".ppm")
 )
-# Pillow's names; to know the last two, Pillow imports all of its plugins.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 SEVERAL = ("TIFF", "GIF", "WEBP", "PNG")  # may hold pages or frames
 KINDS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PBM, PGM or PPM"
@@ -24,8 +24,6 @@ MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28  # of a file
 # Each scan of a JPEG visits all pixels; progressive JPEGs have about ten, bombs have thousands.
 MAX_SCANS = 99
-UNREADABLE = f"not a picture that can be decoded; expected {KINDS}"
-TOO_LARGE = f"more than {MAX_PIXELS / 1e6:.0f} million pixels; crop it to the character"
 
 
 def read_picture(path: str | Path, notices: list[str] | None = None) -> np.ndarray:
@@ -35,10 +33,9 @@ def read_picture(path: str | Path, notices: list[str] | None = None) -> np.ndarr
     sentence if the file holds more than one page or frame. Raises FileNotFoundError, or ValueError
     for what is no picture, damaged, or too large.
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such file; expected a picture ({KINDS})")
     if not os.path.isfile(path):  # reading a pipe or a device may never end
-        raise ValueError(f"{path}: not a regular file; expected a picture ({KINDS})")
+        reason = "no such file, or not a regular file"
+        raise FileNotFoundError(f"{path}: {reason}; expected a picture ({KINDS})")
     if os.path.getsize(path) > MAX_BYTES:
         raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MB; crop it to the character")
     with open(path, "rb") as stream:
@@ -46,31 +43,27 @@ def read_picture(path: str | Path, notices: list[str] | None = None) -> np.ndarr
 
 
 def decode_picture(
-    data: np.ndarray | bytes, name: str = "picture", notices: list[str] | None = None
+    data: bytes, name: str = "picture", notices: list[str] | None = None
 ) -> np.ndarray:
     """Decode the bytes of a picture file; see `read_picture`."""
-    data = bytes(data)
-    if not data:
-        raise ValueError(f"{name}: the file is empty; expected a picture ({KINDS})")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of odd metadata
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.DecompressionBombError:
-            raise ValueError(f"{name}: {TOO_LARGE}") from None
-        except Exception:  # Pillow's decoders raise many kinds
-            raise ValueError(f"{name}: {UNREADABLE}") from None
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{name}: {width} x {height} pixels, {TOO_LARGE}")
-        if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-            raise ValueError(f"{name}: a JPEG of too many scans; save it anew")
-        try:
+            scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
+            if image.width * image.height > MAX_PIXELS or scans > MAX_SCANS:
+                raise Image.DecompressionBombError
             pixels = from_pillow(image)
-        except Exception:
-            raise ValueError(f"{name}: {UNREADABLE}") from None
-        if notices is not None and image.format in SEVERAL and _has_more(image):
-            notices.append("the file holds more than one page or frame; the first is read")
+        except Image.DecompressionBombError:
+            most = f"{MAX_PIXELS / 1e6:.0f} million pixels or {MAX_SCANS} scans"
+            raise ValueError(f"{name}: more than {most}; crop it and save it anew") from None
+        except Exception:  # Pillow's decoders raise many kinds
+            reason = f"not a picture that can be decoded; expected {KINDS}"
+            raise ValueError(f"{name}: {reason}") from None
+        if notices is not None and image.format in SEVERAL:
+            with contextlib.suppress(Exception):  # EOFError, or that of a damaged second frame
+                image.seek(1)
+                notices.append("the file holds more than one page or frame; the first is read")
     return pixels
 
 
@@ -86,12 +79,3 @@ def from_pillow(image: Image.Image) -> np.ndarray:
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))
     return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
-
-
-def _has_more(image: Image.Image) -> bool:
-    """Return whether a file holds a second page or frame."""
-    try:
-        image.seek(1)
-        return True
-    except Exception:  # EOFError, or whatever a damaged second frame raises
-        return False

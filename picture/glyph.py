@@ -2,17 +2,12 @@
 
     picture (h,w), (h,w,3) or (h,w,4) -> ink (h,w) uint8, 0 = paper -> glyph (S,S) uint8, 0 = paper
 
-    from picture import read_picture, to_glyph
-    glyph = to_glyph(read_picture("photo.jpg"), size=64)
-
 `find_ink` inverts a clean scan, as HWDB's, and brings everything else (photos, grey paper, uneven
 light, white on black, transparency, 16 bit, a small character on a large page) to the same form.
 `fit` crops to the ink, keeps the aspect ratio, letterboxes with a margin, and levels the contrast.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -38,34 +33,27 @@ FAINT = 5.0  # times the noise, by which faint ink is darker than the paper
 FAINT_LONG = 5  # squared widths, the least area of a stroke
 BLANK = "blank picture: nothing darker or lighter than the paper was found"
 
-Box = tuple[int, int, int, int]  # top, bottom, left, right
-
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
     """Bring any picture to (h,w) uint8 luminance; transparency becomes paper opposite to the ink.
 
-    Pictures are (h,w) or (h,w,C) with C = 1: grey, 2: grey and opacity, 3: BGR, 4: BGR and opacity;
-    bool, uint8, uint16 in their full range, or float in 0...1, 0...255 or 0...65535. Raises
-    ValueError for another shape or type, or no pixels.
+    Pictures are (h,w), (h,w,3) BGR or (h,w,4) BGRA; bool, uint8, uint16 in their full range, or
+    float in 0...1 or 0...255. Raises ValueError for another shape or type, or no pixels.
     """
-    channels = picture.shape[2] if picture.ndim == 3 else 1
-    if picture.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or picture.size == 0:
+    if picture.size == 0 or (picture.ndim, *picture.shape[2:]) not in ((2,), (3, 3), (3, 4)):
         raise ValueError(f"picture of shape {picture.shape}, expected (h,w), (h,w,3) or (h,w,4)")
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
     elif picture.dtype == bool or np.issubdtype(picture.dtype, np.floating):
         values = np.nan_to_num(picture.astype(np.float32), nan=0, posinf=0, neginf=0)
-        highest = next((top for top in (1, 255, 65535) if values.max() <= top), 1)
-        picture = (np.clip(values / highest, 0, 1) * 255).astype(np.uint8)
+        values *= 255 if values.max() <= 1 else 1
+        picture = values.clip(0, 255).astype(np.uint8)
     elif picture.dtype != np.uint8:
         raise ValueError(f"picture of type {picture.dtype}, expected uint8, uint16, bool or float")
-    if channels == 1:
-        return picture.reshape(picture.shape[:2])
-    if channels == 2:
-        grey = picture[..., 0].copy()
-    else:
-        grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY)
-    if channels == 3 or (opacity := picture[..., -1]).min() == 255:
+    if picture.ndim == 2:
+        return picture
+    grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY)
+    if picture.shape[2] == 3 or (opacity := picture[..., 3]).min() == 255:
         return grey
     paper = _paper_under(grey, opacity > 127)
     rows = 1 + MANY // grey.shape[1]
@@ -78,28 +66,20 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
 def _paper_under(grey: np.ndarray, solid: np.ndarray) -> float:
     """Return the shade to put under what is transparent, given what is `solid` (h,w) bool.
 
-    The edges of ink are closest to its paper: if they are lighter or darker than the rest, that is
-    the end at which the paper is. If all is one shade, the paper is at the other end. A sheet that
-    brings its own paper, which fills its box and has paper along its edges, goes on with that.
+    It is the end of the scale far from the ink's shade. A sheet that brings its own paper, which
+    fills its box and has paper along its edges, goes on with that.
     """
     if not solid.any():
         return 255.0
     left, top, width, height = cv2.boundingRect(solid.view(np.uint8))
-    step = 1 + int(max(width, height)) // 1024
-    box = np.s_[top : top + height : step, left : left + width : step]
+    box = np.s_[top : top + height, left : left + width]
     solid, grey = solid[box], grey[box]
-    shades = grey[solid].astype(np.float32)
-    near = cv2.copyMakeBorder(solid.view(np.uint8) * 255, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    near = cv2.blur(near, (3, 3))[1:-1, 1:-1][solid]  # less than 255 at an edge
-    low, middle, high = np.percentile(shades, (2, 50, 98))
-    edge = float(shades[near < 255].mean()) if (near < 255).any() else float(middle)
-    if high - low > 40 and solid.mean() > 0.6 and abs(edge - middle) < 20:
+    low, middle, high = np.percentile(grey[solid], (2, 50, 98))
+    framed = cv2.copyMakeBorder(solid.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    edge = solid & (cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1] == 0)
+    if high - low > 40 and solid.mean() > 0.6 and abs(grey[edge].mean() - middle) < 20:
         return float(middle)
-    if shades.std() > 8 and near.std() > 0:
-        inwards = np.corrcoef(shades, near)[0, 1]  # lighter or darker, away from the edges
-        if abs(inwards) > 0.2:
-            return 255.0 if inwards < 0 else 0.0
-    return 0.0 if shades.mean() > 127 else 255.0
+    return 0.0 if middle > 127 else 255.0
 
 
 def is_clean(grey: np.ndarray) -> bool:
@@ -108,8 +88,7 @@ def is_clean(grey: np.ndarray) -> bool:
     In a tight box, dense writing leaves less paper, and a level stroke next to none. The picture
     must not be mostly black then, which would be the paper of a light pen.
     """
-    histogram = _histogram(grey)
-    histogram = histogram / histogram.sum()
+    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
     if histogram[236:255].sum() > CLEAN_NEAR_PAPER:
         return False
     if histogram[:24].sum() >= 0.5:
@@ -120,30 +99,16 @@ def is_clean(grey: np.ndarray) -> bool:
     return histogram[255] >= (STRIP_PAPER if strip else DENSE_PAPER)
 
 
-def _histogram(grey: np.ndarray) -> np.ndarray:
-    """Return how many (256,) of a picture's pixels have each value."""
-    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
+def find_ink(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Return the ink (h,w) uint8 of a picture, its BGR (h,w,3) if any, and if it is a clean scan.
 
-
-class Ink(NamedTuple):
-    """All the ink of a picture, or of the part of it that holds ink."""
-
-    ink: np.ndarray  # (h,w) uint8, 0 = paper
-    colour: np.ndarray | None  # (h,w,3) BGR uint8, the same part, of a coloured picture
-    clean: bool  # a clean scan, which was left as it is
-
-
-def find_ink(picture: np.ndarray) -> Ink:
-    """Return the ink of a picture (see `to_grey`).
-
-    The ink of a clean scan is the scan inverted. Otherwise the polarity is decided, the paper's
-    brightness is estimated everywhere and subtracted, what is no darker than the noise becomes
-    paper, and specks are removed. A large picture is searched at a reduced size first, then its
-    inked part again at a larger one. Raises ValueError if there is nothing but paper.
+    The ink of a clean scan is the scan inverted. Otherwise paper, noise and specks are taken away
+    (see `lift`), and only the inked part is returned: a large picture is searched at a reduced size
+    first, then its inked part again at a larger one. Raises ValueError if there is only paper.
     """
     grey = to_grey(picture)
     if is_clean(grey):
-        return Ink(255 - grey, None, True)
+        return 255 - grey, None, True
     colour = picture if picture.dtype == np.uint8 and picture.shape[2:] == (3,) else None
     found = None
     for _ in range(LOOKS):
@@ -154,7 +119,7 @@ def find_ink(picture: np.ndarray) -> Ink:
             if found is None:
                 raise
             break  # faint ink of a closer look has more noise: keep the look before
-        found = Ink(ink, None if colour is None else _reduce(colour, scale), False)
+        found = ink, None if colour is None else _reduce(colour, scale), False
         top, bottom, left, right = ink_box(ink, SURROUNDINGS)
         if scale == 1 or max(bottom - top, right - left) > NEAR * max(ink.shape):
             break
@@ -166,43 +131,34 @@ def find_ink(picture: np.ndarray) -> Ink:
 
 def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
     """Make a picture (h,w) or (h,w,3) smaller, but no side less than a pixel."""
-    if scale == 1:
-        return grey
     h, w = (max(1, round(side * scale)) for side in grey.shape[:2])
     return cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
 
 
 def lift(grey: np.ndarray) -> np.ndarray:
-    """Return ink on 255 from a picture of at most `ANALYSIS_SIDE`; see `find_ink`."""
-    ink = _on_flat_paper(grey)
-    if ink is None:
-        grey = 255 - grey if _is_inverted(grey) else grey
-        ink = cv2.subtract(_paper(grey), grey)
+    """Return ink (h,w) uint8 on 255 = paper, from a picture of at most `ANALYSIS_SIDE`.
+
+    The polarity is decided, the paper's brightness is estimated everywhere and subtracted, what is
+    no darker than the noise becomes paper, and specks are removed.
+    """
+    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256])
+    shade = 1 + int(histogram[1:255].argmax())
+    flat = histogram[shade] >= FLAT * grey.size  # paper of exactly one grey, as on a screen
+    if grey.mean() >= shade if flat else _is_inverted(grey):
+        grey, shade = 255 - grey, 255 - shade
+    ink = cv2.subtract(np.full_like(grey, shade) if flat else _paper(grey), grey)
     threshold, _ = cv2.threshold(ink, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    histogram = _histogram(ink)
-    shades = np.arange(256)
-    floor, dark = histogram * (shades <= threshold), histogram * (shades > threshold)
-    level = float(floor @ shades / max(floor.sum(), 1))
-    noise = float(np.sqrt(floor @ (shades - level) ** 2 / max(floor.sum(), 1)))
-    strength, full = (
-        float(np.searchsorted(dark.cumsum(), share * dark.sum())) for share in (0.5, 0.95)
-    )
+    paper, dark = ink[ink <= threshold], ink[ink > threshold]
+    if not len(dark):
+        raise ValueError(BLANK)
+    level, noise = paper.mean(), paper.std()
+    strength, full = np.percentile(dark, (50, 95), method="inverted_cdf")
     if strength - level < max(10.0, 4 * noise):
         return _lift_faint(ink)
     low = level + 2 * noise  # below: paper; from there ink grows to full strength
-    table = 255 - np.clip((shades - low) / max(full - low, 1.0), 0, 1) * 255
+    table = 255 - np.clip((np.arange(256) - low) / max(full - low, 1.0), 0, 1) * 255
     bitmap = cv2.LUT(ink, table.astype(np.uint8))
     return _drop_specks(bitmap, (ink > (threshold + low) / 2).view(np.uint8))
-
-
-def _on_flat_paper(grey: np.ndarray) -> np.ndarray | None:
-    """Return ink (h,w) uint8 on paper of exactly one grey, as on a screen; None for other paper."""
-    histogram = _histogram(grey)
-    shade = 1 + int(histogram[1:255].argmax())
-    if histogram[shade] < FLAT * grey.size:
-        return None
-    paper = np.full_like(grey, shade)
-    return cv2.subtract(paper, grey) if grey.mean() < shade else cv2.subtract(grey, paper)
 
 
 def _lift_faint(ink: np.ndarray) -> np.ndarray:
@@ -300,7 +256,7 @@ def _drop_specks(bitmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return bitmap | drop.take(pieces)
 
 
-def ink_box(ink: np.ndarray, margin: float = 0.0) -> Box:
+def ink_box(ink: np.ndarray, margin: float = 0.0) -> tuple[int, int, int, int]:
     """Return top, bottom, left, right of ink (h,w) uint8, widened by a share of its longer side.
 
     Raises ValueError if there is none.
@@ -315,24 +271,22 @@ def ink_box(ink: np.ndarray, margin: float = 0.0) -> Box:
     return top, min(ink.shape[0], bottom + extra), left, min(ink.shape[1], right + extra)
 
 
-def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
+def to_glyph(picture: np.ndarray, size: int = 64) -> np.ndarray:
     """Bring one picture (see `to_grey`) of one character to the form the network reads.
 
     Returns a glyph (S,S) uint8, S = `size`: 0 = paper, ink levelled so that its 95th percentile is
-    255; the longer side of the ink fills S - 2 * margin, S / 32 by default, and the character is
-    centred. All ink is kept: this is the first of `picture.proposals`. Raises ValueError for what
-    is blank or no picture.
+    255; the longer side of the ink leaves S // 32 px at both ends, and the character is centred.
+    Raises ValueError for what is blank or no picture.
     """
-    return fit(find_ink(picture).ink, size, margin)
+    return fit(find_ink(picture)[0], size)
 
 
-def fit(ink: np.ndarray, size: int, margin: int | None = None) -> np.ndarray:
+def fit(ink: np.ndarray, size: int) -> np.ndarray:
     """Return the glyph of ink (h,w) uint8, 0 = paper; see `to_glyph`."""
-    margin = size // 32 if margin is None else margin
     top, bottom, left, right = ink_box(ink)
     ink = ink[top:bottom, left:right]
     h, w = ink.shape
-    scale = (size - 2 * margin) / max(h, w)
+    scale = (size - 2 * (size // 32)) / max(h, w)
     width, height = max(1, round(w * scale)), max(1, round(h * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     ink = cv2.resize(ink, (width, height), interpolation=interpolation)

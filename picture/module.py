@@ -1,8 +1,5 @@
 """`picture.to_glyph` for drawings and clean scans as a PyTorch module, so that it can be exported.
 
-    from picture.module import ToGlyph
-    glyphs = ToGlyph(size=80)(pictures)     # (N,1,H,W) uint8 -> (N,80,80) uint8, 0 = paper
-
 Nothing branches on the data: brightness is decided on the histogram, and the crop is resampled by
 two matrix products whose weights follow from the bounding box of the ink. N, H and W are dynamic.
 

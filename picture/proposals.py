@@ -1,9 +1,5 @@
 """What of a picture's ink may be the character: a few simple proposals, one of which is read.
 
-    from picture import proposals, read_picture
-    glyphs = proposals(read_picture("photo.jpg"), size=80)    # (P,S,S) uint8, 0 = paper
-    index = choose(network(glyphs))                           # recognizer.py
-
 The first proposal keeps all ink. Each other one leaves something out: a frame at the border, ink of
 another colour, pale or thin ink, long lines, components that reach the border, specks, what lies
 off the middle. Nothing here decides: the network reads all of them, and the recognizer takes the
@@ -12,7 +8,7 @@ one that looks most like a character. A clean scan has one proposal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -77,38 +73,32 @@ class Proposals(NamedTuple):
         """
         top, bottom, left, right = ink_box(self.inks[index])
         ink = self.inks[index][top:bottom, left:right]
-        ink = ink if len(ink) >= ink.shape[1] else ink.T
-        long, short = ink.shape
-        if long < LONG * short:
+        axis = int(np.argmax(ink.shape))
+        long, short = ink.shape[axis], ink.shape[1 - axis]
+        gaps = np.flatnonzero((ink <= INK).all(1 - axis))
+        if long < LONG * short or not len(gaps):
             return []
         count = max(2, round(long / short))
-        gaps = np.flatnonzero((ink <= INK).all(1))
-        cuts = []
-        for ideal in long * np.arange(1, count) / count:
-            near = gaps[abs(gaps - ideal) < long / count / 4]
-            if not len(near):
-                return []
-            cuts.append(int(near[abs(near - ideal).argmin()]))
-        parts = [part if bottom - top >= right - left else part.T for part in np.split(ink, cuts)]
-        return parts if all((part > INK).any() for part in parts) else []
+        ends = long * np.arange(1, count) / count
+        cuts = gaps[abs(gaps[:, None] - ends).argmin(0)]
+        parts = np.split(ink, cuts, axis)
+        fits = (abs(cuts - ends) < long / count / 4).all()
+        return parts if fits and all((part > INK).any() for part in parts) else []
 
 
-def proposals(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
-    """Return glyphs (P,S,S) uint8 of a picture, 0 = paper: proposals of what its character is.
+def proposals(picture: np.ndarray, size: int = 64) -> np.ndarray:
+    """Return the glyphs alone, (P,S,S) uint8, 0 = paper; see `find_proposals`."""
+    return find_proposals(picture, size).glyphs
 
-    The first is `picture.to_glyph(picture, size, margin)`, with all ink; P = 1 for a clean scan.
+
+def find_proposals(picture: np.ndarray, size: int = 64) -> Proposals:
+    """Return the proposals of a picture; the first glyph is `picture.to_glyph(picture, size)`.
+
     Raises ValueError for what is blank or no picture.
     """
-    return find_proposals(picture, size, margin).glyphs
-
-
-def find_proposals(picture: np.ndarray, size: int = 64, margin: int | None = None) -> Proposals:
-    """Return the proposals of a picture, and the ink that each of them keeps."""
     ink, colour, clean = find_ink(picture)
-    if clean and not _is_lined(ink):
-        return Proposals(fit(ink, size, margin)[None], [ink])
-    inks = [ink, *_versions(ink, colour)]
-    return Proposals(np.stack([fit(kept, size, margin) for kept in inks]), inks)
+    inks = [ink, *_versions(ink, colour)] if not clean or _is_lined(ink) else [ink]
+    return Proposals(np.stack([fit(kept, size) for kept in inks]), inks)
 
 
 def _is_lined(ink: np.ndarray) -> bool:
@@ -127,22 +117,38 @@ def _is_lined(ink: np.ndarray) -> bool:
 
 
 def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Yield ink (h,w) uint8 with less and less of it, none twice."""
+    """Yield ink (h,w) uint8 with less and less of it, none twice.
+
+    What is left out must stand around the rest: it reaches the border, or the box of the rest is
+    much smaller. That spares a character alone on its paper, whose strokes may look like lines.
+    """
     if not (ink > INK).any():
         return
-    whole, _ = next(_parts(ink))
+    all_area, all_rim, all_size, box = _extent(ink)
     if _is_tight(ink):
-        whole = whole._replace(rim=0)  # what reaches the border does not go on beyond it
-    seen, done = {whole.key(whole)}, set()
-    for base in (ink, _without_frame(ink), *_by_colour(ink, colour), _dark(ink), _thick(ink)):
-        for version in (base, _without_lines(base)):
-            if (key := version.tobytes()) in done:
-                continue
-            done.add(key)
-            for extent, kept in _parts(version):
-                if extent.stands_out_of(whole) and (key := extent.key(whole)) not in seen:
-                    seen.add(key)
-                    yield kept()
+        all_rim = 0  # what reaches the border does not go on beyond it
+    bases = ink, _without_frame(ink), *_by_colour(ink, colour), _dark(ink), _thick(ink)
+    versions = [version for base in bases for version in (base, _without_lines(base))]
+    seen = {(32, box)}
+    for version in {version.tobytes(): version for version in versions}.values():
+        for part in _parts(version):
+            area, rim, size, box = _extent(part)
+            stands_out = all_rim - rim >= LEAST_RIM or size < SMALLER * all_size
+            large = area >= max(LEAST_AREA, LEAST_SHARE * all_area)
+            key = 32 * area // all_area, box
+            if large and stands_out and key not in seen:
+                seen.add(key)
+                yield part
+
+
+def _extent(ink: np.ndarray) -> tuple[int, int, int, tuple[int, ...]]:
+    """Return the px of ink, those within RIM of the border, those of its box, and a coarse box."""
+    mask = ink > INK
+    area = np.count_nonzero(mask)
+    rim = area - np.count_nonzero(mask[RIM:-RIM, RIM:-RIM])
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    box = left // 4, top // 4, (left + width) // 4, (top + height) // 4
+    return area, rim, width * height, box
 
 
 def _is_tight(ink: np.ndarray) -> bool:
@@ -157,35 +163,8 @@ def _is_tight(ink: np.ndarray) -> bool:
     return grazed >= 2
 
 
-class _Extent(NamedTuple):
-    """How far ink reaches."""
-
-    area: int  # px
-    rim: int  # px within RIM of the border
-    box: tuple[int, int, int, int]  # left, top, right, bottom
-
-    @property
-    def size(self) -> int:
-        left, top, right, bottom = self.box
-        return (right - left) * (bottom - top)
-
-    def key(self, whole: _Extent) -> tuple[int, ...]:
-        """Return what is equal for parts of the ink that are alike."""
-        return 32 * self.area // max(whole.area, 1), *(side // 4 for side in self.box)
-
-    def stands_out_of(self, whole: _Extent) -> bool:
-        """Return whether to propose a part of the ink: what is left out stands around it.
-
-        So it reaches the border, or the part's box is much smaller. That spares a character alone
-        on its paper, whose strokes may look like lines.
-        """
-        if self.area < max(LEAST_AREA, LEAST_SHARE * whole.area):
-            return False
-        return whole.rim - self.rim >= LEAST_RIM or self.size < SMALLER * whole.size
-
-
-def _parts(ink: np.ndarray) -> Iterator[tuple[_Extent, Callable[[], np.ndarray]]]:
-    """Yield ink (h,w) without some of its components: its extent, and how to get it.
+def _parts(ink: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield ink (h,w) without some of its components.
 
     Left out are those that reach the border or go all around, are smaller than a dot of the pen, or
     lie off the middle.
@@ -193,8 +172,6 @@ def _parts(ink: np.ndarray) -> Iterator[tuple[_Extent, Callable[[], np.ndarray]]
     mask = (ink > INK).view(np.uint8)
     labels, stats = components(mask)
     left, top, width, height, area = stats.T
-    rim = np.bincount(labels.ravel(), minlength=len(area))
-    rim -= np.bincount(labels[RIM:-RIM, RIM:-RIM].ravel(), minlength=len(area))
     pen = 4 * cv2.mean(cv2.distanceTransform(mask, cv2.DIST_L2, 3), mask)[0]
     h, w = ink.shape
     around = (width > AROUND * w) & (height > AROUND * h) & (area < 0.3 * width * height)
@@ -205,21 +182,8 @@ def _parts(ink: np.ndarray) -> Iterator[tuple[_Extent, Callable[[], np.ndarray]]
     everything = np.ones(len(area), bool)
     for kept in (everything, inside, inside & large, inside & large & middle, large & middle):
         kept[0] = False  # paper
-        if not kept.any():
-            continue
-        box = (
-            left[kept].min(),
-            top[kept].min(),
-            (left + width)[kept].max(),
-            (top + height)[kept].max(),
-        )
-        extent = _Extent(int(area[kept].sum()), int(rim[kept].sum()), tuple(map(int, box)))
-        yield extent, lambda kept=kept: ink * kept[labels]
-
-
-def _without(ink: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return ink (h,w) without that of a mask (h,w) bool."""
-    return np.where(where, np.uint8(0), ink)
+        if kept.any():
+            yield ink * kept[labels]
 
 
 def _without_frame(ink: np.ndarray) -> np.ndarray:
@@ -250,13 +214,12 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
         gap = np.ones((width + 3, 1), np.uint8)
         line &= 1 - (across | cv2.morphologyEx(m & ~line, cv2.MORPH_CLOSE, gap))
         lines |= line.T if turned else line
-    return _without(ink, lines > 0)
+    return ink * (lines == 0)
 
 
 def _dark(ink: np.ndarray) -> np.ndarray:
     """Leave out ink that is pale beside the rest."""
-    inked = ink[ink > INK]
-    return _without(ink, ink < DARK * np.percentile(inked, 95)) if len(inked) else ink
+    return ink * (ink >= DARK * np.percentile(ink[ink > INK], 95))
 
 
 def _thick(ink: np.ndarray) -> np.ndarray:
@@ -269,7 +232,7 @@ def _thick(ink: np.ndarray) -> np.ndarray:
     radius = max(1, int(THICK * np.percentile(ridge, 85)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc)
-    return _without(ink, cv2.dilate(opened, np.ones((3, 3), np.uint8)) == 0)
+    return ink * cv2.dilate(opened, np.ones((3, 3), np.uint8))
 
 
 def _by_colour(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
@@ -281,5 +244,5 @@ def _by_colour(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarra
     if strength[inked].std() < 12:
         return
     limit, _ = cv2.threshold(strength[inked][None], 0, 255, cv2.THRESH_OTSU)
-    yield _without(ink, strength > limit)
-    yield _without(ink, strength <= limit)
+    yield ink * (strength <= limit)
+    yield ink * (strength > limit)

@@ -36,7 +36,6 @@ def test_clean_scans_pass_unchanged_dense_ones_too():
     assert 0.15 < (dense == 255).mean() < 0.2  # once taken for dark paper, or for a blank picture
     for clean in (dense, INK):
         assert np.array_equal(find_proposals(clean).inks[0], 255 - clean)
-    assert len(find_proposals(INK).glyphs) == 1
 
 
 def pictures() -> dict[str, np.ndarray]:
@@ -61,7 +60,6 @@ def pictures() -> dict[str, np.ndarray]:
         "grey page": grey_page,
         "small on a large page": on_page(3000),
         "small on a large grey page": on_page(2000, (INK * 0.8).astype(np.uint8), 204),
-        "grey and opacity": rgba[..., [0, 3]],
         "keyed out of white": np.dstack([INK, INK, INK, np.where(INK < 250, 255, 0).astype("u1")]),
         "dark mode": (31 + (255 - INK) * (224 / 255)).astype(np.uint8),
         "transparent": rgba,
@@ -69,7 +67,6 @@ def pictures() -> dict[str, np.ndarray]:
         "16 bit": INK.astype(np.uint16) * 257,
         "float": INK / 255,
         "blue ink": blue,
-        "one channel more": INK[..., None],
         "large": big,
         "jpeg": jpeg,
     }
@@ -95,8 +92,11 @@ def test_files(tmp_path):
     path.parent.mkdir()
     cv2.imencode(".png", INK)[1].tofile(path)
     assert np.array_equal(read_picture(path), INK)
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        read_picture(tmp_path / "none.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+    for name in ("none.png", "pipe.png", "手寫"):
+        with pytest.raises(FileNotFoundError, match=f"{name}: no such file, or not a regular file"):
+            read_picture(tmp_path / name)
     for name, data in (("empty.png", b""), ("text.png", b"text"), ("cut.png", FILES["GIF"][:9])):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=name):
@@ -197,7 +197,7 @@ SCANS = bytes(3) + 100 * b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(10_000)
          "million pixels"),
         (b"P5 -30000 30000 255\n", "expected PNG"),
         (b"\xff\xd8\xff\xc2" + struct.pack(">HBHHBBBB", 11, 8, 4000, 4000, 1, 1, 17, 0) + SCANS,
-         "many scans"),
+         "99 scans"),
         (b"P5 99999 99999 255\n", "million pixels"),
         (png(80, 60)[:60], "not a picture"),
     ],
@@ -208,14 +208,6 @@ def test_bombs_are_refused_before_they_are_decoded(data, message):
         decode_picture(data, "bomb")
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
-
-
-def test_pipes_are_refused_at_once(tmp_path):
-    if not hasattr(os, "mkfifo"):
-        pytest.skip("no pipes with names here")
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ValueError, match="regular file"):
-        read_picture(tmp_path / "pipe.png")
 
 
 def test_transparency_of_large_pictures_takes_little_memory():

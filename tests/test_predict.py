@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script, several
+from conftest import CHARACTERS, ROOT, bitmap, call_script, several
 from PIL import Image
 
 import checkpoint
@@ -65,16 +66,6 @@ def test_neither_labels_nor_file_names_move_the_cursor(trained, tmp_path):
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
-def test_same_labels_as_in_training(weights, data):
-    recognizer = Recognizer.from_checkpoint(weights)
-    files = sorted((data / "train").glob("*/*.png"))
-    right = sum(
-        recognizer.recognize([file], top_k=1)[0][0].character == chr(int(file.parent.name[2:], 16))
-        for file in files
-    )
-    assert right / len(files) > 0.4  # chance is 0.17; a shuffled label map would show
-
-
 def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictures):
     blank = pictures / "blank.png"
     cv2.imencode(".png", np.full((50, 50), 255, np.uint8))[1].tofile(blank)
@@ -92,27 +83,15 @@ def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictu
     assert "blank" in lines[0] and "not a picture" in lines[1] and "no such file" in lines[2]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 or UTF-16 there")
-def test_names_that_are_not_utf8(weights, pictures, tmp_path):
-    folder = tmp_path / "old"
-    folder.mkdir()
-    for name in ("汉.png".encode("gbk"), b"z.png"):
-        (folder / os.fsdecode(name)).write_bytes((pictures / "0.png").read_bytes())
-    done = run_script("predict.py", folder, "--checkpoint", weights, "--json")
-    assert done.returncode == 0, done.stderr
-    assert [len(element["predictions"]) > 1 for element in json.loads(done.stdout)] == [True, True]
-
-
 def test_standard_input(weights, pictures, monkeypatch):
-    for data, status, message in (((pictures / "0.png").read_bytes(), 0, ""), (b"", 2, "empty")):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        done = call_script("predict.py", "-", "--checkpoint", weights, "--json")
-        assert done.returncode == status and message in done.stderr
-        (element,) = json.loads(done.stdout)
-        assert element["path"] == "-" and ("predictions" in element) == (status == 0)
+    data = io.TextIOWrapper(io.BytesIO((pictures / "0.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", data)
+    done = call_script("predict.py", "-", "--checkpoint", weights, "--json")
+    (element,) = json.loads(done.stdout)
+    assert done.returncode == 0 and element["path"] == "-" and len(element["predictions"]) == 3
     monkeypatch.setattr(sys, "stdin", None)  # closed
     done = call_script("predict.py", "-", "--checkpoint", weights)
-    assert done.returncode == 2 and "error: standard input: the file is empty" in done.stderr
+    assert done.returncode == 2 and "error: standard input: not a picture" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -225,13 +204,17 @@ def test_says_which_weights_are_read_where_none_are_named(weights, pictures, tmp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has neither these pipes nor LANG")
-def test_pipes_and_languages(weights, pictures):
-    command = [sys.executable, ROOT / "predict.py", pictures, "--checkpoint", weights]
+def test_pipes_languages_and_names_that_are_not_utf8(weights, pictures):
+    if sys.platform == "linux":
+        name = os.fsdecode("汉.png".encode("gbk"))
+        (pictures / name).write_bytes((pictures / "0.png").read_bytes())
+    command = [sys.executable, ROOT / "predict.py", pictures, "--checkpoint", weights, "--json"]
     command = list(map(str, command))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONIO"))}
     plain = environment | {"LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(command, env=plain, capture_output=True)
     assert done.returncode == 0 and any(c in done.stdout.decode("utf-8") for c in CHARACTERS)
+    assert all(len(element["predictions"]) == 3 for element in json.loads(done.stdout))
     done = subprocess.run(f"{shlex.join(command)} | true", shell=True, capture_output=True)
     assert done.stderr.count(b"\n") == 1  # which network reads
 
@@ -269,21 +252,24 @@ def test_characters_in_a_row_or_column_are_several(together, axis):
     inks = [cv2.resize(bitmap(one, 1300), (70, 70)) for one in together]
     inks = [cv2.copyMakeBorder(ink, *[6] * 4, cv2.BORDER_CONSTANT, value=255) for ink in inks]
     whole = recognizer.recognize(np.concatenate(inks, axis))[0]
-    assert whole.several and "several characters" in whole.notices[0]
+    assert "several characters" in whole.notices[0]
     for one in "明炎三亭水":
         alone = recognizer.recognize(bitmap(one, 1300))[0]
-        assert not alone.several and list(alone.notices) == []
+        assert alone.notices == []
 
 
-def test_named_pictures_are_compared(weights, data):
-    folder = data / "test" / "U+4E00"
-    done = call_script("predict.py", folder, "--checkpoint", weights)
-    lines = done.stdout.splitlines()
-    right = sum(line.endswith("right") for line in lines)
-    assert len(lines) == len(list(folder.iterdir())) and "U+4E00" in lines[0]
-    assert all(line.endswith(("right", "wrong, expected 一")) for line in lines)
-    assert f"{right} of {len(lines)} named pictures read right" in done.stderr
-    done = call_script("predict.py", folder, "--checkpoint", weights, "--json", "--top-k", 2)
+def test_named_pictures_are_compared(weights, data, tmp_path):
+    """Those of a class that the network lacks are not wrong."""
+    shutil.copytree(data / "test" / "U+4E00", tmp_path / "U+4E00")
+    shutil.copytree(data / "test" / "U+4E00", tmp_path / "U+732B")
+    done = call_script("predict.py", tmp_path, "--checkpoint", weights)
+    results = [line.partition("%  ")[2] for line in done.stdout.splitlines()]
+    assert set(results[:8]) <= {"right", "wrong, expected 一"} and len(results) == 16
+    assert results[8:] == 8 * ["the network does not read 猫"]
+    right = f"{results.count('right')} of 8 named pictures read right"
+    last = f"{right}, 8 hold no class that the network reads"
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == last
+    done = call_script("predict.py", tmp_path, "--checkpoint", weights, "--json", "--top-k", 2)
     (element, *_) = json.loads(done.stdout)
     assert element["expected"] == "一" and len(element["predictions"]) == 2
 
@@ -366,8 +352,5 @@ def test_proposals_speak_for_a_class_together():
 def test_shipped_weights_read_the_samples():
     done = call_script("predict.py", ROOT / "samples", "--json")
     assert done.returncode == 0, done.stderr
-    elements = json.loads(done.stdout)
-    truths = [chr(int(Path(e["path"]).stem[2:], 16)) for e in elements]
-    best = [e["predictions"][0]["character"] for e in elements]
-    assert len(elements) == 12
-    assert sum(t == b for t, b in zip(truths, best, strict=True)) >= 11
+    read = [e["predictions"][0]["character"] == e["expected"] for e in json.loads(done.stdout)]
+    assert len(read) == 12 and sum(read) >= 11

@@ -206,9 +206,8 @@ def energy(logits: np.ndarray) -> np.ndarray:
 def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.ndarray:
     """Return how much pictures look like characters the network knows, (B,) in 0...1.
 
-    The logistic of energies (B,) over all classes. `reject` is that of a checkpoint's metrics:
-    `scale` and `offset`, which were fitted on characters and on what is none, and `threshold`, from
-    which on it is a character.
+    It is the logistic of energies (B,) over all classes. `reject` is that of a checkpoint's
+    metrics: `scale`, `offset`, and `threshold`, from which on it is a character.
     """
     return 1 / (1 + np.exp(-(reject["scale"] * energies + reject["offset"])))
 

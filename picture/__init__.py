@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from jobs.command import load_opencv
 
 cv2 = load_opencv()  # scripts import it from here, before anything else that needs it
-# ruff: noqa: E402
-from picture.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
-from picture.files import decode_picture as decode_picture
-from picture.files import from_pillow as from_pillow
-from picture.files import read_picture as read_picture
-from picture.glyph import fit as fit
-from picture.glyph import is_clean as is_clean
-from picture.glyph import to_glyph as to_glyph
-from picture.glyph import to_grey as to_grey
-from picture.proposals import Proposals as Proposals
-from picture.proposals import find_proposals as find_proposals
-from picture.proposals import proposals as proposals
+# ruff: noqa: E402, F401
+from picture.files import PICTURE_SUFFIXES, decode_picture, from_pillow, read_picture
+from picture.glyph import fit, is_clean, to_glyph, to_grey
+from picture.proposals import Proposals, find_proposals, proposals
 
 # The constants of the preprocessing. Packs and checkpoints store them, so a change is noticed.
 SETTINGS = {

@@ -3,8 +3,8 @@
     python train.py --epochs 5 --lr 0.001        # any field, with dashes
     python train.py --help                       # all fields, with defaults
 
-Each field has a default, a help text and a check. A script adds the fields it uses to its parser
-(`add_arguments`) and gets a `Config` back (`from_arguments`).
+A script adds the fields it uses to its parser (`add_arguments`) and gets a `Config` back
+(`from_arguments`).
 """
 
 import argparse
@@ -26,7 +26,6 @@ class Check(NamedTuple):
     choices: tuple = ()
 
 
-AMP = ("auto", "fp32", "bf16", "fp16")
 POSITIVE = Check(lambda v: v > 0, "above 0")
 NOT_NEGATIVE = Check(lambda v: v >= 0, "0 or more")
 BELOW_ONE = Check(lambda v: 0 <= v < 1, "0 up to below 1")
@@ -59,23 +58,14 @@ HEADINGS = {
     "out": "run",
 }
 TEXTS = tuple[str, ...]
-# Types of fields, in words.
-KINDS = {
-    str: "a text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    TEXTS: "texts",
+# Types of fields: whether a value has one, and the same in words. A bool is not a number.
+TYPES = {
+    str: Check(lambda v: type(v) is str, "a text"),
+    bool: Check(lambda v: type(v) is bool, "true or false"),
+    int: Check(lambda v: type(v) is int, "a whole number"),
+    float: Check(lambda v: type(v) in (int, float) and math.isfinite(v), "a number"),
+    TEXTS: Check(lambda v: type(v) is tuple and all(type(text) is str for text in v), "texts"),
 }
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Return whether a value has a field's type; an int is also a float, a bool is not a number."""
-    if kind == TEXTS:
-        return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is kind
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class Config:
     head: int = setting(256, "width of the last hidden layer, 0: the paper's", between(0, 8192))
     dropout: float = setting(0.1, "dropout before the classifier", BELOW_ONE)
 
-    epochs: int = setting(30, "epochs", NOT_NEGATIVE)
+    epochs: int = setting(30, "epochs", POSITIVE)
     batch_size: int = setting(256, "samples of a batch, over all processes", POSITIVE)
     accumulate: int = setting(1, "batches whose gradients are added up for one step", POSITIVE)
     lr: float = setting(3e-3, "peak learning rate of AdamW", POSITIVE)
@@ -119,9 +109,7 @@ class Config:
     shear: float = setting(0.2, "largest shear, fraction of the side", NOT_NEGATIVE)
     scale: float = setting(0.15, "largest logarithm of the scale", NOT_NEGATIVE)
     shift: float = setting(0.04, "largest shift, fraction of the side", NOT_NEGATIVE)
-    elastic: float = setting(
-        1.5, "standard deviation of the elastic distortion, pixels at 64 px", NOT_NEGATIVE
-    )
+    elastic: float = setting(1.5, "standard deviation of elastic shifts, px at 64 px", NOT_NEGATIVE)
     stroke: float = setting(0.5, "probability of thicker or thinner strokes", FRACTION)
     blur: float = setting(0.3, "probability of blur", FRACTION)
     coarse: float = setting(0.0, "probability of a low-resolution binary image", FRACTION)
@@ -150,21 +138,19 @@ class Config:
     init_from: str = setting("", "checkpoint to start from; other classes are allowed")
     keep_classes: bool = setting(False, "also keep the classes of --init-from that --data lacks")
     seed: int = setting(0, "random seed", NOT_NEGATIVE)
-    dry_run: bool = setting(False, "two steps and one validation batch, nothing is written")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     amp: str = setting(
-        "auto", "precision of training; auto: bf16 or fp16 on GPUs, fp32 on CPUs", one_of(*AMP)
+        "auto", "precision; auto: 16 bit on GPUs", one_of("auto", "fp32", "bf16", "fp16")
     )
     compile: bool = setting(False, "torch.compile the model (needs a C++ compiler)")
     threads: int = setting(0, "CPU threads, 0: PyTorch's default", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, check = getattr(self, item.name), item.metadata["check"]
-            if not _is_a(value, item.type):
-                raise ValueError(f"{flag(item.name)} is {value!r}, expected {KINDS[item.type]}")
-            if not check.holds(value):
-                raise ValueError(f"{flag(item.name)} is {value!r}, expected {check.words}")
+            value = getattr(self, item.name)
+            for check in (TYPES[item.type], item.metadata["check"]):
+                if not check.holds(value):
+                    raise ValueError(f"{flag(item.name)} is {value!r}, expected {check.words}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values (lists for tuples), as stored in checkpoints."""
@@ -198,28 +184,21 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
     The parsed namespace holds only what was given, so that a resumed run can tell.
     """
     chosen = set(names or Config.__dataclass_fields__)
-    heading, groups = "", {}
     for item in fields(Config):
-        heading = HEADINGS.get(item.name, heading)
+        if item.name in HEADINGS:
+            group = parser.add_argument_group(HEADINGS[item.name])
         if item.name not in chosen:
             continue
-        if heading not in groups:
-            groups[heading] = parser.add_argument_group(heading)
-        text, default = item.metadata["help"], item.default
-        options: dict[str, Any] = {"metavar": item.name.split("_")[-1].upper()}
+        options: dict[str, Any] = {"type": item.type, "metavar": item.name.split("_")[-1].upper()}
+        default = item.default
         if choices := item.metadata["check"].choices:
-            options = {"choices": choices}
-        if item.type is bool:
-            options = {"action": "store_true"}
+            options = {"type": item.type, "choices": choices}
+        elif item.type is bool:
+            options, default = {"action": "store_true"}, ""
         elif item.type == TEXTS:
-            options = {"nargs": "+", "metavar": "DIR"}
-            default = " ".join(default)
-        else:
-            options["type"] = type(default)
-        if default != "" and item.type is not bool:
-            text += f" (default: {default})"
-        name = flag(item.name)
-        groups[heading].add_argument(name, default=argparse.SUPPRESS, help=text, **options)
+            options, default = {"nargs": "+", "metavar": "DIR"}, " ".join(default)
+        text = item.metadata["help"] + (f" (default: {default})" if default != "" else "")
+        group.add_argument(flag(item.name), default=argparse.SUPPRESS, help=text, **options)
 
 
 def add_checkpoint(parser: Any, what: str = "checkpoint (.pt) or exported network (.onnx)") -> None:

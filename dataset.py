@@ -165,8 +165,8 @@ class CharacterDataset(Dataset):
         labels, writers = self.targets[indices], self.writers[indices]
         classes = len(np.unique(labels[labels != NO_LABEL]))
         people = len(np.unique(writers[writers >= 0]))
-        text = f"{_count(len(indices), 'sample')} of {_count(classes, 'class')}"
-        return f"{text} by {_count(people, 'writer')}" if people else f"{text}, writers unknown"
+        text = f"{counted(len(indices), 'sample')} of {counted(classes, 'class')}"
+        return f"{text} by {counted(people, 'writer')}" if people else f"{text}, writers unknown"
 
 
 def _open(given: Sources, size: int, workers: int) -> list[Pack]:
@@ -174,7 +174,8 @@ def _open(given: Sources, size: int, workers: int) -> list[Pack]:
     return [s if isinstance(s, Pack) else open_pack(s, size, workers) for s in sources]
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: "1 class", "1,000 classes"."""
     plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{plural}"
 
@@ -202,7 +203,7 @@ def hold_out(
     alone = np.flatnonzero(writers < 0) if people else np.arange(len(labelled))
     count = round(fraction * len(alone))
     held[rng.permutation(alone)[:count]] = True
-    how = [_count(people, "held-out writer")] if people else []
+    how = [counted(people, "held-out writer")] if people else []
     if count:
         whose = "one writer" if len(known) == 1 else "unknown writers"
         how.append(f"{count:,} of {len(alone):,} samples of {whose}, drawn by sample")

@@ -2,19 +2,16 @@
 
     python train.py                                          # data/train, defaults of config.py
     python train.py --resume                                 # continue an interrupted run
-    python train.py --init-from FILE.pt                      # fine-tune, other classes allowed
-    python train.py --synthetic                              # endless synthetic handwriting
     torchrun --nproc-per-node 4 train.py --batch-size 1024   # one process a GPU
 
 Writes into --out: last.pt (to resume), best.pt (to share: the averaged weights of the epoch with
-the highest top-1 on held-out writers), log.jsonl (a line an epoch) and TensorBoard files. The test
-set is touched by test.py alone.
+the highest top-1 on held-out writers), log.jsonl (a line an epoch) and TensorBoard files.
 
 Random numbers are a function of (seed, step, process), the learning rate is one of the step. So a
 resumed run repeats the unbroken one, bit for bit on a CPU. Ctrl-C ends a run after the current step
 and saves it.
 
-A `Run` is what stays the same while a run lasts, a `State` is what changes and what last.pt stores.
+A `Run` stays the same while a run lasts, a `State` changes and is what last.pt stores.
 """
 
 from __future__ import annotations
@@ -26,9 +23,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,14 +36,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 import calibration
 import checkpoint
-from config import DEFAULT_CHECKPOINT, Config, add_arguments, flag, from_arguments, from_dict
+from config import Config, add_arguments, flag, from_arguments, from_dict
+from dataset import counted
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from jobs import devices
-from jobs.command import command, progress, sentence, shorten, stop_signals
+from jobs.command import command, progress, sentence, stop_signals
 from model import mobilenet_v3
-from picture import changed_settings
-from training.log import Duration, Log
+from training.log import Log
 from training.samples import Samples, View, open_samples
 from training.teacher import Teacher, load_teacher
 
@@ -53,38 +51,31 @@ FINAL_LR = 0.01  # learning rate at the end, as a fraction of --lr
 CLIP = 5.0  # largest norm of the gradient
 SAVE_MINUTES = 10  # between checkpoints within an epoch
 YOUNG = 1000  # steps from scratch after which BatchNorm's running statistics are reliable
-FEW_STEPS = 2000  # from scratch, below which fine-tuning is recommended
-# Settings that a resumed run may change.
-FREE_ON_RESUME = {"epochs", "workers", "device", "amp", "compile", "threads"}
-
-
-# --- an epoch, a step, validation
+# Settings that a resumed run may change. Data may move: `Samples.digest` tells whether it is equal.
+FREE_ON_RESUME = {"data", "val_data", "epochs", "workers", "device", "amp", "compile", "threads"}
 
 
 def train_one_epoch(
     run: Run, state: State, network: nn.Module, epoch: int, stop: threading.Event
 ) -> bool:
-    """Train the rest of an epoch; return False if a stop was requested between two steps."""
+    """Train the rest of an epoch; return False if a stop was requested before its last step."""
     config, steps = run.config, run.steps_per_epoch
-    first, last = state.step - epoch * steps, min(2, steps) if config.dry_run else steps
+    first = state.step - epoch * steps
     saved = time.monotonic()
     began = saved - state.seconds
     network.train()
-    views = run.samples.views(epoch, first, last, run.teacher)
+    views = run.samples.views(epoch, first, steps, run.teacher)
     name = f"epoch {epoch + 1}/{config.epochs}"
     with progress(total=steps, initial=first, desc=name, unit=" steps", leave=False) as bar:
-        for _ in range(first, last):
+        for _ in range(first, steps):
+            if must_stop(run, state, stop):
+                return False
             train_step(run, state, network, islice(views, config.accumulate))
             state.seconds = time.monotonic() - began
             bar.update()
             if state.step % 50 == 0 or run.device.type == "cpu":
                 check_finite(run, state)
-            if estimate := state.duration.estimate(state.step, run.steps):
-                run.notice(estimate)
-            if must_stop(run, state, stop):
-                return False
             if time.monotonic() - saved > 60 * SAVE_MINUTES:
-                check_finite(run, state)
                 state.save(run)
                 saved = time.monotonic()
     check_finite(run, state)
@@ -108,7 +99,9 @@ def train_step(run: Run, state: State, network: nn.Module, views: Iterable[View]
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    state.average(config.ema)
+    if config.ema:  # the decay rises, so that early weights are soon forgotten
+        decay = min(config.ema, (1 + state.step) / (10 + state.step))
+        get_ema_multi_avg_fn(decay)(*state.floats, None)
     state.step += 1
 
 
@@ -118,9 +111,8 @@ def validate(run: Run, state: State) -> Result:
     if run.processes.world > 1:  # BatchNorm has seen other batches on each process
         for tensor in state.averaged.state_dict().values():
             torch.distributed.broadcast(tensor, 0)
-    size, indices = run.config.batch_size, run.samples.validation
-    indices = indices[:size] if run.config.dry_run else indices
-    source = run.samples.val_source
+    source, indices = run.samples.val_source, run.samples.validation
+    size = run.config.batch_size
     return evaluate(state.averaged, source, indices, run.device, size, run.processes)
 
 
@@ -163,9 +155,6 @@ def settle_statistics(run: Run, state: State) -> None:
         epoch = (state.step - 1) // run.steps_per_epoch
         views = run.samples.views(epoch, 0, min(10, run.steps_per_epoch))
         update_bn((view.x for view in views), state.averaged)
-
-
-# --- what stays and what changes
 
 
 class Run(NamedTuple):
@@ -217,7 +206,9 @@ class State:
         architecture = {key: getattr(config, key) for key in checkpoint.ARCHITECTURE}
         self.model: nn.Module = mobilenet_v3(num_classes=len(classes), **architecture)
         if config.init_from and not config.resume:
-            start_from(run, self.model)
+            loaded = checkpoint.load(config.init_from)
+            shared = calibration.transfer(self.model, classes, loaded)
+            run.notice(f"{config.init_from}: {shared} of {len(classes)} classes known")
         self.model.to(run.device, memory_format=torch.channels_last)
         # What is validated and shared. Not swa_utils.AveragedModel: its counter makes a GPU wait.
         self.averaged = copy.deepcopy(self.model) if config.ema else self.model
@@ -226,24 +217,22 @@ class State:
             for network in (self.averaged, self.model)
         ]
         # Another optimizer goes here; train_step() sets the learning rate of its groups.
+        parameters, decay = list(self.model.parameters()), config.weight_decay
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
         fused = run.device.type in ("cpu", "cuda")
-        groups = parameter_groups(self.model, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, config.lr, fused=fused)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
         self.step, self.best = 0, -1.0
         self.metrics: dict[str, float] = {}  # of the last finished epoch
         self.seconds = 0.0  # of this epoch
         self.totals = torch.zeros(2, device=run.device)  # loss, samples of this epoch
-        self.duration = Duration()
-
-    def average(self, decay: float) -> None:
-        """Update the averaged weights and BatchNorm statistics; early steps are soon forgotten."""
-        if decay:
-            decay = min(decay, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(*self.floats, None)
 
     def save(self, run: Run, name: str = "last.pt") -> None:
         """Write a checkpoint from the first process: last.pt to resume, another name to share."""
+        check_finite(run, self)
         if not run.processes.main:
             return
         resume = {
@@ -254,7 +243,7 @@ class State:
             "best": self.best,
             "seconds": self.seconds,
             "totals": self.totals.cpu(),
-            "data": run.samples.digest,
+            "samples": run.samples.digest,
         }
         path, epoch = Path(run.config.out) / name, self.step // run.steps_per_epoch
         config, resume = run.config.to_dict(), resume if name == "last.pt" else None
@@ -264,7 +253,7 @@ class State:
     def restore(self, run: Run, loaded: dict) -> None:
         """Load the content of last.pt; ValueError if it is damaged or of other data."""
         state = loaded["resume"]
-        if state.get("data", run.samples.digest) != run.samples.digest:
+        if state.get("samples", run.samples.digest) != run.samples.digest:
             what = f"the data are not those that {run.last_checkpoint} was trained on"
             raise ValueError(f"{what}; restore them, or start a new run with --init-from")
         try:
@@ -281,28 +270,6 @@ class State:
         self.metrics = loaded["metrics"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters into those with weight decay (matrices, kernels) and without."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def start_from(run: Run, model: nn.Module) -> None:
-    """Load the weights of --init-from and report what differs."""
-    path, classes = run.config.init_from, run.samples.classes
-    loaded = checkpoint.load(path)
-    shared = calibration.transfer(model, classes, loaded)
-    run.notice(f"{path}: {shared} of {len(classes)} classes known")
-    for key in ("size", "stem_stride", "last_stride"):
-        if (before := loaded["config"][key]) != (now := getattr(run.config, key)):
-            run.notice(f"{path} was trained with {flag(key)} {before}, not {now}")
-    if changed := changed_settings(loaded.get("preprocessing")):
-        run.notice(f"{path} was trained with another preprocessing: {shorten(changed)}")
-
-
 def wrap(run: Run, model: nn.Module) -> nn.Module:
     """Return the model as it is called in training: distributed, compiled."""
     if run.processes.world > 1:
@@ -311,31 +278,28 @@ def wrap(run: Run, model: nn.Module) -> nn.Module:
     return torch.compile(model) if run.config.compile else model
 
 
-# --- a run
-
-
 def train(run: Run, state: State) -> int:
     """Train to the last epoch, or until a stop is requested; return the exit status."""
-    config = run.config
     network = wrap(run, state.model)
     done = state.step // run.steps_per_epoch
     introduce(run, state)
     log = None
-    if run.processes.main and not config.dry_run:
-        log = Log(Path(config.out), config, done)
+    if run.processes.main:
+        log = Log(Path(run.config.out), run.config, done)
         log.inputs(next(run.samples.views(0, 0, 1)).x[:64], done)
     with stop_signals() as stop:
-        for epoch in range(done, config.epochs):
+        for epoch in range(done, run.config.epochs):
             if not train_one_epoch(run, state, network, epoch, stop):
-                return stopped(run, state)
-            result = validate(run, state)
-            if config.dry_run:
-                run.notice("dry run: two steps and a validation batch succeeded")
-                return 0
-            finish_epoch(run, state, epoch, result, log)
+                state.save(run)
+                where = f"step {state.step:,} of {run.steps:,}"
+                how = f"python train.py --resume --out {run.config.out}"
+                run.notice(f"\ninterrupted at {where}; continue with: {how}")
+                return 130
+            finish_epoch(run, state, epoch, validate(run, state), log)
     if log:
         log.close()
-        conclude(run)
+        best = run.last_checkpoint.with_name("best.pt")
+        run.notice(f"best validation top-1 {state.best:.2%}; python test.py --checkpoint {best}")
     return 0
 
 
@@ -372,35 +336,17 @@ def finish_epoch(run: Run, state: State, epoch: int, result: Result, log: Log | 
 
 
 def introduce(run: Run, state: State) -> None:
-    """Print device, data, network and schedule."""
-    config, classes = run.config, len(run.samples.classes)
+    """Print data, network and schedule."""
+    config, classes = run.config, counted(len(run.samples.classes), "class")
     parameters = sum(p.numel() for p in state.model.parameters())
-    precision = str(run.dtype).removeprefix("torch.")
-    run.notice(f"device: {run.device}, {precision}, {run.processes.world} process(es)")
+    where = f"{run.device}, {str(run.dtype).removeprefix('torch.')}"
+    epochs, steps = counted(config.epochs, "epoch"), counted(run.steps_per_epoch, "step")
+    samples = counted(config.batch_size * config.accumulate, "sample")
     run.notice(f"data: {run.samples.description}")
-    run.notice(f"network: {config.variant}, {classes:,} classes, {parameters:,} parameters")
-    batches = f"{config.batch_size} samples" + f" x {config.accumulate}" * (config.accumulate > 1)
-    run.notice(f"schedule: {config.epochs} epochs of {run.steps_per_epoch:,} steps of {batches}")
+    run.notice(f"network: {config.variant}, {classes}, {parameters:,} parameters, on {where}")
+    run.notice(f"schedule: {epochs} of {steps} of {samples}")
     if state.step >= run.steps:
-        run.notice(f"all {config.epochs} epochs are done; for more, give --epochs")
-    elif run.steps < FEW_STEPS and not config.init_from:
-        shipped = "/".join(Path(DEFAULT_CHECKPOINT).parts[-2:])
-        hint = f"fine-tuning needs fewer: --init-from {shipped} --lr 0.001"
-        run.notice(f"{run.steps:,} steps are few to train from scratch; {hint}")
-
-
-def conclude(run: Run) -> None:
-    """Print the best epoch, its file and the next commands."""
-    best = run.last_checkpoint.with_name("best.pt")
-    if best.is_file():
-        loaded = checkpoint.load(best)
-        top1 = loaded["metrics"]["top1"]
-        run.notice(f"best: epoch {loaded['epoch']}, validation top-1 {top1:.2%}, {best}")
-        run.notice(f"next: python test.py --checkpoint {best}")
-        run.notice(f"curves: tensorboard --logdir {run.config.out}")
-
-
-# --- stopping and resuming
+        run.notice(f"{epochs} done; for more, give --epochs")
 
 
 def must_stop(run: Run, state: State, stop: threading.Event) -> bool:
@@ -414,18 +360,8 @@ def must_stop(run: Run, state: State, stop: threading.Event) -> bool:
     return bool(requests)
 
 
-def stopped(run: Run, state: State) -> int:
-    """Save the run, print how to continue it, and return the exit status of Ctrl-C."""
-    if not run.config.dry_run:
-        state.save(run)
-        where = f"step {state.step:,} of {run.steps:,}"
-        how = f"python train.py --resume --out {run.config.out}"
-        run.notice(f"\ninterrupted at {where}; continue with: {how}")
-    return 130
-
-
 def check_finite(run: Run, state: State) -> None:
-    """Raise if the loss has become infinite or NaN; last.pt is then from before."""
+    """Raise FloatingPointError if the loss has become infinite or NaN."""
     if not bool(torch.isfinite(state.totals[0])):
         what = f"the loss is not finite at step {state.step}; {run.last_checkpoint} is from before"
         raise FloatingPointError(f"{what}; try a smaller --lr, a longer --warmup or --amp fp32")
@@ -434,42 +370,33 @@ def check_finite(run: Run, state: State) -> None:
 def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
     """Return the config of the command line; with --resume that of last.pt, and its content.
 
-    Raises ValueError for a setting that cannot change, or a folder that already holds a run;
-    FileNotFoundError if there is no run to resume.
+    Raises ValueError for a setting that cannot change, or a folder that already holds a run.
     """
     config = from_arguments(given)
     path = Path(config.out) / "last.pt"
     if not config.resume:
-        found = [name for name in ("last.pt", "best.pt") if path.with_name(name).exists()]
-        if found and not config.dry_run:
-            what = f"{path.with_name(found[0])} exists, {config.out} holds a run"
-            raise ValueError(f"{what}; continue it with --resume, or give another --out")
+        for old in (path, path.with_name("best.pt")):
+            if old.exists():
+                what = f"{old} exists, {config.out} holds a run"
+                raise ValueError(f"{what}; continue it with --resume, or give another --out")
         return config, None
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no run to resume; start one without --resume")
     loaded = checkpoint.load(path)
     if "resume" not in loaded:
         raise ValueError(f"{path} has no training state; start from it with --init-from")
-    stored = from_dict(loaded["config"]).to_dict()
-    for key, value in config.to_dict().items():
-        if key in ("out", "resume") or (key in vars(given) and key in FREE_ON_RESUME):
-            if key == "epochs" and value != stored[key]:
-                what = f"--epochs {value} instead of {stored[key]}"
-                print(f"{what}: the rest of the schedule follows the new length", file=sys.stderr)
-            stored[key] = value
-        elif key in vars(given) and value != stored[key]:
-            what = f"--resume continues with {flag(key)} {stored[key]}, not {value}"
+    stored = from_dict(loaded["config"])
+    changes = {key: getattr(config, key) for key in {"out", "resume", *vars(given)}}
+    for key, value in changes.items():
+        before = getattr(stored, key)
+        if value != before and key not in {"out", "resume", *FREE_ON_RESUME}:
+            what = f"--resume continues with {flag(key)} {before}, not {value}"
             raise ValueError(f"{what}; omit it, or start a new run with --init-from")
-    return from_dict(stored), loaded
+    return replace(stored, **changes), loaded
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0] + " See README.md for data and results.",
-        epilog="A resumed run keeps its settings.",
-    )
+    parser = argparse.ArgumentParser(description="Train MobileNetV3 on handwritten characters.")
     add_arguments(parser)
     config, resumed = resumed_config(parser.parse_args(argv))
     if config.threads:

@@ -26,7 +26,7 @@ from benchmarks import timing
 from config import Config
 from dataset import CharacterDataset, epoch_order
 from model import to_input
-from training.augment import Augmentation, augment
+from training.augment import Augmentation, augment, draw_maps
 
 BATCH, SIZE = 256, 64
 
@@ -47,7 +47,7 @@ def packed(dataset: CharacterDataset, strength: Augmentation | None = None) -> N
     for indices in torch.from_numpy(epoch_order(len(dataset), 0, 0)).split(BATCH):
         x = to_input(dataset.fetch(indices.numpy())[0])
         if strength:
-            augment(x, strength, generator)
+            augment(x, draw_maps(len(x), strength, generator), strength, generator)
 
 
 def measure(images: int, rounds: int) -> list[timing.Row]:

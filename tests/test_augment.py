@@ -24,6 +24,11 @@ def warped(x: torch.Tensor, strength: Augmentation) -> torch.Tensor:
     return warp(x, draw_maps(len(x), strength, generator()))
 
 
+def augmented(x: torch.Tensor, strength: Augmentation, seed: int) -> torch.Tensor:
+    random = generator(seed)
+    return augment(x, draw_maps(len(x), strength, random), strength, random)[0]
+
+
 def stroke(count: int = 64, side: int = 64, wide: int = 6) -> torch.Tensor:
     """Return (B,1,S,S) with one upright stroke in the middle."""
     x = torch.zeros(count, 1, side, side)
@@ -109,29 +114,19 @@ def test_everything_together_repeats_and_stays_in_range():
     strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 0.5, 0.3, 0.1, 0.3)
     x = stroke()
     kept = x.clone()
-    one = augment(x, strength, generator(1))
+    one = augmented(x, strength, 1)
     assert torch.equal(x, kept)  # a memory of its own
-    assert torch.equal(one, augment(x, strength, generator(1)))
-    assert not torch.equal(one, augment(x, strength, generator(2)))
+    assert torch.equal(one, augmented(x, strength, 1))
+    assert not torch.equal(one, augmented(x, strength, 2))
     assert one.shape == x.shape and one.dtype == x.dtype
     assert one.min() >= 0 and one.max() <= 1 + 1e-5
-    assert torch.equal(augment(x, Augmentation(), generator()).round(decimals=4), x)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions_stay_what_they_are(dtype):
-    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 0.0)
-    x = stroke(8).to(dtype)
-    y = augment(x, strength, generator())
-    assert y.dtype == dtype
-    expected = augment(x.float(), strength, generator())
-    assert (y.float() - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.15)
+    assert torch.equal(augmented(x, Augmentation(), 0).round(decimals=4), x)
 
 
 def test_all_steps_are_on_the_device_of_the_batch():
     """A device that computes shapes alone refuses tensors of another, as a GPU does."""
     strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 1.0, 1.0)
-    y = augment(torch.empty(8, 1, 64, 64, device="meta"), strength, generator())
+    y = augmented(torch.empty(8, 1, 64, 64, device="meta"), strength, 0)
     assert y.shape == (8, 1, 64, 64) and y.device.type == "meta"
 
 

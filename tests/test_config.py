@@ -65,11 +65,11 @@ def parsed(*arguments: str, names=None) -> argparse.Namespace:
 
 def test_arguments_hold_what_was_given_and_nothing_else():
     assert vars(parsed()) == {} and from_arguments(parsed()) == Config()
-    given = parsed("--data", "a", "b", "--batch-size", "3", "--dry-run")
-    assert vars(given) == {"data": ["a", "b"], "batch_size": 3, "dry_run": True}
+    given = parsed("--data", "a", "b", "--batch-size", "3", "--compile")
+    assert vars(given) == {"data": ["a", "b"], "batch_size": 3, "compile": True}
     given.other = "of the script"
-    assert from_arguments(given) == Config(data=("a", "b"), batch_size=3, dry_run=True)
-    for wrong in (["--variant", "medium"], ["--size", "8.5"], ["--dry-run", "1"], ["--data"]):
+    assert from_arguments(given) == Config(data=("a", "b"), batch_size=3, compile=True)
+    for wrong in (["--variant", "medium"], ["--size", "8.5"], ["--compile", "1"], ["--data"]):
         with pytest.raises(SystemExit):
             parsed(*wrong)
     assert vars(parsed("--lr", "1", names=["lr"])) == {"lr": 1.0}
@@ -84,7 +84,7 @@ def test_help_tells_groups_and_defaults(capsys):
     for text in (
         "data: --data DIR [DIR ...] ", "(default: data/train)", "model: --variant {small,large}",
         "optimization: --epochs", "augmentation: --rotation", "distillation: --teacher",
-        "run: --out", "--batch-size SIZE", "--dry-run two steps",
+        "run: --out", "--batch-size SIZE", "--compile torch.compile",
     ):  # fmt: skip
         assert text in message, text
     assert "--resume continue OUT/last.pt --init-from FROM" in message  # no default to tell

@@ -11,7 +11,7 @@ from config import Config
 from dataset import CharacterDataset
 from jobs.devices import Processes
 from train import State, check_finite, open_run, train_step, wrap
-from training.augment import Augmentation, augment
+from training.augment import Augmentation, augment, draw_maps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 EVERYTHING = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 1.0)
@@ -31,8 +31,9 @@ def start(tree, **settings):
 
 def test_augmentation_is_that_of_the_cpu():
     x = torch.rand(16, 1, 64, 64)
+    maps = draw_maps(16, EVERYTHING, torch.Generator().manual_seed(0))
     here, there = (
-        augment(x.clone().to(device), EVERYTHING, torch.Generator().manual_seed(1)).cpu()
+        augment(x.to(device), maps, EVERYTHING, torch.Generator().manual_seed(1))[0].cpu()
         for device in (CPU, CUDA)
     )
     torch.testing.assert_close(here, there, atol=2e-3, rtol=0)

@@ -73,7 +73,7 @@ def test_a_source_is_not_both_trained_and_validated_on(trees, tmp_path, key):
     settings = {key: same if key == "val_data" else (same,)}
     if key == "unlabelled":
         settings["teacher"] = str(write_checkpoint(tmp_path / "teacher.pt"))
-    with pytest.raises(ValueError, match="--data .* hold the same samples"):
+    with pytest.raises(ValueError, match="hold the same samples"):
         samples_of(trees / "a", **settings)
 
 
@@ -119,7 +119,7 @@ def test_classes_of_the_checkpoint_are_kept(trees, tmp_path):
 def test_too_few_samples_and_parts_of_batches_are_refused(trees):
     with pytest.raises(ValueError, match="0 validation samples; give more --data"):
         samples_of(trees / "a", val_fraction=0.0)
-    with pytest.raises(ValueError, match="--batch-size 4 is not a multiple of 3"):
+    with pytest.raises(ValueError, match="--batch-size 4 over 3 processes"):
         open_samples(config(trees / "a"), CPU, Processes(0, 3, 0))
 
 

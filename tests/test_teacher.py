@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ STILL = dict.fromkeys(Augmentation._fields, 0.0)
 def write_onnx(path, classes: int = 4, metadata: dict | None = None, shape=(1, SIDE, SIDE)):
     """Write a linear teacher with input (N,*shape); return its weight and bias."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx2torch")
     rng = np.random.default_rng(0)
     weight = (rng.normal(size=(classes, SIDE**2)) / SIDE).astype(np.float32)
     bias = rng.normal(size=classes).astype(np.float32)
@@ -82,9 +81,8 @@ def test_option_comes_before_metadata(given, metadata, expected):
 @pytest.mark.parametrize(
     ("given", "metadata", "message"),
     [
-        ("margin=0.5", {}, "not a number"), ("scale=inf", {}, "above 0"),
+        ("margin=0.5", {}, "margin of 0 or more"), ("scale=inf", {}, "above 0"),
         ("margin=-1", {}, "or more"), ("size=3", {}, "size: exp"),
-        ("classes=all", {}, "classes: expected level1"),
         ("classes=nowhere", {}, "classes nowhere: expected"),
         ("", {"classes": "not JSON"}, "classes=FILE"), ("", {"classes": '"一一"'}, "classes=FILE"),
     ],
@@ -95,33 +93,27 @@ def test_errors_name_the_option(given, metadata, message):
     assert "--teacher-input" in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(1, "S", "S"), (SIDE, SIDE)])
-def test_an_onnx_teacher_takes_squares_of_a_known_side(tmp_path, shape):
-    write_onnx(tmp_path / "t.onnx", metadata={"classes": json.dumps(CLASSES)}, shape=shape)
-    with pytest.raises(ValueError, match="expected \\(N, 1, S, S\\)"):
-        load_teacher(tmp_path / "t.onnx")
-
-
 def test_teachers_that_cannot_be_read(tmp_path):
     write_onnx(tmp_path / "t.onnx")
     with pytest.raises(ValueError, match="4 logits for 3755 classes.*--teacher-input classes"):
         load_teacher(tmp_path / "t.onnx")
     assert load_teacher(tmp_path / "t.onnx", "classes=4").classes == list(LEVEL1[:4])
-    whole = (tmp_path / "t.onnx").read_bytes()
-    for data in (b"", b"text", whole[:200]):
-        (tmp_path / "bad.onnx").write_bytes(data)
-        with pytest.raises(ValueError, match="bad.onnx: not a readable ONNX"):
-            load_teacher(tmp_path / "bad.onnx")
+    (tmp_path / "bad.onnx").write_bytes((tmp_path / "t.onnx").read_bytes()[:200])
+    with pytest.raises(ValueError, match="bad.onnx: not an ONNX network"):
+        load_teacher(tmp_path / "bad.onnx")
+    for shape in ((1, "S", "S"), (SIDE, SIDE)):
+        write_onnx(tmp_path / "t.onnx", shape=shape)
+        with pytest.raises(ValueError, match="expected \\(N, 1, S, S\\)"):
+            load_teacher(tmp_path / "t.onnx")
     with pytest.raises(FileNotFoundError, match="none.onnx"):
         load_teacher(tmp_path / "none.onnx")
     with pytest.raises(ValueError, match="is a checkpoint"):
         load_teacher(write_checkpoint(tmp_path / "t.pt"), "scale=2")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_files_of_export_are_teachers(exported, data, precision):
-    """They predict what their checkpoint predicts, also where onnx2torch lacks an operator."""
-    network = load_teacher(exported / f"{precision}.onnx")
+def test_a_file_of_export_predicts_what_its_checkpoint_predicts(exported):
+    pytest.importorskip("onnx2torch")
+    network = load_teacher(exported / "fp32.onnx")
     original = load_teacher(exported / "best.pt")
     assert (network.size, network.classes) == (original.size, original.classes)
     x = torch.rand(8, 1, 32, 32)
@@ -130,9 +122,8 @@ def test_files_of_export_are_teachers(exported, data, precision):
     )
     assert found.shape == (8, 6) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
-    done = call_script("train.py", "--data", data / "train", *SMALL, "--dry-run", "--teacher",
-                       exported / f"{precision}.onnx")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(ValueError, match="int8.onnx: not an ONNX network of float32"):
+        load_teacher(exported / "int8.onnx")
 
 
 # --- what a teacher sees
@@ -231,8 +222,6 @@ def test_losses_are_mixed_sample_by_sample():
     teacher = teacher_of([0, 1, 2], 4)
     found = loss_function(torch.from_numpy(logits), view, config, teacher)
     assert found.item() == pytest.approx(np.mean(losses), rel=1e-5)
-    plain = loss_function(torch.from_numpy(logits), view, replace(config, teacher_weight=0.0))
-    assert plain.item() != pytest.approx(found.item(), rel=1e-3)
 
 
 def test_a_teacher_of_one_class_gives_a_finite_loss():

@@ -1,6 +1,4 @@
-"""Augmentation of whole batches on their device: input (B,1,S,S) float in 0...1 -> the same.
-
-    x = augment(to_input(glyphs), Augmentation(rotation=10), torch.Generator().manual_seed(0))
+"""Augmentation of whole batches (B,1,S,S) float in 0...1 on their device.
 
 Random numbers come from a generator on the CPU, so that every device draws the same ones.
 """
@@ -34,19 +32,21 @@ class Augmentation(NamedTuple):
     leftovers: float = 0.0
 
 
-def augment(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment a batch (B,1,S,S), each sample in its own way, into new memory of the same shape."""
-    x = degrade(warp(x, draw_maps(len(x), strength, generator)), strength, generator)
-    return add_leftovers(x, strength.leftovers, generator)[0]
+def augment(
+    x: Tensor, maps: Tensor, strength: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augment a batch (B,1,S,S), each sample in its own way; `maps` are those of `draw_maps`.
 
-
-def degrade(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change stroke width and resolution of some samples (B,1,S,S), in place."""
-    parts = {"stroke": vary_stroke_width, "blur": blur, "coarse": coarsen}
-    for name, part in parts.items():
-        if probability := getattr(strength, name):
-            x = part(x, probability, generator)
-    return x
+    Returns new memory of the same shape, and the confidence (B,) of `add_leftovers`.
+    """
+    x = warp(x, maps)
+    if strength.stroke:
+        x = vary_stroke_width(x, strength.stroke, generator)
+    if strength.blur:
+        x = blur(x, strength.blur, generator)
+    if strength.coarse:
+        x = coarsen(x, strength.coarse, generator)
+    return add_leftovers(x, strength.leftovers, generator)
 
 
 def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
@@ -55,26 +55,19 @@ def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def draw_maps(count: int, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Draw affine and elastic maps (B,2,3 + PULLS^2) for `warp`; (B,2,3) without the elastic part.
-
-    They are coefficients of `warp_basis`: where a pixel comes from is one matrix product.
-    """
+    """Draw maps (B,2,3 + PULLS^2) for `warp`, (B,2,3) if not elastic: factors of `warp_basis`."""
     angle = _uniform(generator, count) * (strength.rotation * torch.pi / 180)
     shear = _uniform(generator, count) * strength.shear
     zoom = torch.exp(_uniform(generator, count, 2) * strength.scale)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    maps = torch.empty(count, 3 + PULLS * PULLS, 2)
-    maps[:, 0, 0] = cos * zoom[:, 0]
-    maps[:, 1, 0] = (shear * cos - sin) * zoom[:, 0]
-    maps[:, 0, 1] = sin * zoom[:, 1]
-    maps[:, 1, 1] = (shear * sin + cos) * zoom[:, 1]
-    maps[:, 2] = _uniform(generator, count, 2) * (2 * strength.shift)
+    x_axis = torch.stack([cos, sin], 1) * zoom
+    y_axis = torch.stack([shear * cos - sin, shear * sin + cos], 1) * zoom
+    shift = _uniform(generator, count, 2) * (2 * strength.shift)
+    maps = torch.stack([x_axis, y_axis, shift], 1)  # (B,3,2)
     if strength.elastic:
-        # 2/64: pixels at 64 px to grid_sample's -1...1.
         pulls = torch.randn(count, PULLS * PULLS, 2, generator=generator)
-        maps[:, 3:] = pulls * (strength.elastic * 2 / 64)
-    else:
-        maps = maps[:, :3]
+        # 2/64: pixels at 64 px to grid_sample's -1...1.
+        maps = torch.cat([maps, pulls * (strength.elastic * 2 / 64)], 1)
     return maps.transpose(1, 2)
 
 
@@ -87,7 +80,7 @@ def warp(x: Tensor, maps: Tensor, side: int = 0, extent: float = 1.0) -> Tensor:
     basis = warp_basis(side, extent, x.device)[: maps.shape[2]]
     maps = send(maps.reshape(2 * len(x), -1), x.device)
     grid = (maps @ basis).view(len(x), 2, side, side).permute(0, 2, 3, 1)
-    return F.grid_sample(x, grid.to(x.dtype), padding_mode="zeros", align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
 
 
 @lru_cache(maxsize=8)
@@ -114,8 +107,7 @@ def _chosen(generator: torch.Generator, count: int, probability: float) -> Tenso
 def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Make the strokes of some samples thicker by up to THICKER pixels on either side, or thinner.
 
-    A 3x3 maximum thickens by a pixel, a 3x3 minimum thins; each sample gets its own mix with the
-    original. Small changes are more frequent than large ones.
+    A 3x3 maximum or minimum is mixed with the original. Small changes are more frequent.
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = _uniform(generator, len(rows))
@@ -125,7 +117,7 @@ def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator)
     ways.append((mix < 0, -0.6 * mix, torch.minimum))
     for chosen, share, extreme in ways:
         here = send(rows[chosen], x.device)
-        part = send(share[chosen].view(-1, 1, 1, 1), x.device).to(x.dtype)
+        part = send(share[chosen].view(-1, 1, 1, 1), x.device)
         some = x[here]
         # Slices, not max_pool2d: that takes six times as long on a CPU.
         wide = some.clone()  # the extreme of the pixel and its two neighbours, along rows
@@ -139,22 +131,18 @@ def vary_stroke_width(x: Tensor, probability: float, generator: torch.Generator)
 
 
 def _resizing(x: Tensor, least: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw matrices (S,s), (s,S) that reduce and enlarge a side; s / S is `least` to `least` + 0.4.
-
-    A matrix product is fast on every device.
-    """
+    """Draw matrices (S,s), (s,S) that reduce and enlarge a side to `least` ... `least` + 0.4."""
     side = x.shape[-1]
     small = max(4, round(side * (least + 0.4 * float(torch.rand((), generator=generator)))))
     down = F.interpolate(torch.eye(side)[None], small, mode="area")[0]
     up = F.interpolate(torch.eye(small)[None], side, mode="linear")[0]
-    return down.to(x.dtype), up.to(x.dtype)
+    return down, up
 
 
 def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Blur some samples as if small images had been enlarged; the darkest ink stays as dark.
 
-    The batch is reduced to 0.2 to 0.6 of its side and enlarged; each sample gets its own mix with
-    the original.
+    The batch is reduced and enlarged; each sample gets its own mix with the original.
     """
     rows = _chosen(generator, x.shape[0], probability)
     mix = torch.rand(len(rows), 1, 1, 1, generator=generator)
@@ -163,21 +151,17 @@ def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     some = x[rows]
     soft = step.T @ some @ step
     gain = some.amax((2, 3), keepdim=True) / soft.amax((2, 3), keepdim=True).clamp(min=1e-3)
-    x[rows] = some.lerp(soft * gain, mix.to(x.dtype))
+    x[rows] = some.lerp(soft * gain, mix)
     return x
 
 
 def coarsen(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Turn some samples into low-resolution binary images, as drawn with a mouse or on a pad.
-
-    The batch is reduced to 0.3 to 0.7 of its side, binarized at a threshold drawn for each sample,
-    and enlarged.
-    """
+    """Turn some samples into low-resolution binary images, as drawn with a mouse or on a pad."""
     rows = _chosen(generator, x.shape[0], probability)
     level = 0.25 + 0.35 * torch.rand(len(rows), 1, 1, 1, generator=generator)
     down, up = _resizing(x, 0.3, generator)
     rows, level, down, up = (send(t, x.device) for t in (rows, level, down, up))
-    ink = (down.T @ x[rows] @ down > level).to(x.dtype)
+    ink = (down.T @ x[rows] @ down > level).float()
     x[rows] = up.T @ ink @ up
     return x
 
@@ -188,20 +172,18 @@ def add_leftovers(
     """Add to some samples what an imperfect segmentation leaves beside a character.
 
     That is a neighbor, whole or cut (another sample of the batch), a line, a frame, or a grid with
-    or without diagonals, solid or dashed. The character becomes smaller and leaves the center, as
-    its box does when it contains more than the character. Characters of few strokes are left alone.
+    or without diagonals, solid or dashed. The character becomes smaller and leaves the center.
 
-    Returns the batch (B,1,S,S), and (B,) float32 the confidence with which the network should
-    predict each view: with less where there are leftovers, so that its energy (log-sum-exp minus
-    mean of the logits) tells a good proposal of a picture from a bad one.
+    Returns the batch (B,1,S,S) and the confidence (B,) float32 with which the network should
+    predict each view: less where there are leftovers, so that its energy (log-sum-exp minus mean
+    of the logits) tells a good proposal of a picture from a bad one.
     """
     confidence = torch.ones(len(x), device=x.device)
     rows = send(_chosen(generator, len(x), probability), x.device)
-    n, side = len(rows), x.shape[-1]
-    if n == 0:
+    if len(rows) == 0:
         return x, confidence
     some = x[rows]
-    random = send(torch.rand(n, 13, generator=generator), x.device)
+    random = send(torch.rand(len(rows), 13, generator=generator), x.device)
     kind = (random[:, 0] * 5).floor()  # neighbor, line, frame, grid, grid with diagonals
     beside, level = kind == 0, random[:, 5] < 0.7
     # A whole neighbor needs half of the view, part of one and lines need less.
@@ -213,14 +195,14 @@ def add_leftovers(
     along = torch.stack([level, ~level], 1)
     shift = torch.where(beside[:, None] & along, (direction * free)[:, None], shift)
     theta = torch.cat([torch.eye(2, device=x.device) / scale[:, None, None], shift[..., None]], 2)
-    size = [n, 1, side, side]
-    view = F.grid_sample(some, F.affine_grid(theta, size, align_corners=False), align_corners=False)
+    grid = F.affine_grid(theta, some.shape, align_corners=False)
+    view = F.grid_sample(some, grid, align_corners=False)
     away = -direction * (1.7 + 0.4 * random[:, 6])
     theta[:, :, 2] += away[:, None] * along
-    grid = F.affine_grid(theta, size, align_corners=False)
+    grid = F.affine_grid(theta, some.shape, align_corners=False)
     neighbor = F.grid_sample(some.roll(1, 0), grid, align_corners=False)
     view = torch.maximum(view, neighbor * beside[:, None, None, None])
-    view = torch.maximum(view, _lines(kind, random[:, 7:], side)[:, None]).to(x.dtype)
+    view = torch.maximum(view, _lines(kind, random[:, 7:], x.shape[-1])[:, None])
     # A line turns a character of few strokes into another one: 一 into 二, 人 into 囚.
     few = some.mean((1, 2, 3)) <= FEW_STROKES
     view = torch.where(few[:, None, None, None], some, view)
@@ -234,11 +216,9 @@ def _lines(kind: Tensor, random: Tensor, side: int) -> Tensor:
     Other kinds are blank. Crosses are often framed. `random` (n,6) is uniform in 0...1.
     """
     at = torch.linspace(-1, 1, side, device=random.device)
-    turn, offset, dash, width, dark = (
-        part[:, None, None] for part in (
-            (random[:, 0] - 0.5) * 0.16 + (random[:, 1] * 4).floor() * (torch.pi / 2),
-            *random[:, 2:].unbind(1))
-    )  # fmt: skip
+    turn = (random[:, 0] - 0.5) * 0.16 + (random[:, 1] * 4).floor() * (torch.pi / 2)
+    parts = [turn, *random[:, 2:].unbind(1)]
+    turn, offset, dash, width, dark = (part[:, None, None] for part in parts)
     u = at * turn.cos() + at[:, None] * turn.sin()  # (n,S,S), turned axes
     v = at[:, None] * turn.cos() - at * turn.sin()
     line = (u - (1 - 0.9 * offset**2)).abs()

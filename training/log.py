@@ -10,7 +10,6 @@ pictures/mistakes              the most confident mistakes of the validation
 """
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,23 +88,3 @@ class Log:
 
     def close(self) -> None:
         self.board.close()
-
-
-class Duration:
-    """Estimates once, after 50 steps or 30 seconds, how long a run will take."""
-
-    def __init__(self) -> None:
-        self.began: tuple[int, float] | None = None
-        self.done = False
-
-    def estimate(self, step: int, steps: int) -> str:
-        """Return the estimate for a run of `steps` in words, at the other calls ''."""
-        if self.began is None:  # after the first step, which is slower
-            self.began = step, time.monotonic()
-        passed, seconds = step - self.began[0], time.monotonic() - self.began[1]
-        if self.done or (passed < 50 and seconds < 30):
-            return ""
-        self.done, each = True, seconds / passed
-        hours, minutes = divmod(max(1, round(each * (steps - step) / 60)), 60)
-        left = f"{hours} h {minutes} min" if hours else f"{minutes} min"
-        return f"{each:.2g} s a step: about {left} for the other {steps - step:,} steps"

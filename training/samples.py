@@ -1,10 +1,6 @@
-"""The samples of a run: packed sources, or an endless synthetic stream.
+"""The samples of a run: packed sources, or an endless synthetic stream."""
 
-samples = open_samples(Config(), torch.device("cpu"), Processes(0, 1, 0))
-for view in samples.views(epoch=0, first=0, last=3):
-    model(view.x)
-"""
-
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,16 +12,14 @@ from torch import Tensor
 
 import checkpoint
 from config import Config, flag
-from dataset import NO_LABEL, CharacterDataset, classes_of, epoch_order, hold_out
+from dataset import NO_LABEL, CharacterDataset, classes_of, counted, epoch_order, hold_out
 from hwdb.characters import LEVEL1, class_order, select_classes
 from jobs.devices import Processes
 from model import to_input
 from packing import Pack, open_pack
 from synthesis.stream import SyntheticSet
-from training.augment import Augmentation, add_leftovers, degrade, draw_maps, warp
+from training.augment import Augmentation, augment, draw_maps, warp
 from training.teacher import Teacher
-
-Source = CharacterDataset | SyntheticSet
 
 
 class View(NamedTuple):
@@ -45,9 +39,9 @@ class Samples:
     device: torch.device
     processes: Processes
     classes: list[str]
-    source: Source
+    source: CharacterDataset | SyntheticSet
     train: np.ndarray  # indices into `source`; of a source DIR@2 each index twice
-    val_source: Source
+    val_source: CharacterDataset | SyntheticSet
     validation: np.ndarray  # indices into `val_source`
     description: str
     digest: str  # identifies the data of a resumed run
@@ -75,12 +69,11 @@ class Samples:
         batches = self.source.batches(chosen)
         before = epoch * self.steps_per_epoch * count
         for n, indices, (glyphs, labels) in zip(numbers, chosen, batches, strict=True):
-            empty = torch.zeros(len(labels), dtype=torch.bool)
-            if isinstance(self.source, CharacterDataset):
-                empty = torch.from_numpy(self.source.no_character[indices])
             x, confidence, target = self.augment(before + n, glyphs, teacher)
-            labels, empty = (t.to(self.device, non_blocking=True) for t in (labels, empty))
-            yield View(x, labels, confidence * ~empty, target)
+            if not config.synthetic:
+                full = torch.from_numpy(~self.source.no_character[indices])
+                confidence = confidence * full.to(self.device, non_blocking=True)
+            yield View(x, labels.to(self.device, non_blocking=True), confidence, target)
 
     def augment(
         self, number: int, glyphs: Tensor, teacher: Teacher | None
@@ -96,50 +89,39 @@ class Samples:
         strength = Augmentation(**{k: getattr(self.config, k) for k in Augmentation._fields})
         x, maps = to_input(glyphs, self.device), draw_maps(len(glyphs), strength, generator)
         target = teacher and teacher.predict(warp(x, maps, teacher.side, teacher.extent))
-        x = degrade(warp(x, maps), strength, generator)
-        x, confidence = add_leftovers(x, strength.leftovers, generator)
+        x, confidence = augment(x, maps, strength, generator)
         return x.contiguous(memory_format=torch.channels_last), confidence, target
 
 
 def open_samples(
-    config: Config,
-    device: torch.device,
-    processes: Processes,
-    classes: list[str] | None = None,
+    config: Config, device: torch.device, processes: Processes, classes: list[str] | None = None
 ) -> Samples:
     """Open, and pack if needed, the sources of a config.
 
     `classes` is the label order of a resumed run. Raises ValueError or FileNotFoundError for
     sources that are missing, exclude each other, overlap, or have too few samples.
     """
-    check_sources(config)
-    if config.batch_size % (world := processes.world):
-        raise ValueError(f"--batch-size {config.batch_size} is not a multiple of {world} processes")
-    opened = (synthetic if config.synthetic else packed)(config, device, classes)
+    check_options(config, processes.world)
+    opened = (synthetic if config.synthetic else packed)(config, classes)
     samples = Samples(config, device, processes, *opened)
-    if len(samples.train) == 0 or len(samples.validation) == 0:
-        what = f"{len(samples.train)} training and {len(samples.validation)} validation samples"
+    count, wanted = len(samples.train), config.batch_size * config.accumulate
+    what = f"{count} training and {len(samples.validation)} validation samples"
+    if count < 2 or len(samples.validation) == 0:
         raise ValueError(f"{what}; give more --data or another --val-fraction")
-    check_batch(config, world, len(samples.train))
+    if count < wanted and (processes.world > 1 or config.accumulate > 1):
+        raise ValueError(f"{what}, a step takes {wanted}; lower --batch-size or --accumulate")
+    if device.type == "cuda" and not config.synthetic:
+        samples.source.to(device, torch.cuda.mem_get_info(device)[0])
     return samples
 
 
-def check_batch(config: Config, world: int, count: int) -> None:
-    """Raise ValueError for a batch that `count` samples do not fill, or too small for BatchNorm."""
-    wanted = config.batch_size * config.accumulate
-    if count < wanted and (world > 1 or config.accumulate > 1):
-        what = f"a step takes {wanted} samples, there are {count} training samples"
-        raise ValueError(f"{what}; lower --batch-size or --accumulate")
-    if min(config.batch_size // world, count) < 2:
-        what = f"--batch-size {config.batch_size}, {world} processes, {count} training samples"
-        raise ValueError(f"{what}: BatchNorm needs 2 or more samples a process")
-
-
-def check_sources(config: Config) -> None:
+def check_options(config: Config, world: int) -> None:
     """Raise ValueError for settings that exclude each other."""
-    default = Config()
+    if config.batch_size % world or config.batch_size < 2 * world:
+        what = f"--batch-size {config.batch_size} over {counted(world, 'process')}"
+        raise ValueError(f"{what}: expected 2 samples or more each (BatchNorm), all as many")
     for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
-        if config.synthetic and getattr(config, key) != getattr(default, key):
+        if config.synthetic and getattr(config, key) != getattr(Config, key):
             what = f"--synthetic draws all samples, {flag(key)} cannot be combined with it"
             raise ValueError(f"{what}; write files with synthesize_gnt.py and give them as --data")
     needed = {"unlabelled": "teacher", "teacher_input": "teacher", "keep_classes": "init_from"}
@@ -148,7 +130,7 @@ def check_sources(config: Config) -> None:
             raise ValueError(f"{flag(key)} needs {flag(other)}")
 
 
-def synthetic(config: Config, device: torch.device, classes: list[str] | None) -> tuple:
+def synthetic(config: Config, classes: list[str] | None) -> tuple:
     """Return the last fields of `Samples`: an endless stream, another one to validate on."""
     classes = classes or choose_classes(config, select_classes(config.classes) or LEVEL1)
     source, other = (
@@ -157,14 +139,12 @@ def synthetic(config: Config, device: torch.device, classes: list[str] | None) -
     )
     count = config.synthetic_epoch
     validation = np.arange(min(10_000, max(100, count // 10)))
-    description = (
-        f"training on {count:,} samples an epoch of {len(classes):,} classes by synthetic writers; "
-        f"validating on {len(validation):,} samples by other synthetic writers"
-    )
+    description = f"training on {count:,} synthetic samples an epoch of {len(classes):,} classes; "
+    description += f"validating on {len(validation):,} others"
     return (classes, source, np.arange(count), other, validation, description, f"{count}")
 
 
-def packed(config: Config, device: torch.device, classes: list[str] | None) -> tuple:
+def packed(config: Config, classes: list[str] | None) -> tuple:
     """Return the last fields of `Samples`: packed sources, held-out writers or --val-data."""
     given = config.data, config.unlabelled, config.outliers
     kinds = [[split_repeat(source) for source in sources] for sources in given]
@@ -177,25 +157,20 @@ def packed(config: Config, device: torch.device, classes: list[str] | None) -> t
     classes = classes or choose_classes(config, present)
     options = {"size": config.size, "classes": classes, "skip_unknown": chosen is not None}
     source = other = CharacterDataset(known, unlabelled=free, no_character=empty, **options)
+    fraction = 0.0 if config.val_data else config.val_fraction
+    train, validation, how = hold_out(source, fraction, config.seed)
     packs = source.packs
-    names = ["--data"] * len(known) + ["--unlabelled"] * len(free) + ["--outliers"] * len(empty)
     if config.val_data:
-        pack = open_pack(config.val_data, config.size, config.workers)
-        packs = [*packs, pack]
-        other = CharacterDataset(pack, **options)
-        train, validation = np.flatnonzero(source.targets != NO_LABEL), np.arange(len(other))
-        how = config.val_data
-    else:
-        train, validation, how = hold_out(source, config.val_fraction, config.seed)
-    check_distinct([*names, "--val-data"], packs)
+        other = CharacterDataset(config.val_data, workers=config.workers, **options)
+        validation, how, packs = np.arange(len(other)), config.val_data, packs + other.packs
+    check_distinct(packs)
     description = f"training on {source.describe(train)}; validating on "
     description += f"{other.describe(validation)}: {how}"
     train = np.concatenate([train, np.flatnonzero(source.targets == NO_LABEL)])
     repeats = np.array([times for kind in kinds for _, times in kind])
     train = np.repeat(train, repeats[source.sources[train]])
-    digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{len(train)}"])
-    if device.type == "cuda":
-        source.to(device, torch.cuda.mem_get_info(device)[0])
+    split = zlib.crc32(validation, zlib.crc32(train))
+    digest = " ".join([*(pack.fingerprint[:12] for pack in packs), f"{split:08x}"])
     return (classes, source, train, other, validation, description, digest)
 
 
@@ -205,15 +180,12 @@ def choose_classes(config: Config, present: str | list[str]) -> list[str]:
     return sorted({*present, *kept}, key=class_order)
 
 
-def check_distinct(options: list[str], packs: list[Pack]) -> None:
-    """Raise ValueError if two sources overlap: validation would score samples that were trained on.
-
-    `options` names the option of each pack.
-    """
-    given = zip(options, packs, [pack.source.resolve() for pack in packs], strict=False)
-    for (option, pack, path), (option2, pack2, path2) in combinations(given, 2):
-        both = f"{option} {pack.source} and {option2} {pack2.source}"
-        if path == path2 or pack.fingerprint == pack2.fingerprint:
+def check_distinct(packs: list[Pack]) -> None:
+    """Raise ValueError if two sources overlap: validation would score samples trained on."""
+    for one, other in combinations(packs, 2):
+        path, path2 = one.source.resolve(), other.source.resolve()
+        both = f"{one.source} and {other.source}"
+        if path == path2 or one.fingerprint == other.fingerprint:
             raise ValueError(f"{both} hold the same samples; give each source once")
         if path in path2.parents or path2 in path.parents:
             raise ValueError(f"{both} overlap, one is part of the other; give each source once")

@@ -1,23 +1,17 @@
 """Distillation: a larger network (the teacher), and the loss of what the student learns from it.
 
-    python train.py --teacher runs/large/best.pt --logit-weight 5
-    python train.py --teacher network.onnx --teacher-input scale=200,margin=0
-
 The teacher predicts every augmented view that the student trains on, so nothing is stored (Beyer et
 al. 2022, "Knowledge Distillation: A Good Teacher Is Patient and Consistent"). It sees the view
 before strokes, resolution and surroundings are degraded. The student learns its probabilities
 (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network") and, with --logit-weight, its
 logits (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
-A teacher is a checkpoint of this repository or an ONNX file. ONNX files are converted to PyTorch if
-the optional package onnx2torch can do it, to run on GPUs; otherwise ONNX Runtime runs them on the
-CPU. The metadata of an ONNX file may give `scale`, `margin` and `classes` (JSON); --teacher-input
-gives what they lack.
+A teacher is a checkpoint of this repository, or an ONNX file that onnx2torch can convert. The
+metadata of an ONNX file may give `scale`, `margin` and `classes` (JSON).
 """
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +20,9 @@ from torch import Tensor, nn
 
 import checkpoint
 from config import Config
-from hwdb.characters import select_classes
+from hwdb.characters import LEVEL1, select_classes
+from jobs.command import needs, sentence
 from jobs.devices import has_bfloat16
-from recognizer import open_session
 
 MISREAD_WEIGHT = 0.3  # of the teacher's loss on samples whose label it does not predict
 
@@ -43,20 +37,6 @@ class Network(NamedTuple):
     classes: list[str]  # K, in the order of the logits
 
 
-class OnnxRuntime(nn.Module):
-    """A network that ONNX Runtime runs on the CPU, whatever device its input is on."""
-
-    def __init__(self, session) -> None:
-        super().__init__()
-        self.session = session
-        self.input = session.get_inputs()[0].name
-
-    @torch.compiler.disable
-    def forward(self, x: Tensor) -> Tensor:
-        array = x.float().contiguous().cpu().numpy()
-        return torch.from_numpy(self.session.run(None, {self.input: array})[0]).to(x.device)
-
-
 def load_teacher(path: str | Path, given: str = "") -> Network:
     """Load a teacher from a checkpoint or an ONNX file; `given` is --teacher-input.
 
@@ -69,21 +49,24 @@ def load_teacher(path: str | Path, given: str = "") -> Network:
         loaded = checkpoint.load(path)
         module = checkpoint.build_model(loaded).eval()
         return Network(module, loaded["config"]["size"], None, 1.0, loaded["classes"])
-    session = open_session(path)
-    shape = session.get_inputs()[0].shape
-    if len(shape) != 4 or shape[2] != shape[3] or not isinstance(shape[2], int):
-        raise ValueError(f"{path}: its input has shape {shape}, expected (N, 1, S, S)")
-    scale, margin, classes = expectations(given, session.get_modelmeta().custom_metadata_map)
-    blank = torch.zeros(1, 1, *shape[2:])
     try:
         import onnx
         import onnx2torch
-
-        module = onnx2torch.convert(onnx.load(str(path))).eval()
-        logits = module(blank)
-    except Exception:  # an operator that onnx2torch lacks makes it raise almost anything
-        module = OnnxRuntime(session)
-        logits = module(blank)
+    except ImportError as error:
+        raise needs(f"{path}: an ONNX teacher", error) from None
+    data = path.read_bytes()
+    try:
+        network = onnx.load_from_string(data)
+        shape = [part.dim_value for part in network.graph.input[0].type.tensor_type.shape.dim]
+        if len(shape) != 4 or shape[1] != 1 or not shape[2] == shape[3] > 0:
+            raise ValueError(f"its input has shape {shape}, expected (N, 1, S, S)")
+        module = onnx2torch.convert(network).eval()
+        logits = module(torch.zeros(1, *shape[1:]))
+    except Exception as error:  # what is damaged or has another operator raises almost anything
+        what = f"{path}: not an ONNX network of float32 that onnx2torch can convert"
+        raise ValueError(f"{what} ({sentence(error)[:120]})") from None
+    metadata = {entry.key: entry.value for entry in network.metadata_props}
+    scale, margin, classes = expectations(given, metadata)
     if logits.shape != (1, len(classes)):
         what = f"{path}: {logits.shape[-1]} logits for {len(classes)} classes"
         raise ValueError(f"{what}; give their order: --teacher-input classes=FILE")
@@ -104,16 +87,14 @@ def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | Non
     try:
         scale = float(found.get("scale", 1))
         margin = int(found["margin"]) if "margin" in found else None
-    except ValueError as error:
-        raise ValueError(f"{option}: scale or margin is not a number ({error})") from None
-    if not (0 < scale < math.inf and (margin is None or margin >= 0)):
-        what = f"scale is {scale}, margin {margin}; expected above 0, 0 or more"
-        raise ValueError(f"{option}: {what}")
-    if "classes" not in metadata or "classes" in parts:
-        chosen = select_classes(parts.get("classes", "level1"), f"{option} classes")
-        if chosen is None:
-            raise ValueError(f"{option} classes: expected level1, symbols, a number or a file")
-        return scale, margin, list(chosen)
+        valid = 0 < scale < math.inf and (margin is None or margin >= 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{option} {given}: expected a scale above 0, a margin of 0 or more")
+    if "classes" in parts or "classes" not in metadata:
+        spec = parts.get("classes", "level1")
+        return scale, margin, list(select_classes(spec, f"{option} classes") or LEVEL1)
     try:
         labels = json.loads(metadata["classes"])
         checkpoint.check_classes(labels)
@@ -133,12 +114,7 @@ class Teacher:
     """
 
     def __init__(
-        self,
-        network: Network,
-        classes: Sequence[str],
-        size: int,
-        device: torch.device,
-        compile: bool = False,
+        self, network: Network, classes: list[str], size: int, device: torch.device, compile=False
     ) -> None:
         known = {label: i for i, label in enumerate(network.classes)}
         columns = [i for i, label in enumerate(classes) if label in known]
@@ -173,11 +149,9 @@ class Teacher:
 
         Args:
             logits, logprob: (B,K) float32, the student's logits and their log-softmax.
-            hard: (B,) float32, the loss of the labels.
+            hard: (B,) float32, the loss of the labels; returned is the mixture.
             target: (B,K') float32, the teacher's logits, scaled by the confidence.
             labels: (B,) int64, below 0 without a label.
-
-        Returns (B,) float32.
         """
         free = labels < 0
         place = self.place[labels.clamp(min=0)]

@@ -98,7 +98,6 @@ class Config:
 
     epochs: int = setting(30, "epochs", POSITIVE)
     batch_size: int = setting(256, "samples of a batch, over all processes", POSITIVE)
-    accumulate: int = setting(1, "batches whose gradients are added up for one step", POSITIVE)
     lr: float = setting(3e-3, "peak learning rate of AdamW", POSITIVE)
     warmup: float = setting(0.02, "fraction of the steps with a rising learning rate", FRACTION)
     weight_decay: float = setting(0.05, "weight decay; not on norms and biases", NOT_NEGATIVE)

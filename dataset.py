@@ -1,14 +1,11 @@
 """Handwritten characters as a `torch.utils.data.Dataset`, like torchvision's ImageFolder.
 
-    from dataset import CharacterDataset
     dataset = CharacterDataset("data/train", size=80)
     image, label = dataset[0]                    # (1,80,80) float in 0...1, int
     dataset.classes[label], dataset.samples[0]   # "一", ("data/train/U+4E00/1001_00000.png", 0)
-    loader = DataLoader(dataset, batch_size=256, shuffle=True)    # reads whole batches at once
 
 A source is a tree of class folders, a .gnt file, or a folder of .gnt files. It is packed on first
-use (packing.py); from then on all samples are read from the pack. `train.py` reads uint8 batches
-with `fetch` and augments them (training/augment.py).
+use (packing.py); from then on all samples are read from the pack.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +92,7 @@ class CharacterDataset(Dataset):
         self._resident: Tensor | None = None
 
     def _labels(self, pack: Pack, skip_unknown: bool) -> np.ndarray:
-        """Return the labels (n,) of a pack in this data set's order, NO_LABEL for other classes."""
+        """Return the labels (n,) of a pack, NO_LABEL for classes that are not ours."""
         unknown = [label for label in pack.classes if label not in self.class_to_idx]
         if unknown and not skip_unknown:
             what = f"{pack.source}: {len(unknown)} of its classes are not among the"

@@ -1,9 +1,7 @@
 """Decode the samples of a source once into a memory-mapped file, the pack. PyTorch is not needed.
 
-    from packing import open_pack
     pack = open_pack("data/train", size=80)     # decoded in parallel on first use, then mapped
     pack.first(np.arange(4))                    # (4,80,80) uint8
-    pack.proposals(0)                           # (P,80,80) uint8
 
 A source is a tree of class folders (``U+554A``, the character itself, or any other name, which then
 is the label) of image files, one ``.gnt`` file, or a folder of ``.gnt`` files. Its pack is a folder
@@ -17,8 +15,7 @@ beside it, ``<name>.pack<S>``:
     pack.json      fingerprint of the source, preprocessing, classes, writers, problems
 
 pack.json is written last: a folder without it is not a pack. While sizes and times are those of
-stamps.json, the pack is current. Otherwise the contents decide: a changed source is packed again,
-one that was only copied is not.
+stamps.json, the pack is current. Otherwise the contents decide: a copy is not packed again.
 """
 
 import contextlib
@@ -26,6 +23,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -39,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hwdb.characters import character_of, class_order
-from hwdb.record import Damage, Record, other_format, read_gnt
+from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
@@ -50,12 +48,9 @@ PACK_VERSION = 9  # of the format
 TASK = 256  # images per task of a worker
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
-NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # skipped without a notice
 SPLITS = {"train", "test", "val", "valid", "validation", "trn", "tst"}
+UNDECODED = re.compile("[\ud800-\udfff]")  # bytes of a file name that are not UTF-8
 EXPECTED = "expected class folders of images (python process_gnt.py makes them) or .gnt files"
-
-
-# --- scan: list the files of a source
 
 
 class Entry(NamedTuple):
@@ -63,8 +58,7 @@ class Entry(NamedTuple):
 
     path: str  # below the source; "" if the source is the file
     label: str  # "" for a .gnt file
-    size: int
-    mtime_ns: int
+    stamp: list[int]  # size and time
 
 
 class Listing(NamedTuple):
@@ -88,15 +82,10 @@ def scan(source: str | Path) -> Listing:
         _walk(source, "", "", listing)
         if not listing.entries:
             raise ValueError(f"{source}: holds no samples; {EXPECTED}")
-    elif not source.is_file():
-        raise FileNotFoundError(f"{source}: no such folder; {EXPECTED}")
-    elif source.suffix.lower() == ".gnt":
-        listing.entries.append(Entry("", "", *_stamp(source)))
+    elif source.is_file() and source.suffix.lower() == ".gnt":
+        listing.entries.append(Entry("", "", _stamp(source)))
     else:
-        with open(source, "rb") as stream:
-            what = other_format(source.name, stream.read(64))
-        what = what or "neither a .gnt file nor a folder"
-        raise ValueError(f"{source}: {what}; {EXPECTED}")
+        raise FileNotFoundError(f"{source}: no such folder or .gnt file; {EXPECTED}")
     return listing
 
 
@@ -119,8 +108,8 @@ def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
         if item.is_dir(follow_symlinks=not label):  # a link may lead back up, endlessly
             _walk(source, below, label or labels[item.name], listing)
         elif suffix in (PICTURE_SUFFIXES if label else [".gnt"]) and item.is_file():
-            listing.entries.append(Entry(below, label, *_stamp(item)))
-        elif item.name not in NO_DATA:
+            listing.entries.append(Entry(below, label, _stamp(item)))
+        else:
             listing.others.append(below)
 
 
@@ -129,39 +118,12 @@ def _labels(source: Path, names: list[str]) -> dict[str, str]:
     if sets := [name for name in names if name.lower() in SPLITS]:
         what = f"{source}: {shorten(sets)} are data sets, not classes"
         raise ValueError(f"{what}; give one of them, as {source / sets[-1]}")
-    gbk = [name for name in names if not _is_text(name)]  # as unzip leaves them, all or none
-    labels = {name: character_of(name, bool(gbk)) for name in names}
-    if wrong := [name for name in names if not _is_text(labels[name])]:
+    gbk = any(UNDECODED.search(name) for name in names)  # as unzip leaves them, all or none
+    labels = {name: character_of(name, gbk) for name in names}
+    if wrong := [name for name in names if UNDECODED.search(labels[name])]:
         what = "names of class folders are neither UTF-8 nor a character in GBK"
         raise ValueError(f"{source}: {len(wrong)} {what}: {shorten(wrong)}; rename them")
-    if gbk:
-        pairs = [f"{printable(name)} is {labels[name]}" for name in gbk]
-        print(f"{source}: class folders named in GBK: {shorten(pairs)}", file=sys.stderr)
     return labels
-
-
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in name)
-
-
-# --- decode: files -> glyphs, in several processes
-
-
-class Sample(NamedTuple):
-    """A decoded sample."""
-
-    name: str  # for names.jsonl
-    label: str
-    writer: str  # "" if unknown
-    glyphs: np.ndarray  # (P,S,S) uint8, the proposals
-
-
-class Part(NamedTuple):
-    """The result of a task."""
-
-    samples: list[Sample]
-    refused: list[tuple[str, str]]  # label ("" of a damaged record) and message
-    checksums: list[int]  # of the files
 
 
 def _checksums(source: Path, entries: list[Entry]) -> list[int]:
@@ -174,22 +136,27 @@ def _checksums(source: Path, entries: list[Entry]) -> list[int]:
     return sums
 
 
-def _decode(source: Path, size: int, task: list[Entry]) -> Part:
-    """Decode the samples of a task; those that cannot be read are refused."""
+def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], list[int]]:
+    """Return the samples of a task, and the checksums of its files.
+
+    A sample is its name, label, writer ("" if unknown), and proposals (P,S,S) uint8; or instead of
+    these why it cannot be read, with label "" if it is a damaged record.
+    """
     cv2.setNumThreads(1)  # processes are the parallelism here
-    part = Part([], [], _checksums(source, task))
+    samples = []
     for entry in task:
         path = source / entry.path
         writer = writer_of(path.name)
         for name, place, label, item in _items(path, entry):
             try:
-                glyphs = proposals(_pixels(item), size)
+                if isinstance(item, Damage):
+                    raise ValueError(item.reason)
+                pixels = item.bitmap if isinstance(item, Record) else read_picture(item)
+                result = proposals(pixels, size)
             except (ValueError, OSError) as error:
-                reason = str(error).removeprefix(f"{place}: ")
-                part.refused.append((label, f"{place}: {reason}"))
-            else:
-                part.samples.append(Sample(name, label, writer, glyphs))
-    return part
+                result = f"{place}: {str(error).removeprefix(f'{place}: ')}"
+            samples.append((name, label, writer, result))
+    return samples, _checksums(source, task)
 
 
 def _items(path: Path, entry: Entry) -> Iterator[tuple[str, str, str, Path | Record | Damage]]:
@@ -203,15 +170,6 @@ def _items(path: Path, entry: Entry) -> Iterator[tuple[str, str, str, Path | Rec
             yield f"{path.name}#{item.offset}", f"{path}: byte {item.offset}", label, item
 
 
-def _pixels(item: Path | Record | Damage) -> np.ndarray:
-    if isinstance(item, Damage):
-        raise ValueError(item.reason)
-    return item.bitmap if isinstance(item, Record) else read_picture(item)
-
-
-# --- pack: glyphs -> one folder, made once
-
-
 @dataclass(frozen=True)
 class Pack:
     """A packed source, memory-mapped."""
@@ -219,13 +177,13 @@ class Pack:
     source: Path
     folder: Path
     size: int
-    fingerprint: str  # of names, sizes and contents of the source's files
-    classes: list[str]
-    writers: list[str]
     glyphs: np.ndarray  # (M,S,S) uint8
     offsets: np.ndarray  # (N + 1,) int64: sample i has the glyphs offsets[i]...offsets[i + 1]
     labels: np.ndarray  # (N,) int32 into `classes`
     writer_ids: np.ndarray  # (N,) int32 into `writers`, -1: unknown
+    fingerprint: str  # of names, sizes and contents of the source's files
+    classes: list[str]
+    writers: list[str]
     problems: list[str]  # a message for each sample that could not be read
     refused: dict[str, int]  # their number by label, "" if damaged
 
@@ -272,80 +230,72 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
     """
     source, folder = Path(source), pack_folder(source, size)
-    pack = _read_pack(source, folder, size) if _is_current(source, folder) else None
+    pack = _current_pack(source, folder, size)
     if pack is None:
+        if (folder / "pack.json").exists():
+            print(f"{source}: files or preprocessing have changed, packing again", file=sys.stderr)
         _make_pack(source, folder, size, workers)
         pack = _read_pack(source, folder, size)
     for problem in pack.problems[:10]:
         print(f"unreadable: {printable(problem)}", file=sys.stderr)
-    if (more := len(pack.problems) - 10) > 0:
-        print(f"unreadable: {more} more, see {folder / 'pack.json'}", file=sys.stderr)
+    if len(pack.problems) > 10:
+        print(f"unreadable: {len(pack.problems)} in all, see {folder}/pack.json", file=sys.stderr)
     return pack
 
 
-def _is_current(source: Path, folder: Path) -> bool:
-    """Return whether there is a pack of the source as it is now, by the present preprocessing."""
-    mark = read_mark(folder / "pack.json", PACK_VERSION)
-    if mark is None:
-        return False
-    if mark.get("preprocessing") != SETTINGS:
-        print(f"{source}: the preprocessing has changed, packing again", file=sys.stderr)
-        return False
+def _current_pack(source: Path, folder: Path, size: int) -> Pack | None:
+    """Open the pack of a source if there is one of the source as it is now."""
+    pack = _read_pack(source, folder, size)
+    if pack is None:
+        return None
     stamps = (read_mark(folder / "stamps.json", PACK_VERSION) or {}).get("stamps")
     with contextlib.suppress(OSError):
         if stamps and all(_stamp(source / path) == stamp for path, stamp in stamps.items()):
-            return True
+            return pack
     print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
     listing = scan(source)
-    checksums = _checksums(source, listing.entries)
-    if _digest(listing.entries, checksums) != mark.get("fingerprint"):
-        print(f"{source}: files have changed, packing again", file=sys.stderr)
-        return False
+    if _digest(listing.entries, _checksums(source, listing.entries)) != pack.fingerprint:
+        return None
     with contextlib.suppress(OSError):  # a read-only pack
         _write_stamps(folder, listing)
-    return True
+    return pack
 
 
 def _digest(entries: list[Entry], checksums: list[int]) -> str:
     """Return the fingerprint of a source: a digest of names, sizes and checksums of its files."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        line = f"{entry.path}|{entry.size}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    for checksum in checksums:
-        digest.update(b"%d\n" % checksum)
-    return digest.hexdigest()
+    lines = [f"{entry.path}|{entry.stamp[0]}\n" for entry in entries]
+    lines += [f"{checksum}\n" for checksum in checksums]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _write_stamps(folder: Path, listing: Listing) -> None:
     """Write size and time of all folders and of at most STAMPS files, evenly chosen."""
     step = -(-len(listing.entries) // STAMPS)
-    files = {entry.path: [entry.size, entry.mtime_ns] for entry in listing.entries[::step]}
+    files = {entry.path: entry.stamp for entry in listing.entries[::step]}
     mark = {"version": PACK_VERSION, "stamps": listing.folders | files}
     write_mark(folder / "stamps.json", mark)
 
 
 def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
-    """Open a pack; None if its files are missing or not those that were written."""
+    """Open a pack; None if its files are missing, damaged, or of another preprocessing."""
     mark = read_mark(folder / "pack.json", PACK_VERSION) or {}
     try:
         samples = (folder / "samples.npz").read_bytes()
-        if mark.pop("checksum") != _checksum(mark, samples):
+        if mark.pop("checksum") != _checksum(mark, samples) or mark["preprocessing"] != SETTINGS:
             return None
         with np.load(io.BytesIO(samples)) as arrays:
-            counts, labels, writers = (arrays[name] for name in ("counts", "labels", "writers"))
+            counts, labels, writer_ids = (arrays[name] for name in ("counts", "labels", "writers"))
         offsets = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
         glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(offsets[-1], size, size)
     except (FileNotFoundError, KeyError, ValueError):
         return None
-    return Pack(source, folder, size, mark["fingerprint"], mark["classes"], mark["writers"], glyphs,
-                offsets, labels, writers, mark["problems"], mark["refused"])  # fmt: skip
+    known = {key: mark[key] for key in ("fingerprint", "classes", "writers", "problems", "refused")}
+    return Pack(source, folder, size, glyphs, offsets, labels, writer_ids, **known)
 
 
 def _checksum(mark: dict, samples: bytes) -> int:
     """Return the CRC-32 of the contents of pack.json and samples.npz."""
-    text = json.dumps(mark, sort_keys=True)
-    return zlib.crc32(text.encode(), zlib.crc32(samples))
+    return zlib.crc32(json.dumps(mark, sort_keys=True).encode(), zlib.crc32(samples))
 
 
 def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
@@ -364,36 +314,33 @@ def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
                 old.unlink()
         try:
             _write_pack(source, folder, size, listing, workers)
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError) and error.filename is None:  # a full disk, say
-                error.filename = str(folder)
             raise
 
 
 def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers: int) -> None:
     """Write the files of a pack; see the table at the top."""
-    entries, images = listing.entries, listing.entries[0].label
-    step = TASK if images else 1  # .gnt files have many samples each
-    tasks = [entries[i : i + step] for i in range(0, len(entries), step)]
-    total = len(entries) if images else None
+    step = TASK if listing.entries[0].label else 1  # .gnt files have many samples each
+    tasks = [listing.entries[i : i + step] for i in range(0, len(listing.entries), step)]
     labels, writers, counts, refused, checksums = [], [], [], [], []
     with (
         Workers(min(workers or cores(), len(tasks))) as pool,
         open(folder / "glyphs.bin", "wb") as glyphs,
         open(folder / "names.jsonl", "w", encoding="ascii") as names,
-        progress(total=total, desc=f"packing {source}", unit=" samples") as bar,
     ):
-        for part in pool.map(partial(_decode, source, size), tasks):
-            for sample in part.samples:
-                glyphs.write(sample.glyphs.tobytes())
-                names.write(json.dumps(sample.name) + "\n")
-                counts.append(len(sample.glyphs))
-                labels.append(sample.label)
-                writers.append(sample.writer)
-            refused += part.refused
-            checksums += part.checksums
-            bar.update(len(part.samples) + len(part.refused))
+        decoded = pool.map(partial(_decode, source, size), tasks)
+        for samples, sums in progress(decoded, total=len(tasks), desc=f"packing {source}"):
+            for name, label, writer, result in samples:
+                if isinstance(result, str):
+                    refused.append((label, result))
+                    continue
+                glyphs.write(result.tobytes())
+                names.write(json.dumps(name) + "\n")
+                counts.append(len(result))
+                labels.append(label)
+                writers.append(writer)
+            checksums += sums
     problems = [message for _, message in refused]
     if not labels:
         what = f"{source}: none of its {len(problems)} samples could be read"
@@ -408,7 +355,7 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
     mark = {
         "version": PACK_VERSION,
         "preprocessing": SETTINGS,
-        "fingerprint": _digest(entries, checksums),
+        "fingerprint": _digest(listing.entries, checksums),
         "classes": classes,
         "writers": people,
         "problems": problems,

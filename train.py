@@ -22,9 +22,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,18 +57,18 @@ def train_one_epoch(
     run: Run, state: State, network: nn.Module, epoch: int, stop: threading.Event
 ) -> bool:
     """Train the rest of an epoch; return False if a stop was requested before its last step."""
-    config, steps = run.config, run.steps_per_epoch
+    steps = run.steps_per_epoch
     first = state.step - epoch * steps
     saved = time.monotonic()
     began = saved - state.seconds
     network.train()
     views = run.samples.views(epoch, first, steps, run.teacher)
-    name = f"epoch {epoch + 1}/{config.epochs}"
+    name = f"epoch {epoch + 1}/{run.config.epochs}"
     with progress(total=steps, initial=first, desc=name, unit=" steps", leave=False) as bar:
         for _ in range(first, steps):
             if must_stop(run, state, stop):
                 return False
-            train_step(run, state, network, islice(views, config.accumulate))
+            train_step(run, state, network, next(views))
             state.seconds = time.monotonic() - began
             bar.update()
             if state.step % 50 == 0 or run.device.type == "cpu":
@@ -82,18 +80,17 @@ def train_one_epoch(
     return True
 
 
-def train_step(run: Run, state: State, network: nn.Module, views: Iterable[View]) -> None:
-    """Take one step on --accumulate batches: forward, backward, clip, update, average."""
+def train_step(run: Run, state: State, network: nn.Module, view: View) -> None:
+    """Take one step: forward, backward, clip, update, average."""
     config, optimizer, scaler = run.config, state.optimizer, state.scaler
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(state.step, run.steps, config)
-    for view in views:
-        with torch.autocast(run.device.type, run.dtype, run.dtype != torch.float32):
-            logits = network(view.x)
-        loss = loss_function(logits, view, config, run.teacher)
-        scaler.scale(loss / config.accumulate).backward()
-        state.totals[0] += loss.detach() * len(view.labels)
-        state.totals[1] += len(view.labels)
+    with torch.autocast(run.device.type, run.dtype, run.dtype != torch.float32):
+        logits = network(view.x)
+    loss = loss_function(logits, view, config, run.teacher)
+    scaler.scale(loss).backward()
+    state.totals[0] += loss.detach() * len(view.labels)
+    state.totals[1] += len(view.labels)
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(state.model.parameters(), CLIP)
     scaler.step(optimizer)
@@ -341,7 +338,7 @@ def introduce(run: Run, state: State) -> None:
     parameters = sum(p.numel() for p in state.model.parameters())
     where = f"{run.device}, {str(run.dtype).removeprefix('torch.')}"
     epochs, steps = counted(config.epochs, "epoch"), counted(run.steps_per_epoch, "step")
-    samples = counted(config.batch_size * config.accumulate, "sample")
+    samples = counted(config.batch_size, "sample")
     run.notice(f"data: {run.samples.description}")
     run.notice(f"network: {config.variant}, {classes}, {parameters:,} parameters, on {where}")
     run.notice(f"schedule: {epochs} of {steps} of {samples}")

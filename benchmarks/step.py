@@ -79,12 +79,12 @@ def contestants(run: train.Run, state: train.State, steps: int) -> dict[str, Cal
 
     def pure() -> None:
         for _ in range(steps):
-            train.train_step(run, state, network, [view])
+            train.train_step(run, state, network, view)
         train.check_finite(run, state)  # waits for the device
 
     def whole() -> None:
         for view in run.samples.views(0, 0, steps):
-            train.train_step(run, state, network, [view])
+            train.train_step(run, state, network, view)
         train.check_finite(run, state)
 
     return {"pure": pure, "whole": whole}

@@ -62,7 +62,7 @@ def test_a_step_waits_for_nothing(tree, tmp_path):
         if number:  # the first one warms up
             torch.cuda.set_sync_debug_mode("error")
         try:
-            train_step(run, state, state.model.train(), [next(views)])
+            train_step(run, state, state.model.train(), next(views))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     check_finite(run, state)
@@ -75,7 +75,7 @@ def test_compiled_steps_are_those_of_the_network(tree):
         run, state = start(tree, **plain, compile=compile)
         network = wrap(run, state.model.train())
         for view in run.samples.views(0, 0, 3):
-            train_step(run, state, network, [view])
+            train_step(run, state, network, view)
         losses.append(float(state.totals[0]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 

@@ -42,25 +42,13 @@ class Log:
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] <= done]
         write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder), purge_step=done + 1)
-        self.describe(config)
+        settings = [f"| {key} | `{value}` |" for key, value in config.to_dict().items()]
+        self.board.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *settings]))
         print(
             f"{'epoch':>7}{'loss':>8}{'top-1':>8}{'top-5':>8}{'val loss':>9}"
             f"{'lr':>9}{'images/s':>10}{'time':>8}",
             flush=True,
         )
-
-    def describe(self, config: Config) -> None:
-        """Write the settings as text, and which curves share a chart."""
-        defaults, rows = Config().to_dict(), ["| setting | value | default |", "|---|---|---|"]
-        for key, value in config.to_dict().items():
-            other = f"`{defaults[key]}`" if value != defaults[key] else ""
-            rows.append(f"| {key} | `{value}` | {other} |")
-        self.board.add_text("settings", "\n".join(rows))
-        pairs = {
-            name: ["Multiline", [tag for tag in SCALARS if tag.startswith(name)]]
-            for name in ("accuracy", "loss")
-        }
-        self.board.add_custom_scalars({"curves": pairs})
 
     def inputs(self, x: Tensor, epoch: int) -> None:
         """Log inputs (B,1,S,S) in 0...1 as an image."""

@@ -48,28 +48,27 @@ class Samples:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self.train) // (self.config.batch_size * self.config.accumulate))
+        return max(1, len(self.train) // self.config.batch_size)
 
     def views(
         self, epoch: int, first: int, last: int, teacher: Teacher | None = None
     ) -> Iterator[View]:
         """Yield this process's share of the steps first...last of an epoch.
 
-        There are --accumulate batches a step. The random numbers of a batch are a function of
-        (seed, its number, process).
+        The random numbers of a batch are a function of (seed, step, process).
         """
-        config, count = self.config, self.config.accumulate
+        config = self.config
         share = config.batch_size // self.processes.world
         order = self.train[epoch_order(len(self.train), config.seed, epoch)]
         if config.synthetic:
             order = order + epoch * len(self.train)  # never the same sample twice
-        numbers = range(first * count, last * count)
-        starts = [n * config.batch_size + self.processes.rank * share for n in numbers]
+        steps = range(first, last)
+        starts = [step * config.batch_size + self.processes.rank * share for step in steps]
         chosen = [order[start : start + share] for start in starts]
         batches = self.source.batches(chosen)
-        before = epoch * self.steps_per_epoch * count
-        for n, indices, (glyphs, labels) in zip(numbers, chosen, batches, strict=True):
-            x, confidence, target = self.augment(before + n, glyphs, teacher)
+        before = epoch * self.steps_per_epoch
+        for step, indices, (glyphs, labels) in zip(steps, chosen, batches, strict=True):
+            x, confidence, target = self.augment(before + step, glyphs, teacher)
             if not config.synthetic:
                 full = torch.from_numpy(~self.source.no_character[indices])
                 confidence = confidence * full.to(self.device, non_blocking=True)
@@ -104,12 +103,12 @@ def open_samples(
     check_options(config, processes.world)
     opened = (synthetic if config.synthetic else packed)(config, classes)
     samples = Samples(config, device, processes, *opened)
-    count, wanted = len(samples.train), config.batch_size * config.accumulate
+    count = len(samples.train)
     what = f"{count} training and {len(samples.validation)} validation samples"
     if count < 2 or len(samples.validation) == 0:
         raise ValueError(f"{what}; give more --data or another --val-fraction")
-    if count < wanted and (processes.world > 1 or config.accumulate > 1):
-        raise ValueError(f"{what}, a step takes {wanted}; lower --batch-size or --accumulate")
+    if count < config.batch_size and processes.world > 1:
+        raise ValueError(f"{what}; several processes need a smaller --batch-size")
     if device.type == "cuda" and not config.synthetic:
         samples.source.to(device, torch.cuda.mem_get_info(device)[0])
     return samples

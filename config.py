@@ -133,7 +133,7 @@ class Config:
     )
 
     out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files")
-    resume: bool = setting(False, "continue OUT/last.pt")
+    resume: bool = setting(False, "continue OUT/last.pt; give --data if it has moved")
     init_from: str = setting("", "checkpoint to start from; other classes are allowed")
     keep_classes: bool = setting(False, "also keep the classes of --init-from that --data lacks")
     seed: int = setting(0, "random seed", NOT_NEGATIVE)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from hwdb.characters import class_order
 from jobs.command import shorten
-from packing import Pack, open_pack
+from packing import Pack, counted, open_pack
 
 NO_LABEL = -100  # ignored by torch.nn.functional.cross_entropy
 
@@ -169,12 +169,6 @@ class CharacterDataset(Dataset):
 def _open(given: Sources, size: int, workers: int) -> list[Pack]:
     sources = [given] if isinstance(given, str | Path | Pack) else given
     return [s if isinstance(s, Pack) else open_pack(s, size, workers) for s in sources]
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts: "1 class", "1,000 classes"."""
-    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{plural}"
 
 
 def classes_of(packs: Sequence[Pack]) -> list[str]:

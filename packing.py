@@ -210,9 +210,16 @@ class Pack:
 
     def describe(self) -> str:
         """Return a summary in one line."""
-        writers = f"{len(self.writers)} writers" if self.writers else "writers unknown"
-        text = f"{self.source}: {len(self):,} samples, {len(self.classes)} classes, {writers}"
+        writers = counted(len(self.writers), "writer") if self.writers else "writers unknown"
+        samples, classes = counted(len(self), "sample"), counted(len(self.classes), "class")
+        text = f"{self.source}: {samples}, {classes}, {writers}"
         return text + (f", {len(self.problems)} unreadable" if self.problems else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: "1 class", "1,000 classes"."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural}"
 
 
 def pack_folder(source: str | Path, size: int) -> Path:
@@ -305,9 +312,10 @@ def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
     """
     listing = scan(source)
     if listing.others:
-        what = "files are skipped, neither images in class folders nor .gnt files"
-        names = shorten(listing.others)
-        print(f"{source}: {len(listing.others)} {what}: {names}", file=sys.stderr)
+        what = (
+            f"{counted(len(listing.others), 'file')} skipped, not images in class folders or .gnt"
+        )
+        print(f"{source}: {what}: {shorten(listing.others)}", file=sys.stderr)
     with only_one(folder):
         for old in folder.iterdir():
             if not old.name.startswith(".lock"):

@@ -35,12 +35,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 import calibration
 import checkpoint
 from config import Config, add_arguments, flag, from_arguments, from_dict
-from dataset import counted
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from jobs import devices
 from jobs.command import command, progress, sentence, stop_signals
 from model import mobilenet_v3
+from packing import counted
 from training.log import Log
 from training.samples import Samples, View, open_samples
 from training.teacher import Teacher, load_teacher

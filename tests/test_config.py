@@ -89,7 +89,3 @@ def test_help_tells_groups_and_defaults(capsys):
         assert text in message, text
     assert "--resume continue OUT/last.pt --init-from FROM" in message  # no default to tell
     assert "(default: )" not in message
-    with pytest.raises(SystemExit):
-        parsed("--help", names=["lr", "device"])
-    message = " ".join(capsys.readouterr().out.split())
-    assert "optimization: --lr" in message and "run: --device" in message and "model" not in message

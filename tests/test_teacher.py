@@ -1,12 +1,11 @@
 """Teachers: what they expect, what they see, and what is learned from them."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, SMALL, call_script
+from conftest import CHARACTERS
 
 import checkpoint
 from config import Config
@@ -228,19 +227,3 @@ def test_a_teacher_of_one_class_gives_a_finite_loss():
     view = View(torch.empty(0), torch.tensor([0, 1]), torch.ones(2), torch.zeros(2, 1))
     config = Config(logit_weight=1.0)
     assert torch.isfinite(loss_function(torch.randn(2, 3), view, config, teacher_of([0], 3)))
-
-
-def test_a_student_learns_from_its_teacher_without_labels(trained, data, tmp_path):
-    """Two classes have labels, the other four come from the teacher."""
-    for number, folder in enumerate(sorted((data / "train").glob("U+*"))):
-        part = tmp_path / ("labelled" if number < 2 else "unlabelled")
-        shutil.copytree(folder, part / folder.name)
-    plain = [part for name in Augmentation._fields for part in (f"--{name}", "0")]
-    given = ["--data", tmp_path / "labelled", "--unlabelled", tmp_path / "unlabelled"]
-    given += ["--teacher", trained / "best.pt", "--init-from", trained / "best.pt"]
-    given += ["--keep-classes", "--out", tmp_path / "run", *SMALL, "--epochs", "2", *plain]
-    done = call_script("train.py", *given)
-    assert done.returncode == 0, done.stderr
-    last = tmp_path / "run" / "last.pt"
-    read = call_script("test.py", data / "test", "--checkpoint", last, "--json", "-")
-    assert json.loads(read.stdout)["top1"] > 0.4

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import checkpoint
 from config import Config, flag
-from dataset import NO_LABEL, CharacterDataset, classes_of, counted, epoch_order, hold_out
+from dataset import NO_LABEL, CharacterDataset, classes_of, epoch_order, hold_out
 from hwdb.characters import LEVEL1, class_order, select_classes
 from jobs.devices import Processes
 from model import to_input
-from packing import Pack, open_pack
+from packing import Pack, counted, open_pack
 from synthesis.stream import SyntheticSet
 from training.augment import Augmentation, augment, draw_maps, warp
 from training.teacher import Teacher

@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hwdb.characters import character_of, class_order
-from hwdb.record import Damage, Record, read_gnt
+from hwdb.record import Damage, Record, other_format, read_gnt
 from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
@@ -82,10 +82,14 @@ def scan(source: str | Path) -> Listing:
         _walk(source, "", "", listing)
         if not listing.entries:
             raise ValueError(f"{source}: holds no samples; {EXPECTED}")
-    elif source.is_file() and source.suffix.lower() == ".gnt":
+    elif not source.is_file():
+        raise FileNotFoundError(f"{source}: no such folder; {EXPECTED}")
+    elif source.suffix.lower() == ".gnt":
         listing.entries.append(Entry("", "", _stamp(source)))
     else:
-        raise FileNotFoundError(f"{source}: no such folder or .gnt file; {EXPECTED}")
+        with open(source, "rb") as stream:
+            what = other_format(source.name, stream.read(64)) or "neither a .gnt file nor a folder"
+        raise ValueError(f"{source}: {what}; {EXPECTED}")
     return listing
 
 

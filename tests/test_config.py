@@ -87,5 +87,7 @@ def test_help_tells_groups_and_defaults(capsys):
         "run: --out", "--batch-size SIZE", "--compile torch.compile",
     ):  # fmt: skip
         assert text in message, text
-    assert "--resume continue OUT/last.pt --init-from FROM" in message  # no default to tell
+    assert (
+        "--resume continue OUT/last.pt; give --data if it has moved --init-from FROM" in message
+    )  # no default to tell
     assert "(default: )" not in message

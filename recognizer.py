@@ -70,6 +70,7 @@ class Network(NamedTuple):
     top1: float | None = None  # on the validation samples of its training
     preprocessing: Mapping[str, float] | None = None  # picture.SETTINGS of its training
     device: str = "cpu"
+    shipped: bool = False  # whether these are the shipped weights, or an export of them
 
     def __reduce__(self) -> tuple:
         """Pickle the file's path: the network is loaded anew, on the same device."""
@@ -81,7 +82,7 @@ class Network(NamedTuple):
         from config import DEFAULT_CHECKPOINT
 
         text = f"{self.source}: {len(self.classes)} classes"
-        if os.path.abspath(self.source) == DEFAULT_CHECKPOINT:
+        if self.shipped:
             text += ", the shipped weights"
         else:
             if self.top1 is not None:
@@ -106,6 +107,7 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         install = "pip install -r requirements.txt, or export it to ONNX with export.py"
         raise ValueError(f"{path}: needs the package {error.name}: {install}") from None
     import checkpoint
+    from config import DEFAULT_CHECKPOINT
     from jobs.devices import pick_device
 
     loaded = checkpoint.load(path)
@@ -125,7 +127,8 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
 
     size, metrics = loaded["config"]["size"], loaded["metrics"]
     known = metrics.get("reject"), metrics.get("top1"), loaded.get("preprocessing")
-    return Network(logits, size, loaded["classes"], str(path), *known, str(device))
+    shipped = os.path.abspath(path) == DEFAULT_CHECKPOINT
+    return Network(logits, size, loaded["classes"], str(path), *known, str(device), shipped)
 
 
 def open_session(path: str | Path):
@@ -172,7 +175,7 @@ def _load_onnx(path: str | Path) -> Network:
 
     metadata = session.get_modelmeta().custom_metadata_map
     try:
-        names = ("config", "classes", "reject", "metrics", "preprocessing")
+        names = ("config", "classes", "reject", "metrics", "preprocessing", "shipped")
         known = {name: json.loads(metadata.get(name, "null")) for name in names}
         size, classes, reject = known["config"]["size"], known["classes"], known["reject"]
         if reject is not None:
@@ -184,8 +187,9 @@ def _load_onnx(path: str | Path) -> Network:
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
-    top1 = (known["metrics"] or {}).get("top1")
-    return Network(logits, size, classes, str(path), reject, top1, known["preprocessing"])
+    top1, shipped = (known["metrics"] or {}).get("top1"), bool(known["shipped"])
+    past = known["preprocessing"]
+    return Network(logits, size, classes, str(path), reject, top1, past, shipped=shipped)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from conftest import CHARACTERS, ROOT, bitmap, call_script, made_once, run_script
 
 import checkpoint
+import config
 from config import DEFAULT_CHECKPOINT
 from picture import to_glyph
 from picture.module import ToGlyph
@@ -33,16 +34,12 @@ def open_alone(network: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(network, options)
 
 
-def with_changes(source: Path, target: Path, metrics: dict | None = None, **weights) -> Path:
-    """Copy a checkpoint with other metrics and with weights changed (__ for .)."""
-    loaded = checkpoint.load(source)
-    for name, change in weights.items():
-        name = name.replace("__", ".")
-        loaded["model"][name] = change(loaded["model"][name])
-    checkpoint.save(
-        target, loaded["model"], loaded["config"], loaded["classes"],
-        loaded["metrics"] | (metrics or {}), loaded["epoch"],
-    )  # fmt: skip
+def with_changes(source: Path, target: Path, add: float = 0, **changes) -> Path:
+    """Copy a checkpoint with entries changed and a number added to the weights of the head."""
+    loaded = checkpoint.load(source) | changes
+    loaded["model"]["classifier.3.weight"] += add
+    entries = (loaded[name] for name in ("model", "config", "classes", "metrics", "epoch"))
+    checkpoint.save(target, *entries)
     return target
 
 
@@ -53,7 +50,7 @@ def picture_file(trained, tmp_path_factory) -> Path:
     def make(folder: Path) -> None:
         folder.mkdir()
         reject = {"scale": 0.7, "offset": -2.0, "threshold": 0.5}
-        source = with_changes(trained / "best.pt", folder / "best.pt", {"reject": reject})
+        source = with_changes(trained / "best.pt", folder / "best.pt", metrics={"reject": reject})
         done = call_script("export.py", "--checkpoint", source, "--input", "picture")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"{folder / 'best-picture.onnx'}: fp32")
@@ -95,6 +92,14 @@ def test_metadata_and_size(exported):
 
 def test_shipped_weights_are_small_in_int8(site):
     assert (site / "network.onnx").stat().st_size <= 2.5e6
+
+
+def test_an_export_of_the_shipped_weights_says_so(exported, tmp_path, monkeypatch):
+    assert "the shipped weights: --checkpoint" in load_network(exported / "fp32.onnx").summary
+    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", str(exported / "best.pt"))
+    out = tmp_path / "shipped.onnx"
+    call_script("export.py", "--checkpoint", exported / "best.pt", "--out", out)
+    assert load_network(out).summary == f"{out}: 6 classes, the shipped weights"
 
 
 def test_test_and_predict_read_the_same(exported, data):
@@ -209,29 +214,16 @@ def test_a_twin_is_read_as_the_chinese_character(site):
 
 @pytest.mark.parametrize(("precision", "weight"), [("fp16", 1e6), ("fp32", 1e38)])
 def test_a_broken_network_is_not_written(trained, tmp_path, precision, weight):
-    broken = with_changes(
-        trained / "best.pt", tmp_path / "broken.pt", classifier__3__weight=lambda w: w + weight
-    )
+    broken = with_changes(trained / "best.pt", tmp_path / "broken.pt", add=weight)
     done = call_script("export.py", "--checkpoint", broken, "--precision", precision)
     assert done.returncode == 2 and "nothing was written" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["broken.pt"]
 
 
-def test_other_readings_are_a_warning(trained, tmp_path):
-    def nearly_equal(weight: torch.Tensor) -> torch.Tensor:
-        return 1 + weight / 1000  # less than one of 127 steps
-
-    changes = {"classifier__3__weight": nearly_equal, "classifier__3__bias": torch.zeros_like}
-    source = with_changes(trained / "best.pt", tmp_path / "poor.pt", **changes)
-    done = call_script("export.py", "--checkpoint", source, "--precision", "int8")
-    assert done.returncode == 0 and (tmp_path / "poor-int8.onnx").is_file()
-    assert "warning: top-1 of" in done.stderr and "use another --precision" in done.stderr
-
-
 def test_labels_may_be_words(trained, tmp_path):
-    loaded, names = checkpoint.load(trained / "best.pt"), [c + "x" for c in "abcdef"]
-    checkpoint.save(tmp_path / "words.pt", loaded["model"], loaded["config"], names, {}, 1)
-    done = call_script("export.py", "--checkpoint", tmp_path / "words.pt")
+    names = [c + "x" for c in "abcdef"]
+    source = with_changes(trained / "best.pt", tmp_path / "words.pt", classes=names)
+    done = call_script("export.py", "--checkpoint", source)
     assert done.returncode == 0, done.stderr
     assert load_network(tmp_path / "words.onnx").classes == names
 

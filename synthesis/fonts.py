@@ -24,9 +24,8 @@ BLOCK = 64  # characters that are compared at once
 class Fonts:
     """The typefaces of a folder that have some of `characters`; finding them takes seconds.
 
-    Each folder of font files is one typeface: web fonts come as many subsets. `share` of the
-    characters are drawn from fonts. Raises FileNotFoundError without font files and ValueError if
-    none has any of the characters.
+    Each folder of font files is one typeface (web fonts come as many subsets); `share` of the
+    characters are drawn from fonts. Raises FileNotFoundError or ValueError if there are none.
     """
 
     def __init__(self, folder: str | Path, characters: str | list[str], share: float = 0.4) -> None:

@@ -6,9 +6,7 @@
 
     python -m synthesis.papers --count 50 --out data/none    # a folder for each kind
 
-Images without a character are empty papers, marks, and wrong proposals: a character in its frame,
-beside another, cut in half, incomplete, or several at once. They are for `train.py --outliers`
-and `test.py --no-characters`.
+Images without a character are for `train.py --outliers` and `test.py --no-characters`.
 """
 
 import argparse
@@ -66,7 +64,7 @@ def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     One or two of: a part of a line, a part of a neighbour, a gap where a line was removed.
     """
-    ways = _line_left, _neighbour_left, _line_removed
+    ways = _line_left, _neighbour, _line_removed
     for number in rng.choice(len(ways), rng.integers(1, 3), replace=False):
         bitmap = _at_any_side(ways[number], bitmap, rng)
     x, y, w, h = cv2.boundingRect((bitmap < 255).view(np.uint8))
@@ -76,7 +74,7 @@ def remains(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _at_any_side(change, bitmap: np.ndarray, rng: np.random.Generator, **options) -> np.ndarray:
     """Return change(bitmap, rng, **options), applied to one of the four sides."""
     turns = int(rng.integers(4))
-    turned = change(np.ascontiguousarray(np.rot90(bitmap, turns)), rng, **options)
+    turned = change(np.rot90(bitmap, turns).copy(), rng, **options)
     return np.ascontiguousarray(np.rot90(turned, -turns))
 
 
@@ -87,14 +85,11 @@ def _line_left(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     bitmap = np.pad(bitmap, ((rim, rim), (0, 0)), constant_values=255)
     y = rng.choice([rng.uniform(0, 2 * rim), rng.uniform(h, h + 2 * rim), h * rng.random()])
     x, length = w * rng.uniform(0, 0.7), w * rng.uniform(0.15, 1)
-    ends = (x, y, x + length, y + rng.normal(0, 0.03) * length)
-    draw_line(bitmap, ends, rng.uniform(60, 200))
+    draw_line(bitmap, (x, y, x + length, y + rng.normal(0, 0.03) * length), rng.uniform(60, 200))
     return bitmap
 
 
-def _neighbour_left(
-    bitmap: np.ndarray, rng: np.random.Generator, least: float = 0.05, most: float = 0.25
-) -> np.ndarray:
+def _neighbour(bitmap: np.ndarray, rng: np.random.Generator, least=0.05, most=0.25) -> np.ndarray:
     """Add a share of another character to the right of this one."""
     h, w = bitmap.shape
     other = render(LEVEL1[rng.integers(len(LEVEL1))], Writer.draw(rng), rng)
@@ -108,7 +103,6 @@ def _line_removed(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Break the strokes along a level line that was removed."""
     h = len(bitmap)
     y, width = int(h * rng.uniform(0.15, 0.85)), max(1, round(h * rng.uniform(0.015, 0.04)))
-    bitmap = bitmap.copy()
     bitmap[y : y + width] = 255
     return bitmap
 
@@ -116,11 +110,9 @@ def _line_removed(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def no_character(kind: str, rng: np.random.Generator) -> np.ndarray:
     """Draw an image (h, w) uint8, 255 = paper, of one of NO_CHARACTERS."""
     side = int(rng.uniform(48, 160))
-    if kind in PAPERS:
-        return paper(kind, side, rng)
-    if kind in MARKS:
-        return MARKS[kind](side, rng)
-    return WRONG[kind](_dense(Writer.draw(rng, rng.uniform(*HARD)), rng), rng)
+    if kind in WRONG:
+        return WRONG[kind](_dense(Writer.draw(rng, rng.uniform(*HARD)), rng), rng)
+    return MARKS[kind](side, rng) if kind in MARKS else paper(kind, side, rng)
 
 
 def _scribble(side: int, rng: np.random.Generator) -> np.ndarray:
@@ -184,12 +176,11 @@ def _several(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     inks = [ink, *(_dense(writer, rng) for _ in range(int(rng.integers(1, 5))))]
     inks = [np.rot90(one, turns) for one in inks]
     gap, tall = int(rng.integers(2, 9)), max(map(len, inks))
-    rims = [((tall - len(one), 0), (1, gap)) for one in inks]
-    row = np.hstack([np.pad(*pair, constant_values=255) for pair in zip(inks, rims, strict=True)])
-    return np.ascontiguousarray(np.rot90(row, -turns))
+    row = [np.pad(one, ((tall - len(one), 0), (1, gap)), constant_values=255) for one in inks]
+    return np.ascontiguousarray(np.rot90(np.hstack(row), -turns))
 
 
-_beside = partial(_at_any_side, _neighbour_left, least=0.25, most=0.9)
+_beside = partial(_at_any_side, _neighbour, least=0.25, most=0.9)
 MARKS = dict(scribble=_scribble, spots=_spots)
 WRONG = dict(framed=_framed, beside=_beside, half=_half, incomplete=_incomplete, several=_several)
 NO_CHARACTERS = (*PAPERS, *MARKS, *WRONG)
@@ -204,13 +195,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("data/none"), help="default: data/none")
     args = parser.parse_args(argv)
     check_range(args, 1, math.inf, "count")
-    check_range(args, 0, math.inf, "seed")
     for number, kind in enumerate(NO_CHARACTERS):
         (args.out / kind).mkdir(parents=True, exist_ok=True)
         for index in range(args.count):
             bitmap = no_character(kind, np.random.default_rng((args.seed, number, index)))
-            path = args.out / kind / f"{index:05d}.png"
-            write_file(path, cv2.imencode(".png", bitmap)[1].data)
+            write_file(args.out / kind / f"{index:05d}.png", cv2.imencode(".png", bitmap)[1].data)
     print(f"{args.out}: {args.count} images of each of {', '.join(NO_CHARACTERS)}")
     return 0
 

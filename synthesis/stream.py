@@ -55,8 +55,7 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 class SyntheticSet:
     """Endless synthetic handwriting, drawn by worker processes while the network trains.
 
-    Sample i depends on (seed, i) alone, so a resumed run sees the same glyphs. `workers` 0 means
-    one process per core.
+    Sample i depends on (seed, i) alone: a resumed run sees the same glyphs. 0 workers: one a core.
     """
 
     def __init__(self, classes: Sequence[str], size: int, seed: int, workers: int = 0) -> None:

@@ -14,8 +14,6 @@ Other fields are ignored. All are scaled alike, so that the median of the charac
 becomes TYPICAL em.
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import json

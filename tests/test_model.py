@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from model import count_macs, main, make_divisible, mobilenet_v3, to_input
+from model import count_macs, main, mobilenet_v3, to_input
 
 
 def randomize(model: torch.nn.Module) -> None:
@@ -74,11 +74,9 @@ def test_prints_the_table(capsys):
     main()
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0][:4] == ["variant", "stem", "last", "parameters"] and len(lines) == 7
-    assert [line[:3] for line in lines[4:]] == [
-        ["small", *stem_last] for stem_last in ("22", "21", "12")
-    ]
     model = mobilenet_v3("small", last_stride=1)
-    assert lines[5][3] == f"{sum(p.numel() for p in model.parameters()):,}"
+    parameters = f"{sum(p.numel() for p in model.parameters()):,}"
+    assert lines[5][:4] == ["small", "2", "1", parameters]
     assert lines[5][10:13] == [f"{count_macs(model, 64)[0] / 1e6:.1f}", "M", "4x4"]
 
 
@@ -99,11 +97,3 @@ def test_a_glyph_becomes_the_input():
     expected = torch.tensor([[[[0, 0.2], [0.4, 1]]]])
     torch.testing.assert_close(to_input(glyphs), expected)
     assert to_input(glyphs.numpy()).shape == (1, 1, 2, 2)
-
-
-@pytest.mark.parametrize(
-    ("channels", "rounded"),
-    [(4, 8), (8, 8), (11, 16), (12, 16), (19, 24), (20, 24), (88, 88), (90, 88), (60.5, 64)],
-)
-def test_channels_are_multiples_of_eight(channels, rounded):
-    assert make_divisible(channels) == rounded

@@ -42,7 +42,7 @@ from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, SETTINGS, cv2, proposals, read_picture
+from picture import PICTURE_SUFFIXES, SETTINGS, cv2, find_proposals, read_picture
 
 PACK_VERSION = 9  # of the format
 TASK = 256  # images per task of a worker
@@ -156,7 +156,7 @@ def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], li
                 if isinstance(item, Damage):
                     raise ValueError(item.reason)
                 pixels = item.bitmap if isinstance(item, Record) else read_picture(item)
-                result = proposals(pixels, size)
+                result = find_proposals(pixels, size).glyphs
             except (ValueError, OSError) as error:
                 result = f"{place}: {str(error).removeprefix(f'{place}: ')}"
             samples.append((name, label, writer, result))

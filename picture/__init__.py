@@ -9,7 +9,7 @@ cv2 = load_opencv()  # scripts import it from here, before anything else that ne
 # ruff: noqa: E402, F401
 from picture.files import PICTURE_SUFFIXES, decode_picture, from_pillow, read_picture
 from picture.glyph import fit, is_clean, to_glyph, to_grey
-from picture.proposals import Proposals, find_proposals, proposals
+from picture.proposals import Proposals, find_proposals
 
 # The constants of the preprocessing. Packs and checkpoints store them, so a change is noticed.
 SETTINGS = {

@@ -109,30 +109,27 @@ def find_ink(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
     grey = to_grey(picture)
     if is_clean(grey):
         return 255 - grey, None, True
-    colour = picture if picture.dtype == np.uint8 and picture.shape[2:] == (3,) else None
+    coloured = picture.dtype == np.uint8 and picture.shape[2:] == (3,)
+    layers = [grey, picture] if coloured else [grey]
     found = None
     for _ in range(LOOKS):
-        scale = min(1.0, ANALYSIS_SIDE / max(grey.shape))
+        h, w = layers[0].shape
+        scale = min(1.0, ANALYSIS_SIDE / max(h, w))
+        small = max(1, round(w * scale)), max(1, round(h * scale))
+        reduced = [cv2.resize(layer, small, interpolation=cv2.INTER_AREA) for layer in layers]
         try:
-            ink = 255 - lift(_reduce(grey, scale))
+            ink = 255 - lift(reduced[0])
         except ValueError:
             if found is None:
                 raise
             break  # faint ink of a closer look has more noise: keep the look before
-        found = ink, None if colour is None else _reduce(colour, scale), False
+        found = ink, reduced[1] if coloured else None, False
         top, bottom, left, right = ink_box(ink, SURROUNDINGS)
         if scale == 1 or max(bottom - top, right - left) > NEAR * max(ink.shape):
             break
         top, bottom, left, right = (round(v / scale) for v in (top, bottom, left, right))
-        grey = grey[top:bottom, left:right]
-        colour = None if colour is None else colour[top:bottom, left:right]
+        layers = [layer[top:bottom, left:right] for layer in layers]
     return found
-
-
-def _reduce(grey: np.ndarray, scale: float) -> np.ndarray:
-    """Make a picture (h,w) or (h,w,3) smaller, but no side less than a pixel."""
-    h, w = (max(1, round(side * scale)) for side in grey.shape[:2])
-    return cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
 
 
 def lift(grey: np.ndarray) -> np.ndarray:

@@ -28,7 +28,9 @@ class ToGlyph(nn.Module):
         height = torch.arange(pictures.shape[2], device=pictures.device)  # (H,)
         width = torch.arange(pictures.shape[3], device=pictures.device)  # (W,)
         grey = pictures.flatten(1).long()
-        table = self.ink_of_levels(histogram(grey), self.is_strip(height, width))
+        sides = torch.stack([height[-1], width[-1]]) + 1
+        strip = sides.amax() * 2 > sides.amin() * 5
+        table = self.ink_of_levels(histogram(grey), strip)
         ink = table.gather(1, grey).view_as(pictures).squeeze(1)  # (N,H,W)
         darkest = ink.amax((1, 2)).view(-1, 1)
         edge = darkest * 3 / 20  # glyph.INK_EDGE, exact in float32
@@ -40,11 +42,6 @@ class ToGlyph(nn.Module):
         columns = self.resampling(left, right, scale, width)  # (N,S,W)
         glyph = (rows @ ink @ columns.transpose(1, 2)).round()
         return self.level(glyph * (darkest >= LEAST_INK).unsqueeze(2))
-
-    def is_strip(self, height: Tensor, width: Tensor) -> Tensor:
-        """Return whether a side is more than 2.5 times the other, of pixel indices (H,), (W,)."""
-        height, width = height[-1] + 1, width[-1] + 1
-        return torch.maximum(height, width) * 2 > torch.minimum(height, width) * 5
 
     def ink_of_levels(self, shares: Tensor, strip: Tensor) -> Tensor:
         """Return the ink (N,256), 0...255, of each grey level of pictures with histograms (N,256).

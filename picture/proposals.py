@@ -86,11 +86,6 @@ class Proposals(NamedTuple):
         return parts if fits and all((part > INK).any() for part in parts) else []
 
 
-def proposals(picture: np.ndarray, size: int = 64) -> np.ndarray:
-    """Return the glyphs alone, (P,S,S) uint8, 0 = paper; see `find_proposals`."""
-    return find_proposals(picture, size).glyphs
-
-
 def find_proposals(picture: np.ndarray, size: int = 64) -> Proposals:
     """Return the proposals of a picture; the first glyph is `picture.to_glyph(picture, size)`.
 

@@ -20,7 +20,7 @@ from dataset import NO_LABEL, CharacterDataset, hold_out
 from hwdb.characters import character_of, class_order
 from jobs.files import only_one
 from packing import open_pack, pack_folder, scan
-from picture import proposals, read_picture, to_glyph
+from picture import find_proposals, read_picture, to_glyph
 
 UNIX = pytest.mark.skipif(os.name == "nt", reason="file names of Unix")
 
@@ -61,7 +61,7 @@ def test_a_pack_holds_every_glyph_with_label_and_writer(tmp_path):
         assert pack.classes[pack.labels[i]] == chr(int(folder[2:], 16))
         assert pack.writers[pack.writer_ids[i]] == writer
         ink = bitmap(chr(int(folder[2:], 16)), int(writer), int(sample))
-        assert np.array_equal(pack.proposals(i), proposals(ink, 32))
+        assert np.array_equal(pack.proposals(i), find_proposals(ink, 32).glyphs)
     assert pack.describe() == f"{tmp_path / 'train'}: 18 samples, 3 classes, 3 writers"
 
 
@@ -75,7 +75,7 @@ def test_all_proposals_of_a_picture_are_packed(tmp_path):
     dataset = CharacterDataset(pack, size=32)
     assert len(dataset) == 2 and len(pack.glyphs) > 2
     glyphs, counts = dataset.proposals(np.array([1, 0]))
-    expected = [proposals(picture, 32) for picture in (lined, ink)]
+    expected = [find_proposals(picture, 32).glyphs for picture in (lined, ink)]
     assert counts.tolist() == [len(part) for part in expected]
     assert np.array_equal(glyphs, np.concatenate(expected))
     assert np.array_equal(dataset.fetch(np.array([1]))[0][0], to_glyph(lined, 32))
@@ -227,7 +227,8 @@ def test_a_changed_tree_is_packed_again(tmp_path, change, capsys):
     assert pack.names == [entry.path for entry in files]
     for i, entry in enumerate(files):
         assert pack.classes[pack.labels[i]] == entry.label
-        assert np.array_equal(pack.proposals(i), proposals(read_picture(tree / entry.path), 32))
+        expected = find_proposals(read_picture(tree / entry.path), 32).glyphs
+        assert np.array_equal(pack.proposals(i), expected)
 
 
 def test_an_unchanged_tree_is_not_packed_again_wherever_it_lies(tmp_path, capsys):

@@ -123,7 +123,3 @@ def test_torch_hub(expected):
         assert model.classes[logits.argmax(1)[0]] == character
     assert model.size == recognizer.network.size and not model.training
     assert [name for name in vars(load_script("hubconf.py")) if name[0] != "_"][1:] == ["small"]
-    new = torch.hub.load(str(ROOT), "small", source="local", pretrained=False, num_classes=10)
-    assert new(torch.zeros(2, 1, 64, 64)).shape == (2, 10)
-    with pytest.raises(ValueError, match="pretrained=False"):
-        torch.hub.load(str(ROOT), "small", source="local", num_classes=10)

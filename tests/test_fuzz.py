@@ -27,7 +27,7 @@ from hwdb.archives import GntFile, open_files
 from hwdb.record import HEADER, Record, decode_tag, encode_tag, read_gnt
 from model import mobilenet_v3
 from packing import open_pack
-from picture import decode_picture, proposals
+from picture import decode_picture, find_proposals
 
 COUNT = int(os.environ.get("FUZZ", "0"))
 TEXT = "啊阿埃挨哎唉哀皑癌蔼A①"
@@ -190,7 +190,7 @@ def good_pictures() -> list[bytes]:
 def test_damaged_pictures(seed, changes):
     data = change(good_pictures()[seed % len(good_pictures())], changes)
     try:
-        glyphs = proposals(decode_picture(data), 32)
+        glyphs = find_proposals(decode_picture(data), 32).glyphs
     except ValueError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
     else:

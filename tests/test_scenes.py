@@ -7,7 +7,7 @@ from conftest import bitmap
 from test_picture import INK, like
 
 from config import DEFAULT_CHECKPOINT
-from picture import find_proposals, proposals, to_glyph
+from picture import find_proposals, to_glyph
 from recognizer import Recognizer
 
 SIDE = 160
@@ -95,7 +95,7 @@ def test_the_character_is_proposed_and_read(kind, recognizer):
     photo = photograph(SCENES[kind])
     if kind == "shadow":
         photo[:, :60] = photo[:, :60] * 0.7
-    glyphs = proposals(photo)
+    glyphs = find_proposals(photo).glyphs
     assert np.array_equal(glyphs[0], to_glyph(photo))
     assert max(like(glyph, expected) for glyph in glyphs) > 0.85
     readings = recognizer.recognize([photo], top_k=1)[0]
@@ -103,7 +103,7 @@ def test_the_character_is_proposed_and_read(kind, recognizer):
 
 
 def test_no_proposal_comes_twice_and_all_are_glyphs():
-    glyphs = proposals(photograph(SCENES["grid"]), 48)
+    glyphs = find_proposals(photograph(SCENES["grid"]), 48).glyphs
     assert glyphs.dtype == np.uint8 and glyphs.shape[1:] == (48, 48) and len(glyphs) > 3
     assert len({glyph.tobytes() for glyph in glyphs}) == len(glyphs)
     for glyph in glyphs:
@@ -120,7 +120,7 @@ def test_colours_tell_lines_from_strokes():
     photo = photo.astype(np.uint8)
     expected = to_glyph(photograph(page()))
     best, grey = (
-        max(like(glyph, expected) for glyph in proposals(one))
+        max(like(glyph, expected) for glyph in find_proposals(one).glyphs)
         for one in (photo, cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY))
     )
     assert best > 0.75 > grey + 0.1
@@ -142,7 +142,7 @@ def test_a_character_on_a_large_photo_is_looked_at_closer():
 
 def test_a_clean_tight_crop_has_one_proposal():
     for character in "一口田回目永":
-        assert len(proposals(bitmap(character, 1))) == 1, character
+        assert len(find_proposals(bitmap(character, 1)).glyphs) == 1, character
 
 
 def test_what_is_left_out_is_shown():

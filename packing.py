@@ -212,13 +212,6 @@ class Pack:
         text = (self.folder / "names.jsonl").read_text(encoding="ascii")
         return json.loads(f"[{','.join(text.splitlines())}]")
 
-    def describe(self) -> str:
-        """Return a summary in one line."""
-        writers = counted(len(self.writers), "writer") if self.writers else "writers unknown"
-        samples, classes = counted(len(self), "sample"), counted(len(self.classes), "class")
-        text = f"{self.source}: {samples}, {classes}, {writers}"
-        return text + (f", {len(self.problems)} unreadable" if self.problems else "")
-
 
 def counted(number: int, noun: str) -> str:
     """Return a number and what it counts: "1 class", "1,000 classes"."""

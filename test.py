@@ -53,12 +53,12 @@ def score(path: Path, checkpoint: str, classes: str, config: Config) -> Test:
     if len(known) < len(network.classes):
         print(f"--classes {classes}: {len(known)} of them are read", file=sys.stderr)
     pack = open_pack(path, network.size, config.workers)
-    print(f"data {printable(pack.describe())}", file=sys.stderr)
     dataset = CharacterDataset(pack, size=network.size, classes=known, skip_unknown=True)
     if len(dataset) == 0:
         both = f"it has {shorten(pack.classes)}, the checkpoint reads {shorten(known)}"
         raise ValueError(f"{path}: no sample is of a class that is read; {both}")
     indices, size = np.arange(len(dataset)), config.batch_size
+    print(f"data {printable(str(path))}: {dataset.describe(indices)}", file=sys.stderr)
     with progress(total=len(indices), unit=" images", desc="testing") as bar:
         result = evaluate(recognizer, dataset, indices, network.device, size, progress=bar.update)
     return Test(recognizer, dataset, result)

@@ -61,13 +61,13 @@ def evaluate(
     if training := isinstance(network, nn.Module) and network.training:
         network.eval()
     parts: list[tuple[np.ndarray, ...]] = []
-    for chosen, logits in read(network, dataset, indices[rank::world], device, batch_size):
+    for chosen, labels, logits in read(network, dataset, indices[rank::world], device, batch_size):
         merged, energies = logits, logits.logsumexp(1) - logits.mean(1)
         if isinstance(network, Recognizer):
             if not energies.isfinite().all():
                 raise ValueError(f"{network.network.source}: its logits are not finite")
             merged, logits = network.select(logits), logits[:, network.labels]
-        labels = torch.from_numpy(dataset.targets[chosen]).to(logits.device)
+        labels = labels.to(logits.device)
         best = merged.softmax(1).topk(min(TOP, merged.shape[1]))
         losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
         columns = best.indices, best.values, labels, losses, energies
@@ -90,17 +90,21 @@ def read(
     indices: np.ndarray,
     device: torch.device | str,
     batch_size: int = 256,
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield indices (B,) and logits (B,K) float32 of all classes, batch by batch."""
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Yield indices (B,), labels (B,) and logits (B,K) float32 of all classes, batch by batch."""
     reads = isinstance(network, Recognizer)
     logits_of = network.network.logits if reads else network
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
-        glyphs, counts = dataset.proposals(chosen) if reads else dataset.fetch(chosen)
+        if reads:
+            glyphs, counts = dataset.proposals(chosen)
+            labels = torch.from_numpy(dataset.targets[chosen])
+        else:  # labels of synthetic samples come with the glyphs
+            glyphs, labels = dataset.fetch(chosen)
         inputs = to_input(glyphs, device).contiguous(memory_format=torch.channels_last)
         logits = torch.cat([logits_of(part).float() for part in inputs.split(batch_size)])
         if len(glyphs) > len(chosen):
             groups = [group.numpy() for group in logits.cpu().split(counts.tolist())]
             first = (counts.cumsum(0) - counts).tolist()
             logits = logits[[at + choose(group) for at, group in zip(first, groups, strict=True)]]
-        yield chosen, logits
+        yield chosen, labels, logits

@@ -405,7 +405,7 @@ def test_two_nodes_equal_one_process_and_have_the_same_weights(data, tmp_path, m
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert mine["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
     for name, tensor in torch.load(one / "rank0.pt")[0].items():
-        torch.testing.assert_close(raw[name], tensor, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(raw[name], tensor, rtol=0, atol=1e-4)  # a step is up to 0.01
 
 
 def test_torchrun_starts_two_processes_that_train_together(tmp_path):

@@ -43,10 +43,6 @@ GAP_PLACE = GAP_INDEX / (GAP + 1)  # position of the points between two strokes,
 class Writer(SimpleNamespace):
     """A writer's style, see `draw`; lengths in em unless noted, angles in radians."""
 
-    def but(self, **changes: float) -> Writer:
-        """Return the style with some changes."""
-        return Writer(**vars(self) | changes)
-
     @classmethod
     def draw(
         cls,
@@ -154,7 +150,8 @@ def render(
     """
     symbol = character in symbols()
     if symbol:  # written part by part
-        writer = writer.but(joining=writer.joining - 2.5, tails=0.3 * writer.tails)
+        changes = {"joining": writer.joining - 2.5, "tails": 0.3 * writer.tails}
+        writer = Writer(**vars(writer) | changes)
     template = choose_template(character, writer, rng, fonts)
     em = writer.em * np.exp(writer.unsteady_size * rng.standard_normal())
     points = pose(template, writer, rng) * em

@@ -125,9 +125,6 @@ def test_an_unknown_character_is_named():
         Handwriting("一龘")
 
 
-# Papers -----------------------------------------------------------------------------------------
-
-
 def test_remains_keep_most_of_a_character():
     for seed in range(60):
         bitmap = drawn("永", seed, 0.5)
@@ -151,9 +148,6 @@ def test_pictures_without_a_character_are_written_by_one_command(tmp_path):
     assert {folder.name for folder in tmp_path.iterdir()} == set(NO_CHARACTERS)
     first, second = ((tmp_path / "several" / f"0000{k}.png").read_bytes() for k in range(2))
     assert first != second and papers.main(["--count", "0"]) == 2
-
-
-# The stream -------------------------------------------------------------------------------------
 
 
 def test_drawing_does_not_import_torch():

@@ -217,7 +217,7 @@ def export(source: Path, out: Path, precision: str, takes: str) -> None:
         model.classifier[3] = IntegerLinear(model.classifier[3])
     if takes == "picture":
         model = PictureReader(model, loaded, Recognizer(network).twins)
-    names = ("classes", "config", "metrics", "preprocessing")
+    names = ("classes", "config", "metrics", "preprocessing", "made_with")
     described = {name: loaded.get(name) for name in names}
     described |= {"reject": network.reject, "shipped": network.shipped}
     metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in described.items()}

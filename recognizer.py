@@ -68,6 +68,7 @@ class Network(NamedTuple):
     source: str  # the file
     reject: Mapping[str, float] | None = None  # see `character_score`
     top1: float | None = None  # on the validation samples of its training
+    made: str = ""  # when the checkpoint was written: ISO 8601, UTC
     preprocessing: Mapping[str, float] | None = None  # picture.SETTINGS of its training
     device: str = "cpu"
     shipped: bool = False  # whether these are the shipped weights, or an export of them
@@ -78,7 +79,7 @@ class Network(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """One line for users: file, classes, validation top-1, changed preprocessing."""
+        """One line for users: file, classes, validation top-1, age, changed preprocessing."""
         from config import DEFAULT_CHECKPOINT
 
         text = f"{self.source}: {len(self.classes)} classes"
@@ -87,10 +88,23 @@ class Network(NamedTuple):
         else:
             if self.top1 is not None:
                 text += f", validation top-1 {100 * self.top1:.1f} %"
+            if self.made:
+                text += f", made {_age(self.made)}"
             text += f"; the shipped weights: --checkpoint {DEFAULT_CHECKPOINT}"
         if changed := changed_settings(self.preprocessing):
             text += f"; trained with another preprocessing ({shorten(changed)}): train it again"
         return text
+
+
+def _age(made: str) -> str:
+    """Return how long ago a time (ISO 8601) is, in words."""
+    from datetime import datetime, timezone  # few milliseconds, but not every program needs them
+
+    passed = datetime.now(timezone.utc) - datetime.fromisoformat(str(made)).astimezone()
+    for unit, seconds in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if (count := int(passed.total_seconds() // seconds)) >= 1:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:
@@ -126,7 +140,8 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         return model(tensor).float().cpu().numpy()
 
     size, metrics = loaded["config"]["size"], loaded["metrics"]
-    known = metrics.get("reject"), metrics.get("top1"), loaded.get("preprocessing")
+    made = loaded.get("made_with", {}).get("time", "")
+    known = metrics.get("reject"), metrics.get("top1"), made, loaded.get("preprocessing")
     shipped = os.path.abspath(path) == DEFAULT_CHECKPOINT
     return Network(logits, size, loaded["classes"], str(path), *known, str(device), shipped)
 
@@ -175,7 +190,7 @@ def _load_onnx(path: str | Path) -> Network:
 
     metadata = session.get_modelmeta().custom_metadata_map
     try:
-        names = ("config", "classes", "reject", "metrics", "preprocessing", "shipped")
+        names = ("config", "classes", "reject", "metrics", "preprocessing", "shipped", "made_with")
         known = {name: json.loads(metadata.get(name, "null")) for name in names}
         size, classes, reject = known["config"]["size"], known["classes"], known["reject"]
         if reject is not None:
@@ -187,9 +202,9 @@ def _load_onnx(path: str | Path) -> Network:
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path}: not a file that export.py writes ({reason})") from None
-    top1, shipped = (known["metrics"] or {}).get("top1"), bool(known["shipped"])
-    past = known["preprocessing"]
-    return Network(logits, size, classes, str(path), reject, top1, past, shipped=shipped)
+    top1, made = (known["metrics"] or {}).get("top1"), (known["made_with"] or {}).get("time", "")
+    known = reject, top1, made, known["preprocessing"], "cpu", bool(known["shipped"])
+    return Network(logits, size, classes, str(path), *known)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
@@ -255,17 +256,20 @@ def test_without_a_name_it_is_ones_own_checkpoint_then_the_shipped(trained, data
     own = Path("runs") / "train" / "best.pt"
     first = done.stderr.splitlines()[0]
     assert first.startswith(f"{own}: 6 classes, validation top-1 ") and "small80.pt" in first
+    assert re.search(r"made (just now|\d+ minutes? ago); the shipped weights: --checkpoint ", first)
     assert done.stdout.splitlines()[0].split() == ["checkpoint", str(own)]
 
 
-def test_summary_tells_another_preprocessing(trained, tmp_path):
+def test_summary_tells_the_age_and_another_preprocessing(trained, tmp_path):
     content = torch.load(trained / "best.pt", weights_only=True)
+    time = datetime.now(timezone.utc) - timedelta(days=3.1)
+    content["made_with"]["time"] = time.isoformat()
     content["metrics"] = {"top1": 0.0333}
     content["preprocessing"]["picture.glyph.MADE_UP"] = 1
     path = tmp_path / "a.pt"
     torch.save(content, path)
     summary = load_network(path).summary
-    assert summary.startswith(f"{path}: 6 classes, validation top-1 3.3 %; the ")
+    assert summary.startswith(f"{path}: 6 classes, validation top-1 3.3 %, made 3 days ago; the ")
     assert "another preprocessing (picture.glyph.MADE_UP)" in summary
     assert "MADE_UP" in call_script("checkpoint.py", path).stdout
 

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     Picture = str | Path | np.ndarray | Image.Image
 
 BATCH = 256  # glyphs
-# How `choose` weighs proposals: logits that those which leave ink out pay; the temperature.
-PRIOR, TEMPERATURE = 3.0, 2.0
+# How `choose` weighs proposals: logits that those which leave ink out pay, logits that a glyph all
+# of ink would earn, the temperature.
+PRIOR, DENSITY, TEMPERATURE = 3.0, 30.0, 2.0
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
 APART = 1.0
 
@@ -231,17 +232,21 @@ def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.nda
     return 1 / (1 + np.exp(-(reject["scale"] * energies + reject["offset"])))
 
 
-def choose(logits: np.ndarray, prior: float = PRIOR, temperature: float = TEMPERATURE) -> int:
-    """Return which proposal of a picture to read, from logits (P,K).
+def choose(
+    logits: np.ndarray, glyphs: np.ndarray, prior: float = PRIOR, density: float = DENSITY
+) -> int:
+    """Return which proposal of a picture to read, from logits (P,K) and glyphs (P,S,S) uint8.
 
     A proposal speaks for a class with exp(score), where the score is the logit less the mean of all
     logits, so that a proposal which looks like no character hardly counts. The proposals that leave
-    ink out pay `prior`. The class with the largest sum wins, and of its proposals the one with the
+    ink out pay `prior`; those of more ink earn `density`, as what is left of a cut character looks
+    like a simpler one. The class with the largest sum wins, and of its proposals the one with the
     highest score.
     """
     scores = logits - logits.mean(1, keepdims=True)
+    scores += density * glyphs.mean((1, 2), dtype=np.float32)[:, None] / 255
     scores[1:] -= prior
-    scores /= temperature
+    scores /= TEMPERATURE
     best = np.exp(scores - scores.max()).sum(0).argmax()
     return int(scores[:, best].argmax())
 
@@ -305,7 +310,7 @@ class Recognizer:
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.network.source}: its logits are not finite")
         parts = np.split(logits, np.cumsum([len(glyphs) for glyphs in groups])[:-1])
-        chosen = [choose(part) for part in parts]
+        chosen = [choose(*pair) for pair in zip(parts, groups, strict=True)]
         logits = np.stack([part[i] for part, i in zip(parts, chosen, strict=True)])
         answer = []
         for i, probabilities in enumerate(softmax(self.select(logits))):

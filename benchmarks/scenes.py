@@ -39,7 +39,7 @@ from recognizer import Recognizer, choose
 Pictures = Iterable[tuple[str, np.ndarray]]
 SIDE = 160
 COST = 0.5  # points that choosing may cost on plain pictures
-GRID = tuple(itertools.product((1.0, 2.0, 3.0, 4.0, 6.0), (1.0, 2.0, 3.0)))  # for --fit
+GRID = tuple(itertools.product((1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 15.0, 30.0, 45.0)))  # for --fit
 KINDS = (
     *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
     *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),
@@ -242,7 +242,7 @@ class Score(NamedTuple):
     best: int  # of the proposals
     proposals: int
     refused: int
-    grid: dict[tuple[float, float], int]  # chosen with other priors and temperatures
+    grid: dict[tuple[float, float], int]  # chosen with another PRIOR and DENSITY
 
     def share(self, count: int) -> float:
         """Return a count in percent."""
@@ -267,26 +267,26 @@ def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool, gri
             continue
         logits = recognizer.network.logits(glyphs[:, None].astype(np.float32) / 255)
         read = [recognizer.classes[i] == truth for i in logits[:, recognizer.labels].argmax(1)]
-        chosen, all_ink, best = chosen + read[choose(logits)], all_ink + read[0], best + any(read)
+        chosen, all_ink, best = chosen + read[choose(logits, glyphs)], all_ink + read[0], best + any(read)
         count += len(glyphs)
         for settings in fitted:
-            fitted[settings] += read[choose(logits, *settings)]
+            fitted[settings] += read[choose(logits, glyphs, *settings)]
     return Score(kind, plain, n, chosen, all_ink, best, count, refused, fitted)
 
 
 def print_fit(scores: list[Score]) -> None:
-    """Print what each pair of PRIOR and TEMPERATURE would read, in the mean over the kinds."""
-    print("\n prior temperature   plain  scenes  largest cost on a plain kind")
-    for prior, temperature in GRID:
+    """Print what each pair of PRIOR and DENSITY would read, in the mean over the kinds."""
+    print("\n prior     density   plain  scenes  largest cost on a plain kind")
+    for prior, density in GRID:
         parts, costs = {True: [], False: []}, [(0.0, "")]
         for score in scores:
-            chosen = score.grid[prior, temperature]
+            chosen = score.grid[prior, density]
             parts[score.plain].append(score.share(chosen))
             if score.plain:
                 costs.append((score.share(score.all_ink - chosen), score.kind))
         means = "".join(f"{np.mean(part) if part else np.nan:>8.2f}" for part in parts.values())
         cost, kind = max(costs)
-        print(f"{prior:>6}{temperature:>12}{means}  {cost:.1f} {kind}")
+        print(f"{prior:>6}{density:>12}{means}  {cost:.1f} {kind}")
 
 
 def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pictures, bool]]:

@@ -104,7 +104,7 @@ def read(
         inputs = to_input(glyphs, device).contiguous(memory_format=torch.channels_last)
         logits = torch.cat([logits_of(part).float() for part in inputs.split(batch_size)])
         if len(glyphs) > len(chosen):
-            groups = [group.numpy() for group in logits.cpu().split(counts.tolist())]
-            first = (counts.cumsum(0) - counts).tolist()
-            logits = logits[[at + choose(group) for at, group in zip(first, groups, strict=True)]]
+            parts = (part.split(counts.tolist()) for part in (logits.cpu(), glyphs))
+            places = [choose(a.numpy(), b.numpy()) for a, b in zip(*parts, strict=True)]
+            logits = logits[counts.cumsum(0) - counts + torch.tensor(places)]
         yield chosen, labels, logits

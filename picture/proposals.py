@@ -122,7 +122,7 @@ def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray
     all_area, all_rim, all_size, box = _extent(ink)
     if _is_tight(ink):
         all_rim = 0  # what reaches the border does not go on beyond it
-    bases = ink, _without_frame(ink), *_by_colour(ink, colour), _dark(ink), _thick(ink)
+    bases = ink, _without_lines(ink, FRAME), *_by_colour(ink, colour), _dark(ink), _thick(ink)
     versions = [version for base in bases for version in (base, _without_lines(base))]
     seen = {(32, box)}
     for version in {version.tobytes(): version for version in versions}.values():
@@ -149,11 +149,13 @@ def _extent(ink: np.ndarray) -> tuple[int, int, int, tuple[int, ...]]:
 def _is_tight(ink: np.ndarray) -> bool:
     """Return whether a picture was cropped to its ink: strokes just reach two or more sides.
 
-    What goes on beyond the border is as strong there as three pixels further inside.
+    What goes on beyond the border is as strong there as three pixels further inside. The side of a
+    frame does not count.
     """
     grazed = 0
     for rows in (ink, ink[::-1], ink.T, ink.T[::-1]):
-        if len(rows) > 3 and rows[:2].max() > INK:
+        framed = (rows[: int(FRAME * len(rows)) + 1] > INK).mean(1).max() > LINED
+        if len(rows) > 3 and rows[:2].max() > INK and not framed:
             grazed += 2 * int(rows[0].sum()) < int(rows[3].sum())
     return grazed >= 2
 
@@ -181,18 +183,11 @@ def _parts(ink: np.ndarray) -> Iterator[np.ndarray]:
             yield ink * kept[labels]
 
 
-def _without_frame(ink: np.ndarray) -> np.ndarray:
-    """Wipe each side up to the last row or column in its outer part that is mostly ink."""
-    ink = ink.copy()
-    for side in (ink, ink[::-1], ink.T, ink.T[::-1]):
-        outer = side[: int(FRAME * len(side))] > INK
-        if len(lined := np.flatnonzero(outer.mean(1) > 0.5)):
-            side[: lined[-1] + 2] = 0
-    return ink
+def _without_lines(ink: np.ndarray, zone: float = 0.5) -> np.ndarray:
+    """Leave out long level and upright lines, also slightly tilted; strokes across them stay.
 
-
-def _without_lines(ink: np.ndarray) -> np.ndarray:
-    """Leave out long level and upright lines, also slightly tilted; strokes across them stay."""
+    Only lines along the sides count, within `zone` of the width or height.
+    """
     mask = (ink > INK).view(np.uint8)
     lines = np.zeros_like(mask)
     for turned in (False, True):
@@ -201,6 +196,7 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
         thick = cv2.dilate(m, np.ones((2 * TILT + 1, 1), np.uint8))
         line = cv2.morphologyEx(thick, cv2.MORPH_OPEN, long)
         line = cv2.erode(line, np.ones((2 * TILT - 1, 1), np.uint8)) & m
+        line[int(zone * len(m)) : len(m) - int(zone * len(m))] = 0
         if not line.any():
             continue
         depth = cv2.distanceTransform(line, cv2.DIST_L2, 3)

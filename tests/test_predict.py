@@ -340,12 +340,15 @@ def test_twins_are_read_as_the_chinese_character():
 def test_proposals_speak_for_a_class_together():
     character, noise = np.zeros(50, np.float32), np.zeros(50, np.float32)
     character[3], noise[:8] = 20, 1
-    assert choose(np.stack([noise, noise, character])) == 2
-    assert choose(np.stack([character, noise, noise])) == 0
+    glyphs = np.full((4, 8, 8), 50, np.uint8)
+    assert choose(np.stack([noise, noise, character]), glyphs[:3]) == 2
+    assert choose(np.stack([character, noise, noise]), glyphs[:3]) == 0
     other = np.zeros(50, np.float32)
     other[4] = 21  # hardly more, and some ink is left out
-    assert choose(np.stack([character, other])) == 0
-    assert choose(np.stack([noise, other, character, character])) == 2
+    assert choose(np.stack([character, other]), glyphs[:2]) == 0
+    assert choose(np.stack([noise, other, character, character]), glyphs) == 2
+    glyphs[1] *= 3  # a glyph of more ink is worth more than its part that looks like a character
+    assert choose(np.stack([noise, other, character, character]), glyphs) == 1
 
 
 def test_shipped_weights_read_the_samples():

@@ -267,8 +267,8 @@ def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool, gri
             continue
         logits = recognizer.network.logits(glyphs[:, None].astype(np.float32) / 255)
         read = [recognizer.classes[i] == truth for i in logits[:, recognizer.labels].argmax(1)]
-        chosen, all_ink, best = chosen + read[choose(logits, glyphs)], all_ink + read[0], best + any(read)
-        count += len(glyphs)
+        chosen += read[choose(logits, glyphs)]
+        all_ink, best, count = all_ink + read[0], best + any(read), count + len(glyphs)
         for settings in fitted:
             fitted[settings] += read[choose(logits, glyphs, *settings)]
     return Score(kind, plain, n, chosen, all_ink, best, count, refused, fitted)

@@ -37,23 +37,28 @@ BLANK = "blank picture: nothing darker or lighter than the paper was found"
 def to_grey(picture: np.ndarray) -> np.ndarray:
     """Bring any picture to (h,w) uint8 luminance; transparency becomes paper opposite to the ink.
 
-    Pictures are (h,w), (h,w,3) BGR or (h,w,4) BGRA; bool, uint8, uint16 in their full range, or
-    float in 0...1 or 0...255. Raises ValueError for another shape or type, or no pixels.
+    Pictures are (h,w) or (h,w,C) with C = 1: grey, 2: grey and opacity, 3: BGR, 4: BGR and opacity;
+    bool, uint8, uint16 in their full range, or float in 0...1, 0...255 or 0...65535. Raises
+    ValueError for another shape or type, or no pixels.
     """
-    if picture.size == 0 or (picture.ndim, *picture.shape[2:]) not in ((2,), (3, 3), (3, 4)):
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    if picture.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or picture.size == 0:
         raise ValueError(f"picture of shape {picture.shape}, expected (h,w), (h,w,3) or (h,w,4)")
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
     elif picture.dtype == bool or np.issubdtype(picture.dtype, np.floating):
         values = np.nan_to_num(picture.astype(np.float32), nan=0, posinf=0, neginf=0)
-        values *= 255 if values.max() <= 1 else 1
-        picture = values.clip(0, 255).astype(np.uint8)
+        highest = next((top for top in (1, 255, 65535) if values.max() <= top), 1)
+        picture = (np.clip(values / highest, 0, 1) * 255).astype(np.uint8)
     elif picture.dtype != np.uint8:
         raise ValueError(f"picture of type {picture.dtype}, expected uint8, uint16, bool or float")
-    if picture.ndim == 2:
-        return picture
-    grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY)
-    if picture.shape[2] == 3 or (opacity := picture[..., 3]).min() == 255:
+    if channels == 1:
+        return picture.reshape(picture.shape[:2])
+    if channels == 2:
+        grey = picture[..., 0].copy()
+    else:
+        grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2GRAY)
+    if channels == 3 or (opacity := picture[..., -1]).min() == 255:
         return grey
     paper = _paper_under(grey, opacity > 127)
     rows = 1 + MANY // grey.shape[1]
@@ -66,20 +71,28 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
 def _paper_under(grey: np.ndarray, solid: np.ndarray) -> float:
     """Return the shade to put under what is transparent, given what is `solid` (h,w) bool.
 
-    It is the end of the scale far from the ink's shade. A sheet that brings its own paper, which
-    fills its box and has paper along its edges, goes on with that.
+    The edges of ink are closest to its paper: if they are lighter or darker than the rest, that is
+    the end at which the paper is. If all is one shade, the paper is at the other end. A sheet that
+    brings its own paper, which fills its box and has paper along its edges, goes on with that.
     """
     if not solid.any():
         return 255.0
     left, top, width, height = cv2.boundingRect(solid.view(np.uint8))
-    box = np.s_[top : top + height, left : left + width]
+    step = 1 + int(max(width, height)) // 1024
+    box = np.s_[top : top + height : step, left : left + width : step]
     solid, grey = solid[box], grey[box]
-    low, middle, high = np.percentile(grey[solid], (2, 50, 98))
-    framed = cv2.copyMakeBorder(solid.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    edge = solid & (cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1] == 0)
-    if high - low > 40 and solid.mean() > 0.6 and abs(grey[edge].mean() - middle) < 20:
+    shades = grey[solid].astype(np.float32)
+    near = cv2.copyMakeBorder(solid.view(np.uint8) * 255, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    near = cv2.blur(near, (3, 3))[1:-1, 1:-1][solid]  # less than 255 at an edge
+    low, middle, high = np.percentile(shades, (2, 50, 98))
+    edge = float(shades[near < 255].mean()) if (near < 255).any() else float(middle)
+    if high - low > 40 and solid.mean() > 0.6 and abs(edge - middle) < 20:
         return float(middle)
-    return 0.0 if middle > 127 else 255.0
+    if shades.std() > 8 and near.std() > 0:
+        inwards = np.corrcoef(shades, near)[0, 1]  # lighter or darker, away from the edges
+        if abs(inwards) > 0.2:
+            return 255.0 if inwards < 0 else 0.0
+    return 0.0 if shades.mean() > 127 else 255.0
 
 
 def is_clean(grey: np.ndarray) -> bool:

@@ -196,7 +196,8 @@ def _without_lines(ink: np.ndarray, zone: float = 0.5) -> np.ndarray:
         thick = cv2.dilate(m, np.ones((2 * TILT + 1, 1), np.uint8))
         line = cv2.morphologyEx(thick, cv2.MORPH_OPEN, long)
         line = cv2.erode(line, np.ones((2 * TILT - 1, 1), np.uint8)) & m
-        line[int(zone * len(m)) : len(m) - int(zone * len(m))] = 0
+        outer = int(zone * len(m)) + 1
+        line[outer : len(m) - outer] = 0
         if not line.any():
             continue
         depth = cv2.distanceTransform(line, cv2.DIST_L2, 3)

@@ -16,6 +16,9 @@ RNG = np.random.default_rng(0)
         (np.array([[0, 255, 256, 65535]], np.uint16), [[0, 0, 1, 255]]),
         (np.array([[True, False]]), [[255, 0]]),
         (np.array([[0, 0.5, 1]]), [[0, 127, 255]]),
+        (np.array([[0, 257, 65535.0]]), [[0, 1, 255]]),
+        (np.uint8([[[7], [9]]]), [[7, 9]]),
+        (np.uint8([[[7, 255], [9, 0]]]), [[7, 255]]),
         (np.array([[-1, 0.2, np.nan, np.inf, -np.inf, 1]]), [[0, 51, 0, 0, 0, 255]]),
         (np.array([[0, 1.5, 255]]), [[0, 1, 255]]),
         (np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]), [[29, 150, 76]]),
@@ -27,7 +30,7 @@ def test_pictures_of_all_types_become_grey(picture, grey):
     assert found.dtype == np.uint8 and found.tolist() == grey
 
 
-@pytest.mark.parametrize("shape", [(4,), (2, 2, 2, 2), (4, 4, 1), (4, 4, 0), (0, 3), (3, 0, 3)])
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 2, 2), (4, 4, 5), (4, 4, 0), (0, 3), (3, 0, 3)])
 def test_what_is_no_picture_is_said(shape):
     with pytest.raises(ValueError, match="expected .h,w.") as caught:
         to_grey(np.zeros(shape, np.uint8))

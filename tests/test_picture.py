@@ -60,6 +60,7 @@ def pictures() -> dict[str, np.ndarray]:
         "grey page": grey_page,
         "small on a large page": on_page(3000),
         "small on a large grey page": on_page(2000, (INK * 0.8).astype(np.uint8), 204),
+        "grey and opacity": rgba[..., [0, 3]],
         "keyed out of white": np.dstack([INK, INK, INK, np.where(INK < 250, 255, 0).astype("u1")]),
         "dark mode": (31 + (255 - INK) * (224 / 255)).astype(np.uint8),
         "transparent": rgba,

@@ -44,7 +44,7 @@ from jobs.files import is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, SETTINGS, cv2, find_proposals, read_picture
 
-PACK_VERSION = 9  # of the format
+PACK_VERSION = 10  # of the format
 TASK = 256  # images per task of a worker
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders

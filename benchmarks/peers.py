@@ -206,18 +206,12 @@ def contest(given) -> Iterator[Score | str]:
 def main(argv: list[str] | None = None) -> int:
     """Print the scores as they are measured."""
     options = parser(__doc__)
-    options.add_argument("pictures", help="tree of class folders, .gnt file or folder of them")
-    options.add_argument(
-        "--checkpoint",
-        nargs="+",
-        metavar="FILE",
-        help="checkpoints or exported networks (default: the shipped one, and exported as int8)",
-    )
-    options.add_argument("--teacher", type=Path, metavar="FILE", help="ONNX network, 3755 classes")
-    options.add_argument(
-        "--teacher-scale", type=float, default=200, help="value of full ink (default: 200)"
-    )
-    options.add_argument("--limit", type=int, default=1000, help="pictures, 0: all (default: 1000)")
+    add = options.add_argument
+    add("pictures", help="tree of class folders, .gnt file or folder of them")
+    add("--checkpoint", nargs="+", metavar="FILE", help="default: the shipped one, and it as int8")
+    add("--teacher", type=Path, metavar="FILE", help="ONNX network, 3755 classes")
+    add("--teacher-scale", type=float, default=200, help="value of full ink (default: 200)")
+    add("--limit", type=int, default=1000, help="pictures, 0: all (default: 1000)")
     given = options.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -239,12 +233,8 @@ def main(argv: list[str] | None = None) -> int:
                     flush=True,
                 )
     if given.json:
-        print(
-            json.dumps(
-                [s._asdict() if isinstance(s, Score) else {"note": s} for s in scores],
-                ensure_ascii=False,
-            )
-        )
+        rows = [s._asdict() if isinstance(s, Score) else {"note": s} for s in scores]
+        print(json.dumps(rows, ensure_ascii=False))
     return 0
 
 

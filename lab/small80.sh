@@ -34,7 +34,7 @@ draw printed --writers 36 --seed 102 --hard 0.5 1.7 --pens 0.3 --small 0.1 --coa
     --fonts "$fonts" --font-share 0.45
 draw hasty --writers 10 --seed 103 --hard 1.2 2.2 --pens 0.2 --small 0.05 --coarse 0.05
 draw validation --hands "$hands" --writers 2 --seed 900 --hard 0.8 1.2
-python -m synthesis.papers --count 300 --seed 107 --out "$work/none"
+python -m lab.papers --count 300 --seed 107 --out "$work/none"
 
 # The predecessor without its temperature and class prior; a shallow clone lacks it. The first run
 # began from its mean with a copy that had seen 0.89 million views of the same kind (run "copy").

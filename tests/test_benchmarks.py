@@ -15,7 +15,8 @@ from conftest import ROOT, call_script, write_gnt
 
 from benchmarks import timing
 from hwdb.characters import LEVEL1
-from lab import penwidth, strokes
+from lab import papers, penwidth, strokes
+from picture import to_glyph
 
 SCRIPTS = sorted(
     f"{folder}.{path.stem}"
@@ -79,6 +80,22 @@ def test_pens_of_other_widths(trained, tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["what"] for row in rows][:2] == ["original", "pen of 2 px"]
     assert max(row["value"] for row in rows) > 50  # chance is 17 %
+
+
+@pytest.mark.parametrize("kind", papers.NO_CHARACTERS)
+def test_pictures_without_a_character(kind):
+    for seed in range(20):
+        picture, again = (papers.no_character(kind, np.random.default_rng(seed)) for _ in range(2))
+        assert picture.dtype == np.uint8 and picture.min() < 255 == picture.max()
+        assert np.array_equal(picture, again)
+        to_glyph(picture, 64)
+
+
+def test_pictures_without_a_character_are_written_by_one_command(tmp_path):
+    assert papers.main(["--count", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
+    assert {folder.name for folder in tmp_path.iterdir()} == set(papers.NO_CHARACTERS)
+    first, second = ((tmp_path / "several" / f"0000{k}.png").read_bytes() for k in range(2))
+    assert first != second
 
 
 def test_stroke_data_is_built_from_its_package(tmp_path, capsys):

@@ -15,9 +15,8 @@ from hwdb.characters import LEVEL1, SYMBOLS
 from hwdb.record import read_gnt
 from hwdb.sets import origin
 from picture import to_glyph
-from synthesis import papers
 from synthesis.fonts import Fonts
-from synthesis.papers import NO_CHARACTERS, no_character, remains
+from synthesis.papers import remains
 from synthesis.stream import Handwriting
 from synthesis.templates import stroke_data, stroke_template, symbols
 from synthesis.writer import Writer, drawable, render
@@ -132,22 +131,6 @@ def test_remains_keep_most_of_a_character():
         spoiled = remains(bitmap, np.random.default_rng(seed))
         assert not np.array_equal(spoiled, before) and np.array_equal(bitmap, before)
         assert 0.6 < (spoiled < 255).sum() / (bitmap < 255).sum() < 2.5
-
-
-@pytest.mark.parametrize("kind", NO_CHARACTERS)
-def test_pictures_without_a_character(kind):
-    for seed in range(20):
-        picture, again = (no_character(kind, np.random.default_rng(seed)) for _ in range(2))
-        assert picture.dtype == np.uint8 and picture.min() < 255 == picture.max()
-        assert np.array_equal(picture, again)
-        to_glyph(picture, 64)
-
-
-def test_pictures_without_a_character_are_written_by_one_command(tmp_path):
-    assert papers.main(["--count", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
-    assert {folder.name for folder in tmp_path.iterdir()} == set(NO_CHARACTERS)
-    first, second = ((tmp_path / "several" / f"0000{k}.png").read_bytes() for k in range(2))
-    assert first != second and papers.main(["--count", "0"]) == 2
 
 
 def test_drawing_does_not_import_torch():

@@ -73,7 +73,7 @@ def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) ->
                 write_debug(debug, stem, recognizer.find(picture), read.proposal)
             readings = [{"character": c, "probability": round(p, 6)} for c, p in read]
             element = {"path": name, "predictions": readings, "notices": read.notices}
-            yield element | read.score | named(name)
+            yield element | {"several": read.several} | read.score | named(name)
 
 
 def named(path: str) -> dict:

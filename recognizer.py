@@ -51,6 +51,7 @@ class Readings(list[Reading]):
 
     error = ""  # why the picture could not be read, a sentence; then there are no readings
     notices: Sequence[str] = ()  # sentences about the picture
+    several = False  # whether the picture holds more characters
     proposal = 0  # index of the proposal that was read; 0: all ink
     energy = float("nan")  # of its logits, see the function of that name
     # `character_score` (see the function) and `is_character`, where the network can tell
@@ -118,15 +119,19 @@ def load_network(path: str | Path, device: torch.device | str = "cpu") -> Networ
         return _load_onnx(path)
     try:
         import torch
-    except ImportError as error:
-        install = "pip install -r requirements.txt, or export it to ONNX with export.py"
-        raise ValueError(f"{path}: needs the package {error.name}: {install}") from None
-    import checkpoint
-    from config import DEFAULT_CHECKPOINT
-    from jobs.devices import pick_device
 
-    loaded = checkpoint.load(path)
-    model = checkpoint.build_model(loaded).eval()
+        from checkpoint import build_model, load
+        from config import DEFAULT_CHECKPOINT
+        from jobs.devices import pick_device
+    except ImportError as error:
+        here, name = os.path.dirname(os.path.abspath(__file__)), error.name
+        problem = f"needs the package {name}: pip install -r requirements.txt, or export it to ONNX"
+        if os.path.exists(os.path.join(here, f"{name}.py")):
+            problem = f"`import {name}` finds {error.path} instead of {name}.py of this repository"
+            problem += f"; put {here} first on sys.path, or use torch.hub.load"
+        raise ValueError(f"{path}: {problem}") from None
+    loaded = load(path)
+    model = build_model(loaded).eval()
     device = pick_device(str(device))
     model.to(device, memory_format=torch.channels_last)
     parent = os.getpid()
@@ -363,7 +368,7 @@ class Recognizer:
 
         One picture alone is taken as a list of one.
         """
-        one = isinstance(pictures, (str, os.PathLike, np.ndarray))
+        one = isinstance(pictures, (str, os.PathLike)) or hasattr(pictures, "shape")
         if one or not isinstance(pictures, Iterable):
             pictures = [pictures]
         answer, places, found = [], [], []
@@ -378,7 +383,7 @@ class Recognizer:
         read = self.read([proposals.glyphs for proposals in found], top_k)
         for place, proposals, readings in zip(places, found, read, strict=True):
             more = self._notices_of_more(proposals, readings)
-            readings.notices = [*answer[place].notices, *more]
+            readings.notices, readings.several = [*answer[place].notices, *more], bool(more)
             answer[place] = readings
         return answer
 

@@ -64,14 +64,15 @@ def select_classes(spec: str, option: str = "--classes") -> str | None:
 
 def _listed(text: str, name: str) -> str:
     """Return the characters of a list; ValueError if only some lines are index and character."""
-    lines = [line for line in map(str.strip, text.splitlines()) if line]
-    indexed = [re.fullmatch(r"\d+[\s,;:]+(\S)", line) for line in lines]
-    if not any(indexed):
+    lines = [line.strip() for line in text.splitlines()]
+    indexed = [re.fullmatch(r"\d+[\s,;:]+(\S)|", line) for line in lines]
+    if not any(match and match[1] for match in indexed):
         return "".join(text.split())
     if None in indexed:
-        line = lines[indexed.index(None)]
-        raise ValueError(f"{name}: {line[:20]!r}; expected an index and a character")
-    return "".join(match[1] for match in indexed)
+        line = indexed.index(None)
+        what = f"{name}, line {line + 1}: {lines[line][:20]!r}"
+        raise ValueError(f"{what}; expected an index and a character")
+    return "".join(match[1] or "" for match in indexed)
 
 
 def folder_name(character: str) -> str:

@@ -178,10 +178,18 @@ def test_classes_by_number_and_file(tmp_path):
     for spec in ("3756", "00"):
         with pytest.raises(ValueError, match=f"--which {spec}: a number is from 1 to 3755"):
             select_classes(spec, "--which")
+    assert set(select_classes("digits")) == set("0123456789")
+    assert len(select_classes("letters")) == 52 and len(select_classes("punctuation")) == 109
     path = tmp_path / "c.txt"
-    for data, said in ((b" \n", "holds no characters"), (b"\xb0\xa1", "not a UTF-8 text")):
+    for text in ("12\t啊\n\n13, A", "啊\tA啊\n"):
+        path.write_text(text, encoding="utf-8")
+        assert select_classes(str(path)) == "啊A"
+    for data, said in (
+        (b" \n", ": holds no characters"), (b"\xb0\xa1", ": not a UTF-8 text"),
+        (b"1\ta\n\n2\tb\nx", ", line 4: 'x'; expected an index and a character"),
+    ):  # fmt: skip
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=f"c.txt: {said}"):
+        with pytest.raises(ValueError, match=f"c.txt{said}"):
             select_classes(str(path))
     with pytest.raises(ValueError, match="--classes .*: expected level1, symbols"):
         select_classes(str(tmp_path))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, ROOT, bitmap, call_script, several
+from conftest import CHARACTERS, ROOT, bitmap, call_script, run_script, several
 from PIL import Image
 
 import checkpoint
@@ -158,6 +158,18 @@ def test_a_checkpoint_without_torch_is_a_sentence(weights, pictures):
     assert "needs the package torch" in done.stderr and "ONNX" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["config", "model", "checkpoint"])
+def test_says_which_module_is_shadowed(tmp_path, monkeypatch, name):
+    (tmp_path / f"{name}.py").write_text("MINE = 'mine'")
+    code = "from recognizer import Recognizer; Recognizer.from_checkpoint('x.pt')"
+    (tmp_path / "main.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = run_script(str(tmp_path / "main.py"), cwd=tmp_path)
+    found = f"`import {name}` finds {tmp_path / name}.py instead of {name}.py of this repository"
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ValueError: x.pt: {found}") and "torch.hub.load" in last
+
+
 def test_classes_narrow_the_readings(weights, pictures, tmp_path):
     (tmp_path / "two.txt").write_text("大人猫", encoding="utf-8")
     arguments = ["predict.py", pictures, "--checkpoint", weights, "--json"]
@@ -240,7 +252,9 @@ def test_says_that_there_are_more_characters(pictures):
     path = pictures / "9.png"
     cv2.imencode(".png", several())[1].tofile(path)
     done = call_script("predict.py", pictures, "--checkpoint", DEFAULT_CHECKPOINT, "--json")
-    *none, (notice,) = [element["notices"] for element in json.loads(done.stdout)]
+    elements = json.loads(done.stdout)
+    assert [element["several"] for element in elements] == [False] * 6 + [True]
+    *none, (notice,) = [element["notices"] for element in elements]
     assert none == [[]] * 6 and "more characters" in notice
     assert done.returncode == 0 and done.stderr.splitlines()[1:] == [f"{path}: {notice}"]
 
@@ -252,10 +266,10 @@ def test_characters_in_a_row_or_column_are_several(together, axis):
     inks = [cv2.resize(bitmap(one, 1300), (70, 70)) for one in together]
     inks = [cv2.copyMakeBorder(ink, *[6] * 4, cv2.BORDER_CONSTANT, value=255) for ink in inks]
     whole = recognizer.recognize(np.concatenate(inks, axis))[0]
-    assert "several characters" in whole.notices[0]
+    assert "several characters" in whole.notices[0] and whole.several
     for one in "明炎三亭水":
         alone = recognizer.recognize(bitmap(one, 1300))[0]
-        assert alone.notices == []
+        assert alone.notices == [] and not alone.several
 
 
 def test_named_pictures_are_compared(weights, data, tmp_path):
@@ -294,7 +308,9 @@ def test_pictures_of_all_kinds_alone_or_in_a_list(weights, pictures):
     none, tensor, good = recognizer.recognize([None, torch.zeros(9, 9), array])
     assert "NoneType is no picture" in none.error and "Tensor is no picture" in tensor.error
     assert [good] == expected
-    assert "NoneType" in recognizer.recognize(None)[0].error
+    for one in (None, torch.zeros(9, 9)):
+        (readings,) = recognizer.recognize(one)
+        assert "is no picture" in readings.error
 
 
 def read_in_child(recognizer: Recognizer, path: Path) -> None:

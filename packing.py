@@ -48,6 +48,7 @@ PACK_VERSION = 10  # of the format
 TASK = 256  # images per task of a worker
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
+NO_DATA = {"Thumbs.db", "desktop.ini", "synthesis.json"}  # skipped without a notice
 SPLITS = {"train", "test", "val", "valid", "validation", "trn", "tst"}
 UNDECODED = re.compile("[\ud800-\udfff]")  # bytes of a file name that are not UTF-8
 EXPECTED = "expected class folders of images (python process_gnt.py makes them) or .gnt files"
@@ -113,7 +114,7 @@ def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
             _walk(source, below, label or labels[item.name], listing)
         elif suffix in (PICTURE_SUFFIXES if label else [".gnt"]) and item.is_file():
             listing.entries.append(Entry(below, label, _stamp(item)))
-        else:
+        elif item.name not in NO_DATA:
             listing.others.append(below)
 
 
@@ -122,11 +123,14 @@ def _labels(source: Path, names: list[str]) -> dict[str, str]:
     if sets := [name for name in names if name.lower() in SPLITS]:
         what = f"{source}: {shorten(sets)} are data sets, not classes"
         raise ValueError(f"{what}; give one of them, as {source / sets[-1]}")
-    gbk = any(UNDECODED.search(name) for name in names)  # as unzip leaves them, all or none
-    labels = {name: character_of(name, gbk) for name in names}
+    gbk = [name for name in names if UNDECODED.search(name)]  # as unzip leaves them, all or none
+    labels = {name: character_of(name, bool(gbk)) for name in names}
     if wrong := [name for name in names if UNDECODED.search(labels[name])]:
         what = "names of class folders are neither UTF-8 nor a character in GBK"
         raise ValueError(f"{source}: {len(wrong)} {what}: {shorten(wrong)}; rename them")
+    if gbk:
+        pairs = [f"{printable(name)} is {labels[name]}" for name in gbk]
+        print(f"{source}: class folders named in GBK: {shorten(pairs)}", file=sys.stderr)
     return labels
 
 

@@ -38,9 +38,10 @@ from config import Config, add_arguments, flag, from_arguments, from_dict
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate
 from jobs import devices
-from jobs.command import command, progress, sentence, stop_signals
+from jobs.command import command, progress, sentence, shorten, stop_signals
 from model import mobilenet_v3
 from packing import counted
+from picture import changed_settings
 from training.log import Log
 from training.samples import Samples, View, open_samples
 from training.teacher import Teacher, load_teacher
@@ -49,6 +50,8 @@ FINAL_LR = 0.01  # learning rate at the end, as a fraction of --lr
 CLIP = 5.0  # largest norm of the gradient
 SAVE_MINUTES = 10  # between checkpoints within an epoch
 YOUNG = 1000  # steps from scratch after which BatchNorm's running statistics are reliable
+FEW_STEPS = 2000  # of a run from scratch, below which fine-tuning is recommended
+TIMED = 50  # steps from which the duration of a run is estimated
 # Settings that a resumed run may change. Data may move: `Samples.digest` tells whether it is equal.
 FREE_ON_RESUME = {"data", "val_data", "epochs", "workers", "device", "amp", "compile", "threads"}
 
@@ -73,6 +76,7 @@ def train_one_epoch(
             bar.update()
             if state.step % 50 == 0 or run.device.type == "cpu":
                 check_finite(run, state)
+            tell_duration(run, state)
             if time.monotonic() - saved > 60 * SAVE_MINUTES:
                 state.save(run)
                 saved = time.monotonic()
@@ -203,9 +207,7 @@ class State:
         architecture = {key: getattr(config, key) for key in checkpoint.ARCHITECTURE}
         self.model: nn.Module = mobilenet_v3(num_classes=len(classes), **architecture)
         if config.init_from and not config.resume:
-            loaded = checkpoint.load(config.init_from)
-            shared = calibration.transfer(self.model, classes, loaded)
-            run.notice(f"{config.init_from}: {shared} of {len(classes)} classes known")
+            start_from(run, self.model)
         self.model.to(run.device, memory_format=torch.channels_last)
         # What is validated and shared. Not swa_utils.AveragedModel: its counter makes a GPU wait.
         self.averaged = copy.deepcopy(self.model) if config.ema else self.model
@@ -226,6 +228,7 @@ class State:
         self.metrics: dict[str, float] = {}  # of the last finished epoch
         self.seconds = 0.0  # of this epoch
         self.totals = torch.zeros(2, device=run.device)  # loss, samples of this epoch
+        self.timed = (0, 0.0)  # the first step since the start, and when it ended
 
     def save(self, run: Run, name: str = "last.pt") -> None:
         """Write a checkpoint from the first process: last.pt to resume, another name to share."""
@@ -267,6 +270,19 @@ class State:
         self.metrics = loaded["metrics"]
 
 
+def start_from(run: Run, model: nn.Module) -> None:
+    """Load the weights of --init-from and print what differs."""
+    path, classes = run.config.init_from, run.samples.classes
+    loaded = checkpoint.load(path)
+    shared = calibration.transfer(model, classes, loaded)
+    run.notice(f"{path}: {shared} of {len(classes)} classes known")
+    for key in ("size", "stem_stride", "last_stride"):
+        if (before := loaded["config"][key]) != (now := getattr(run.config, key)):
+            run.notice(f"{path} was trained with {flag(key)} {before}, not {now}")
+    if changed := changed_settings(loaded.get("preprocessing")):
+        run.notice(f"{path} was trained with another preprocessing: {shorten(changed)}")
+
+
 def wrap(run: Run, model: nn.Module) -> nn.Module:
     """Return the model as it is called in training: distributed, compiled."""
     if run.processes.world > 1:
@@ -296,7 +312,11 @@ def train(run: Run, state: State) -> int:
     if log:
         log.close()
         best = run.last_checkpoint.with_name("best.pt")
-        run.notice(f"best validation top-1 {state.best:.2%}; python test.py --checkpoint {best}")
+        if best.is_file():
+            epoch = checkpoint.load(best)["epoch"]
+            run.notice(f"best: epoch {epoch}, validation top-1 {state.best:.2%}, {best}")
+            run.notice(f"next: python test.py --checkpoint {best}")
+            run.notice(f"curves: tensorboard --logdir {run.config.out}")
     return 0
 
 
@@ -344,6 +364,20 @@ def introduce(run: Run, state: State) -> None:
     run.notice(f"schedule: {epochs} of {steps} of {samples}")
     if state.step >= run.steps:
         run.notice(f"{epochs} done; for more, give --epochs")
+    elif run.steps < FEW_STEPS and not config.init_from:
+        hint = "fine-tuning needs fewer: --init-from checkpoints/small80.pt --lr 0.001"
+        run.notice(f"{run.steps:,} steps are few to train from scratch; {hint}")
+
+
+def tell_duration(run: Run, state: State) -> None:
+    """Print once, after TIMED steps, how long the rest of the run will take."""
+    if state.timed[0] == 0:  # the first step is slower than the others
+        state.timed = state.step, time.monotonic()
+    elif state.step == state.timed[0] + TIMED:
+        each, left = (time.monotonic() - state.timed[1]) / TIMED, run.steps - state.step
+        hours, minutes = divmod(max(1, round(each * left / 60)), 60)
+        duration = f"about {hours} h {minutes} min for the other {left:,} steps"
+        run.notice(f"{each:.2g} s a step: {duration}")
 
 
 def must_stop(run: Run, state: State, stop: threading.Event) -> bool:
@@ -377,6 +411,8 @@ def resumed_config(given: argparse.Namespace) -> tuple[Config, dict | None]:
                 what = f"{old} exists, {config.out} holds a run"
                 raise ValueError(f"{what}; continue it with --resume, or give another --out")
         return config, None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no run to resume; start one without --resume")
     loaded = checkpoint.load(path)
     if "resume" not in loaded:
         raise ValueError(f"{path} has no training state; start from it with --init-from")

@@ -94,9 +94,10 @@ def test_names_of_class_folders(folder, label):
 
 
 @UNIX
-def test_class_folders_that_are_not_utf_8(tmp_path):
+def test_class_folders_that_are_not_utf_8(tmp_path, capsys):
     tree = small_tree(tmp_path / "t", name=lambda c: os.fsdecode(c.encode("gbk")))
     assert open_pack(tree, 32, workers=1).classes == ["口", "十", "一"]  # 一 and 十 are also UTF-8
+    assert "class folders named in GBK: \\udcbf\\udcda is 口" in capsys.readouterr().err
     for name in (os.fsdecode(b"\x80"), "U+D800"):
         other = small_tree(tmp_path / name, "一", name=lambda c, name=name: name)
         with pytest.raises(ValueError, match="neither UTF-8 nor a character in GBK.*rename"):
@@ -117,10 +118,11 @@ def test_file_formats(tmp_path, capsys):
     assert "2 files skipped" in error and "loose.png" in error and "永/notes.txt" in error
 
 
-def test_hidden_files_and_folders_are_skipped(tmp_path, capsys):
+def test_files_of_the_system_are_skipped_without_a_notice(tmp_path, capsys):
     tree = small_tree(tmp_path / "t")
-    for name in (".ipynb_checkpoints/a.png", "__MACOSX/a.png", "U+4E00/.more/a.png", ".DS_Store",
-                 "U+4E00/._1001_00000.png"):  # fmt: skip
+    names = [".ipynb_checkpoints/a.png", "__MACOSX/a.png", "U+4E00/.more/a.png", ".DS_Store"]
+    names += ["U+4E00/._1001_00000.png", "U+4E00/Thumbs.db", "desktop.ini", "synthesis.json"]
+    for name in names:
         write_png(tree / name, bitmap("一", 3))
     pack = open_pack(tree, 32, workers=1)
     assert len(pack) == 18 and len(pack.classes) == 3 and not capsys.readouterr().err

@@ -26,7 +26,7 @@ STILL = dict.fromkeys(Augmentation._fields, 0.0)
 def write_onnx(path, classes: int = 4, metadata: dict | None = None, shape=(1, SIDE, SIDE)):
     """Write a linear teacher with input (N,*shape); return its weight and bias."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnx2torch")
+    pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     weight = (rng.normal(size=(classes, SIDE**2)) / SIDE).astype(np.float32)
     bias = rng.normal(size=classes).astype(np.float32)
@@ -98,7 +98,7 @@ def test_teachers_that_cannot_be_read(tmp_path):
         load_teacher(tmp_path / "t.onnx")
     assert load_teacher(tmp_path / "t.onnx", "classes=4").classes == list(LEVEL1[:4])
     (tmp_path / "bad.onnx").write_bytes((tmp_path / "t.onnx").read_bytes()[:200])
-    with pytest.raises(ValueError, match="bad.onnx: not an ONNX network"):
+    with pytest.raises(ValueError, match="bad.onnx: not a readable ONNX"):
         load_teacher(tmp_path / "bad.onnx")
     for shape in ((1, "S", "S"), (SIDE, SIDE)):
         write_onnx(tmp_path / "t.onnx", shape=shape)
@@ -110,9 +110,10 @@ def test_teachers_that_cannot_be_read(tmp_path):
         load_teacher(write_checkpoint(tmp_path / "t.pt"), "scale=2")
 
 
-def test_a_file_of_export_predicts_what_its_checkpoint_predicts(exported):
-    pytest.importorskip("onnx2torch")
-    network = load_teacher(exported / "fp32.onnx")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_files_of_export_are_teachers(exported, precision):
+    """They predict what their checkpoint predicts, also where onnx2torch lacks an operator."""
+    network = load_teacher(exported / f"{precision}.onnx")
     original = load_teacher(exported / "best.pt")
     assert (network.size, network.classes) == (original.size, original.classes)
     x = torch.rand(8, 1, 32, 32)
@@ -121,8 +122,6 @@ def test_a_file_of_export_predicts_what_its_checkpoint_predicts(exported):
     )
     assert found.shape == (8, 6) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
-    with pytest.raises(ValueError, match="int8.onnx: not an ONNX network of float32"):
-        load_teacher(exported / "int8.onnx")
 
 
 # --- what a teacher sees

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -75,11 +76,22 @@ def test_run_says_what_it_trains_and_what_comes_next(trained):
     message = (trained / "stderr.txt").read_text(encoding="utf-8")
     assert "training on 108 samples of 6 classes by 9 writers" in message
     assert "validating on 12 samples of 6 classes by 1 writer" in message
-    assert "network: small, 6 classes, " in message and "on cpu, float32" in message
+    assert "network: small, 6 classes, " in message
+    assert " parameters, on cpu, float32" in message
     assert "16 epochs of 6 steps of 16 samples" in message
-    best = max(row["top1"] for row in rows(trained))
-    next_command = f"python test.py --checkpoint {trained / 'best.pt'}"
-    assert f"best validation top-1 {best:.2%}; {next_command}" in message
+    assert re.search(r"\d s a step: about 0 h 1 min for the other 45 steps\n", message)
+    best = max(rows(trained), key=lambda row: row["top1"])
+    file = trained / "best.pt"
+    assert f"best: epoch {best['epoch']}, validation top-1 {best['top1']:.2%}, {file}\n" in message
+    assert f"next: python test.py --checkpoint {file}\n" in message
+    assert f"curves: tensorboard --logdir {trained}\n" in message
+
+
+def test_few_steps_from_scratch_lead_to_fine_tuning(trained, data, tmp_path, capsys):
+    hint = "96 steps are few to train from scratch; fine-tuning needs fewer: --init-from checkpo"
+    assert hint in (trained / "stderr.txt").read_text(encoding="utf-8")
+    train(data, tmp_path, "--epochs", 1, "--init-from", trained / "best.pt")
+    assert "from scratch" not in capsys.readouterr().err
 
 
 def test_a_folder_with_a_run_is_not_overwritten(trained, data, tmp_path, capsys):
@@ -197,7 +209,7 @@ def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):
     assert main(["--resume", "--out", str(tmp_path)]) == 2
     assert "no training state" in capsys.readouterr().err
     assert main(["--resume", "--out", str(tmp_path / "nowhere")]) == 2
-    assert "last.pt: no such checkpoint" in capsys.readouterr().err
+    assert "no run to resume; start one without --resume" in capsys.readouterr().err
 
 
 def test_a_resumed_run_has_the_same_data_wherever_they_lie(tmp_path, capsys):
@@ -266,6 +278,18 @@ def test_init_from_keeps_rows_of_shared_characters(trained, tmp_path, capsys):
     wide = ["--size", "32", "--head", "999", "--threads", "1"]
     assert main([*map(str, arguments), *wide]) == 2
     assert "--width and --head as the" in capsys.readouterr().err
+
+
+def test_init_from_says_what_differs(trained, data, tmp_path, capsys):
+    best = str(tmp_path / "best.pt")
+    content = torch.load(trained / "best.pt", weights_only=True)
+    content["preprocessing"]["picture.glyph.OLD"] = 1
+    torch.save(content, best)
+    small_run(data, init_from=best, size=48, width=0.5, head=64, last_stride=1)
+    notices = capsys.readouterr().err
+    for change in ("size 32, not 48", "last-stride 2, not 1"):
+        assert f"{best} was trained with --{change}" in notices
+    assert f"{best} was trained with another preprocessing: picture.glyph.OLD" in notices
 
 
 def test_a_class_is_added_and_the_old_ones_are_kept(trained, data, tmp_path):

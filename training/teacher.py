@@ -6,8 +6,9 @@ before strokes, resolution and surroundings are degraded. The student learns its
 (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network") and, with --logit-weight, its
 logits (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
-A teacher is a checkpoint of this repository, or an ONNX file that onnx2torch can convert. The
-metadata of an ONNX file may give `scale`, `margin` and `classes` (JSON).
+A teacher is a checkpoint of this repository or an ONNX file. ONNX files are converted to PyTorch if
+the optional package onnx2torch can do it, to run on GPUs; otherwise ONNX Runtime runs them on the
+CPU. The metadata of an ONNX file may give `scale`, `margin` and `classes` (JSON).
 """
 
 import json
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 import checkpoint
 from config import Config
 from hwdb.characters import LEVEL1, select_classes
-from jobs.command import needs, sentence
 from jobs.devices import has_bfloat16
+from recognizer import open_session
 
 MISREAD_WEIGHT = 0.3  # of the teacher's loss on samples whose label it does not predict
 
@@ -37,6 +38,19 @@ class Network(NamedTuple):
     classes: list[str]  # K, in the order of the logits
 
 
+class OnnxRuntime(nn.Module):
+    """A network that ONNX Runtime runs on the CPU, whatever device its input is on."""
+
+    def __init__(self, session) -> None:
+        super().__init__()
+        self.session = session
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = {self.session.get_inputs()[0].name: x.float().contiguous().cpu().numpy()}
+        return torch.from_numpy(self.session.run(None, inputs)[0]).to(x.device)
+
+
 def load_teacher(path: str | Path, given: str = "") -> Network:
     """Load a teacher from a checkpoint or an ONNX file; `given` is --teacher-input.
 
@@ -49,24 +63,20 @@ def load_teacher(path: str | Path, given: str = "") -> Network:
         loaded = checkpoint.load(path)
         module = checkpoint.build_model(loaded).eval()
         return Network(module, loaded["config"]["size"], None, 1.0, loaded["classes"])
+    session = open_session(path)
+    shape = session.get_inputs()[0].shape
+    if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or not isinstance(shape[2], int):
+        raise ValueError(f"{path}: its input has shape {shape}, expected (N, 1, S, S)")
+    scale, margin, classes = expectations(given, session.get_modelmeta().custom_metadata_map)
+    blank = torch.zeros(1, *shape[1:])
     try:
-        import onnx
         import onnx2torch
-    except ImportError as error:
-        raise needs(f"{path}: an ONNX teacher", error) from None
-    data = path.read_bytes()
-    try:
-        network = onnx.load_from_string(data)
-        shape = [part.dim_value for part in network.graph.input[0].type.tensor_type.shape.dim]
-        if len(shape) != 4 or shape[1] != 1 or not shape[2] == shape[3] > 0:
-            raise ValueError(f"its input has shape {shape}, expected (N, 1, S, S)")
-        module = onnx2torch.convert(network).eval()
-        logits = module(torch.zeros(1, *shape[1:]))
-    except Exception as error:  # what is damaged or has another operator raises almost anything
-        what = f"{path}: not an ONNX network of float32 that onnx2torch can convert"
-        raise ValueError(f"{what} ({sentence(error)[:120]})") from None
-    metadata = {entry.key: entry.value for entry in network.metadata_props}
-    scale, margin, classes = expectations(given, metadata)
+
+        module = onnx2torch.convert(str(path)).eval()
+        logits = module(blank)
+    except Exception:  # not installed, or without an operator: it raises almost anything
+        module = OnnxRuntime(session)
+        logits = module(blank)
     if logits.shape != (1, len(classes)):
         what = f"{path}: {logits.shape[-1]} logits for {len(classes)} classes"
         raise ValueError(f"{what}; give their order: --teacher-input classes=FILE")

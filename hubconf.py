@@ -7,9 +7,8 @@
 A program may have modules of the same names, config.py or model.py for example; it keeps them.
 """
 
-import contextlib as _contextlib
-import os as _os
-import sys as _sys
+import os
+import sys
 
 dependencies = ["torch"]
 
@@ -19,32 +18,24 @@ def small():
 
     It has `classes` (label -> class) and `size` (S, side of a glyph in pixels).
     """
-    # The imports are not above: torch.hub offers every function there as a model.
-    with _own_modules():
+    here = os.path.dirname(os.path.realpath(__file__))
+    names = {entry.partition(".")[0] for entry in os.listdir(here)}
+
+    def take() -> dict:
+        found = [name for name in sys.modules if name.partition(".")[0] in names]
+        return {name: sys.modules.pop(name) for name in found}
+
+    before = take()
+    sys.path.insert(0, here)
+    try:
         import checkpoint
         from config import DEFAULT_CHECKPOINT
 
         loaded = checkpoint.load(DEFAULT_CHECKPOINT)
         model = checkpoint.build_model(loaded).eval()
+    finally:
+        sys.path.remove(here)
+        take()
+        sys.modules.update(before)
     model.classes, model.size = loaded["classes"], loaded["config"]["size"]
     return model
-
-
-@_contextlib.contextmanager
-def _own_modules():
-    """Import this repository's modules, and leave none of them where the program would find it."""
-    here = _os.path.dirname(_os.path.realpath(__file__))
-    names = {entry.partition(".")[0] for entry in _os.listdir(here)}
-
-    def take() -> dict:
-        found = [name for name in _sys.modules if name.partition(".")[0] in names]
-        return {name: _sys.modules.pop(name) for name in found}
-
-    before = take()
-    _sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        _sys.path.remove(here)
-        take()
-        _sys.modules.update(before)

@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -39,9 +40,7 @@ def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray]]:
         if path == "-":
             yield path, decode_picture(sys.stdin.buffer.read(), "standard input")
         elif os.path.isdir(path):
-            from pathlib import Path  # takes a while, as does what it imports
-
-            from jobs.files import is_hidden
+            from jobs.files import is_hidden  # takes a while
 
             files = [p for p in sorted(Path(path).rglob("*")) if p.is_file()]
             files = [p for p in files if not any(map(is_hidden, p.relative_to(path).parts))]
@@ -110,21 +109,16 @@ def print_table(element: dict, top_k: int | None, classes: set[str]) -> None:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Read pictures as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Read pictures of single characters, one a picture.",
-        epilog="Exit status 2 if a picture could not be read.",
-    )
+    parser = argparse.ArgumentParser(description="Read pictures of single characters.")
     parser.add_argument("pictures", nargs="+", help="picture files, folders, - for standard input")
     group = parser.add_argument_group("reading")
     add_reading(group)
     add = group.add_argument
     add("--top-k", type=int, metavar="K",
-        help="readings of each picture (default: 3; of pictures named U+XXXX, or in such folders, "
-        "whether the first is right)")  # fmt: skip
+        help="readings a picture (default: 3; of pictures named U+XXXX: is it right?)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON list")
     add("--debug", default="", metavar="DIR",
-        help="write the glyph that was read of each picture, and the picture with what was read in "
-        "black and what was left out in red")  # fmt: skip
+        help="write the glyph that was read, and what of the picture that is")  # fmt: skip
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     config = from_arguments(given)

@@ -1,17 +1,12 @@
 """Read single characters: a checkpoint or an exported ONNX file -> a recognizer.
 
-    from recognizer import Recognizer
-
-    recognizer = Recognizer.from_checkpoint("checkpoints/small80.pt")
-    for readings in recognizer.recognize(["a.png", "b.jpg"], top_k=3):
-        print(readings.error or f"{readings[0].character} {readings[0].probability:.1%}")
-
 picture.proposals makes proposals of what the character of a picture is; the network reads all of
 them and `choose` takes one. PyTorch is loaded for checkpoints alone.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -20,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hwdb.characters import LEVEL1, TWINS, select_classes
 from jobs.command import needs, sentence, shorten
 from picture import Proposals, changed_settings, find_proposals, fit, from_pillow, read_picture
 
@@ -177,19 +173,19 @@ def open_session(path: str | Path):
 
 
 def _load_onnx(path: str | Path) -> Network:
-    session = open_session(path)
+    @functools.cache  # one a process: a forked child has none of the threads of its parent's
+    def session_of(process: int):
+        return open_session(path)
+
+    session = session_of(os.getpid())
     entry = session.get_inputs()[0]
     if entry.type != "tensor(float)":
         reason = "takes pictures (--input picture), for programs of their own"
         raise ValueError(f"{path}: {reason}; expected a file of export.py --input glyph")
-    sessions = {os.getpid(): session}
 
     def logits(x: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         if isinstance(x, np.ndarray):
-            pid = os.getpid()
-            if pid not in sessions:  # a forked child has none of the threads of its parent's
-                sessions[pid] = open_session(path)
-            return sessions[pid].run(["logits"], {entry.name: x})[0]
+            return session_of(os.getpid()).run(["logits"], {entry.name: x})[0]
         import torch
 
         return torch.from_numpy(logits(x.cpu().contiguous().numpy()))
@@ -269,11 +265,7 @@ class Recognizer:
 
     def __init__(self, network: Network, classes: str = "all") -> None:
         self.network = network
-        known = set(network.classes)
-        if classes != "all":
-            from hwdb.characters import select_classes  # takes a while, and few need it
-
-            known &= set(select_classes(classes))
+        known = set(select_classes(classes) or network.classes)
         labels = [label for label, name in enumerate(network.classes) if name in known]
         if not labels:
             raise ValueError(f"--classes {classes}: {network.source} knows none of them")
@@ -390,8 +382,6 @@ class Recognizer:
 
 def _chinese_twins(classes: Sequence[str]) -> list[tuple[int, list[int]]]:
     """Return the places in a list of classes of Chinese characters and of symbols like them."""
-    from hwdb.characters import LEVEL1, TWINS
-
     place = {name: number for number, name in enumerate(classes)}
     twins = []
     for group in TWINS:

@@ -10,19 +10,10 @@ import json
 import sys
 
 import cv2
-import numpy as np
 import onnxruntime
 
 # A picture that cannot be read gets one sentence, from here.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def read_grey(name: str) -> np.ndarray | None:
-    """Return a picture (h,w) uint8, transparency as paper; None if OpenCV cannot read it."""
-    picture = cv2.imread(name, cv2.IMREAD_UNCHANGED)
-    if picture is not None and picture.ndim == 3 and picture.shape[2] == 4:
-        return 255 - picture[..., 3]
-    return cv2.imread(name, cv2.IMREAD_GRAYSCALE)
 
 
 def main() -> int:
@@ -39,8 +30,12 @@ def main() -> int:
         return 2
     classes, status = list(json.loads(metadata["classes"])), 0
     for name in sys.argv[2:]:
-        problem, grey = "no such file, or not a picture that OpenCV reads", read_grey(name)
+        problem = "no such file, or not a picture that OpenCV reads"
+        grey = cv2.imread(name, cv2.IMREAD_GRAYSCALE)  # (h,w) uint8
         if grey is not None:
+            picture = cv2.imread(name, cv2.IMREAD_UNCHANGED)
+            if picture.shape[2:] == (4,):  # transparency is paper
+                grey = 255 - picture[..., 3]
             outputs = ["glyph", "labels", "probabilities"]
             glyph, labels, shares = session.run(outputs, {"picture": grey[None, None]})
             problem = "" if glyph.any() else "no ink was found; photos need predict.py"

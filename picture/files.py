@@ -1,24 +1,18 @@
 """Read picture files with Pillow: sizes are checked before decoding, photos turned upright."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PICTURE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pbm", ".pgm", ".ppm")
 )
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-SEVERAL = ("TIFF", "GIF", "WEBP", "PNG")  # may hold pages or frames
 KINDS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PBM, PGM or PPM"
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28  # of a file
@@ -60,7 +54,7 @@ def decode_picture(
         except Exception:  # Pillow's decoders raise many kinds
             reason = f"not a picture that can be decoded; expected {KINDS}"
             raise ValueError(f"{name}: {reason}") from None
-        if notices is not None and image.format in SEVERAL:
+        if notices is not None and image.format != "MPO":  # a phone's photo, with its preview
             with contextlib.suppress(Exception):  # EOFError, or that of a damaged second frame
                 image.seek(1)
                 notices.append("the file holds more than one page or frame; the first is read")

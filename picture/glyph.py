@@ -281,22 +281,24 @@ def ink_box(ink: np.ndarray, margin: float = 0.0) -> tuple[int, int, int, int]:
     return top, min(ink.shape[0], bottom + extra), left, min(ink.shape[1], right + extra)
 
 
-def to_glyph(picture: np.ndarray, size: int = 64) -> np.ndarray:
+def to_glyph(picture: np.ndarray, size: int = 64, margin: int | None = None) -> np.ndarray:
     """Bring one picture (see `to_grey`) of one character to the form the network reads.
 
     Returns a glyph (S,S) uint8, S = `size`: 0 = paper, ink levelled so that its 95th percentile is
-    255; the longer side of the ink leaves S // 32 px at both ends, and the character is centred.
+    255; the longer side of the ink leaves `margin` px (default: S // 32) at both ends, and the
+    character is centred.
     Raises ValueError for what is blank or no picture.
     """
-    return fit(find_ink(picture)[0], size)
+    return fit(find_ink(picture)[0], size, margin)
 
 
-def fit(ink: np.ndarray, size: int) -> np.ndarray:
+def fit(ink: np.ndarray, size: int, margin: int | None = None) -> np.ndarray:
     """Return the glyph of ink (h,w) uint8, 0 = paper; see `to_glyph`."""
+    margin = size // 32 if margin is None else margin
     top, bottom, left, right = ink_box(ink)
     ink = ink[top:bottom, left:right]
     h, w = ink.shape
-    scale = (size - 2 * (size // 32)) / max(h, w)
+    scale = (size - 2 * margin) / max(h, w)
     width, height = max(1, round(w * scale)), max(1, round(h * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     ink = cv2.resize(ink, (width, height), interpolation=interpolation)

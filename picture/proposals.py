@@ -122,7 +122,8 @@ def _versions(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray
     all_area, all_rim, all_size, box = _extent(ink)
     if _is_tight(ink):
         all_rim = 0  # what reaches the border does not go on beyond it
-    bases = ink, _without_lines(ink, FRAME), *_by_colour(ink, colour), _dark(ink), _thick(ink)
+    dark = ink * (ink >= DARK * np.percentile(ink[ink > INK], 95))
+    bases = ink, _without_lines(ink, FRAME), *_by_colour(ink, colour), dark, _thick(ink)
     versions = [version for base in bases for version in (base, _without_lines(base))]
     seen = {(32, box)}
     for version in {version.tobytes(): version for version in versions}.values():
@@ -209,11 +210,6 @@ def _without_lines(ink: np.ndarray, zone: float = 0.5) -> np.ndarray:
     return ink * (lines == 0)
 
 
-def _dark(ink: np.ndarray) -> np.ndarray:
-    """Leave out ink that is pale beside the rest."""
-    return ink * (ink >= DARK * np.percentile(ink[ink > INK], 95))
-
-
 def _thick(ink: np.ndarray) -> np.ndarray:
     """Leave out ink that is thin beside the rest."""
     mask = (ink > 64).view(np.uint8)
@@ -229,10 +225,9 @@ def _thick(ink: np.ndarray) -> np.ndarray:
 
 def _by_colour(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarray]:
     """Yield ink without its more, and without its less colourful part, where there are two."""
-    inked = ink > INK
-    if colour is None or np.count_nonzero(inked) < 30:
+    if colour is None:
         return
-    strength = colour.max(2) - colour.min(2)
+    inked, strength = ink > INK, colour.max(2) - colour.min(2)
     if strength[inked].std() < 12:
         return
     limit, _ = cv2.threshold(strength[inked][None], 0, 255, cv2.THRESH_OTSU)

@@ -108,7 +108,7 @@ def test_reads_as_predict_does(port, tmp_path, kind):
     ("body", "message"),
     [
         (png(np.full((60, 60), 255, np.uint8)), "blank"),
-        (b"", "empty"),
+        (b"", "not a picture"),
         (b'{"strokes": []}', "not a picture"),
         (png(bitmap("大", 1300))[:50], "picture"),
     ],

@@ -6,14 +6,13 @@
 
 request            answer
 GET /              the page: index.html, page.css and page.js of page/
-GET /network.json  {"summary", "size", "choices", "reads"}: what the page shows of the network
+GET /network.json  {"summary", "size", "reads"}: what the page shows of the network
 POST /read         body: a picture file of at most 8 MiB, read as predict.py reads it ->
                    {"readings": [{"character", "probability"}, ...], "notices": ["...", ...],
                    "glyph": input of the network, "view": what of the picture was left out,
                    "milliseconds"}; both pictures are data URLs, and view is null if all ink was
                    kept; "character_score" and "is_character" if the network has them;
                    {"error": "..."} with status 4xx if that fails
-POST /read?classes=symbols   reads some classes only, one of "choices"
 
 One picture is read at a time. There are no users, no encryption and no protection against load: do
 not expose the page to the Internet (SECURITY.md).
@@ -30,7 +29,6 @@ import time
 import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs
 
 import numpy as np
 
@@ -57,9 +55,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, recognizer: Recognizer) -> None:
-        self.network, self.reading = recognizer.network, threading.Lock()
-        choices = page.choices(self.network.classes)
-        self.recognizers = {name: Recognizer(self.network, name) for name in choices}
+        self.recognizer, self.reading = recognizer, threading.Lock()
         self.names = {"localhost", socket.gethostname().lower(), host.lower()}
         super().__init__((host, port), Handler)
         self.url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.server_port}/"
@@ -69,20 +65,16 @@ class Server(ThreadingHTTPServer):
         if not isinstance(error := sys.exc_info()[1], OSError):
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
 
-    def read(self, body: bytes, query: str) -> dict:
+    def read(self, body: bytes) -> dict:
         """Return the answer to a picture file; ValueError if it cannot be read."""
-        which = parse_qs(query).get("classes", ["all"])[-1]
-        recognizer = self.recognizers.get(which)
-        if recognizer is None:
-            raise ValueError(f"classes is {which[:80]!r}, expected {' or '.join(self.recognizers)}")
         with self.reading:
             began, notices = time.perf_counter(), []
             picture = decode_picture(body, notices=notices)
-            readings = recognizer.recognize([picture], READINGS)[0]
+            readings = self.recognizer.recognize([picture], READINGS)[0]
             if readings.error:
                 raise ValueError(readings.error)
             milliseconds = round(1000 * (time.perf_counter() - began), 1)
-            found, index = recognizer.find(picture), readings.proposal
+            found, index = self.recognizer.find(picture), readings.proposal
         return {
             "readings": [reading._asdict() for reading in readings],
             "notices": [*notices, *readings.notices],
@@ -105,11 +97,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send a file of the page, or the content of network.json."""
-        name, network = self.path.partition("?")[0][1:] or "index.html", self.server.network
+        name = self.path.partition("?")[0][1:] or "index.html"
+        network = self.server.recognizer.network
         if self.is_foreign():
             self.refuse(HTTPStatus.FORBIDDEN, f"not a request of this page; open {self.server.url}")
         elif name == "network.json":
-            self.send(page.describe("server", network.summary, network.classes, network.size))
+            self.send({"reads": "server", "summary": network.summary, "size": network.size})
         elif name in page.FILES:
             self.send((page.HERE / name).read_bytes(), page.FILES[name])
         else:
@@ -117,12 +110,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Read a picture."""
-        path, _, query = self.path.partition("?")
         length = self.headers.get("Content-Length", "")
         if self.is_foreign():
             self.refuse(HTTPStatus.FORBIDDEN, f"not a request of this page; open {self.server.url}")
-        elif path != "/read":
-            self.refuse(HTTPStatus.NOT_FOUND, f"pictures go to /read, not to {path[:80]}")
+        elif self.path != "/read":
+            self.refuse(HTTPStatus.NOT_FOUND, f"pictures go to /read, not to {self.path[:80]}")
         elif not re.fullmatch("[0-9]{1,18}", length):
             self.refuse(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
         elif int(length) > MAX_BODY:
@@ -130,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
         else:
             try:
-                self.send(self.server.read(self.rfile.read(int(length)), query))
+                self.send(self.server.read(self.rfile.read(int(length))))
             except ValueError as error:
                 self.refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
 

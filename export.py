@@ -245,11 +245,15 @@ def publish(source: Path, folder: Path, precision: str) -> None:
     if any(len(label) != 1 for label in network.classes):
         raise ValueError(f"{source}: some labels are longer than one character; the page needs one")
     export(source, folder / "network.onnx", precision, "picture")
-    summary = f"{source.name}: {len(network.classes)} classes"
-    described = page.describe("here", summary, network.classes, network.size)
-    described["threshold"] = network.reject and network.reject["threshold"]
-    described["twins"] = Recognizer(network).twins
-    page.publish(folder, network.classes, described)
+    described = {
+        "reads": "here",
+        "summary": f"{source.name}: {len(network.classes)} classes",
+        "size": network.size,
+        "classes": "".join(network.classes),
+        "threshold": network.reject and network.reject["threshold"],
+        "twins": Recognizer(network).twins,
+    }
+    page.publish(folder, described)
     print(f"{folder}: for any static host; to try it: python -m http.server -d {folder}")
 
 

@@ -1,7 +1,6 @@
 """MobileNetV3 by hand: Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2.
 
-    python model.py                              # table of the variants
-    python -c "from model import mobilenet_v3; print(mobilenet_v3('small', num_classes=3755))"
+    model = mobilenet_v3("small", num_classes=3755)
 
 Modules carry torchvision's names, so that a torchvision state dict loads unchanged when the shapes
 agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). What characters need
@@ -13,7 +12,6 @@ Shapes: input (B,1,S,S) float in 0...1 -> logits (B,K) float. S is free; it is h
 """
 
 from functools import partial
-from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -205,31 +203,3 @@ def to_input(glyphs: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Turn glyphs (B,S,S) uint8 into the network's input (B,1,S,S) float32 in 0...1."""
     tensor = torch.as_tensor(glyphs)
     return tensor.to(device, non_blocking=True).unsqueeze(1).float().div_(255)
-
-
-def count_macs(model: MobileNetV3, size: int, in_channels: int = 1) -> tuple[int, int]:
-    """Return multiply-accumulates of one (1,C,size,size) input and the side of the final map."""
-    from torch.utils.flop_counter import FlopCounterMode  # takes a while
-
-    model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        maps = model.features(torch.zeros(1, in_channels, size, size))
-        model.classifier(maps.mean((2, 3)))
-    return counter.get_total_flops() // 2, maps.shape[-1]
-
-
-def main() -> None:
-    """Print a table of the variants: parameters, millions of MACs and the final map's side."""
-    sizes = (32, 48, 64, 80, 96)
-    columns = "".join(f"{f'{s} px':>14}" for s in sizes)
-    print(f"{'variant':<8}{'stem':>5}{'last':>5}{'parameters':>13}{columns}")
-    for variant, (stem, last) in product(VARIANTS, ((2, 2), (2, 1), (1, 2))):
-        model = mobilenet_v3(variant, stem_stride=stem, last_stride=last)
-        parameters = sum(p.numel() for p in model.parameters())
-        counts = (count_macs(model, size) for size in sizes)
-        cells = "".join(f"{f'{macs / 1e6:.1f} M {side}x{side}':>14}" for macs, side in counts)
-        print(f"{variant:<8}{stem:>5}{last:>5}{parameters:>13,}{cells}")
-
-
-if __name__ == "__main__":
-    main()

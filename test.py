@@ -192,7 +192,8 @@ def lines(figures: dict) -> list[tuple[str, str]]:
             ("", f"right only by this one: {only}; McNemar's test: p = {p:.2g}, {verdict}"),
         ]
     if temperature := figures.get("temperature"):
-        rows.append(("temperature", f"checkpoint.py FILE NEW --temperature {temperature:.3f}"))
+        row = f"python checkpoint.py FILE NEW --temperature {temperature:.3f}"
+        rows.append(("temperature", row))
     if found := figures.get("no_characters"):
         both = f"{found['characters']:,} characters against {found['others']:,} other images"
         rows.append(("rejection", f"AUROC {found['auroc']:.4f}, {both}"))
@@ -202,7 +203,9 @@ def lines(figures: dict) -> list[tuple[str, str]]:
             rows.append(("", f"{whose} threshold keeps {rates} of the other images"))
         if fitted := found["fitted"]:
             numbers = " ".join(f"{v:.6g}" for v in fitted.values())
-            rows.append(("", f"checkpoint.py FILE NEW --reject {numbers}"))
+            rows.append(("", f"python checkpoint.py FILE NEW --reject {numbers}"))
+        else:
+            rows.append(("", "the other images look more like characters: no numbers to reject by"))
     if (count := figures["writers"]) > 1:
         worst = ", ".join(f"{w['writer']} {w['accuracy']:.1%}" for w in figures["worst_writers"])
         rows.append(("by writer", f"the lowest of {count}: {worst}"))

@@ -20,6 +20,7 @@ from jobs.files import is_hidden
 
 CHUNK = 1 << 16
 SUFFIXES = (".gnt", ".zip", ".alz")
+HEADERS = 500  # bytes around a member of a .zip, at most
 VOLUME = re.compile(r"\.[a-z]\d\d", re.IGNORECASE)  # .a00: the second volume of an .alz
 
 
@@ -161,9 +162,13 @@ def _open_zip(path: Path, stream: BinaryIO) -> Iterator[GntFile | Damage | str]:
         archive = zipfile.ZipFile(stream)
     except Exception as error:  # of many kinds, all for damage
         raise OSError(f"not a whole .zip archive ({error}); download it again") from None
-    if sum(member.compress_size for member in archive.infolist()) > path.stat().st_size:
+    members = archive.infolist()
+    headers = archive.start_dir - sum(member.compress_size for member in members)
+    if headers < 0:
         raise OSError("its directory lists files that overlap")
-    for member in archive.infolist():
+    if headers > HEADERS * (len(members) + 1):
+        yield Damage(str(path), 0, "files are missing from its directory; download it again")
+    for member in members:
         name, suffix = f"{path}/{member.filename}", _suffix(member.filename)
         content = _Stream(_unzip(archive, member))
         if suffix == ".gnt":

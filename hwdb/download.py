@@ -29,7 +29,8 @@ def download_set(name: str, folder: Path, mirror: str | None = None) -> list[Pat
     Editions are tried in turn, all from the mirror if one is given. If no edition can be fetched,
     print the answer of every address and raise OSError.
     """
-    print(f"downloading HWDB {name} into {folder}; run again to continue", file=sys.stderr)
+    size = " (2.3 GB)" if name == "1.1" else ""
+    print(f"downloading HWDB {name}{size} into {folder}; run again to continue", file=sys.stderr)
     answers: list[str] = []
     for edition in EDITIONS[name]:
         addresses = (mirror.rstrip("/") + "/",) if mirror else edition.addresses

@@ -30,13 +30,18 @@ MAX_PIXELS = 1 << 24
 CHUNK = 1 << 20
 
 # Other files from the same pages and mirrors, by suffix and by the first bytes of the content.
+RIGHT = "images of characters are in the archives Gnt1.0*.zip to Gnt1.2*.zip"
 OTHER_SUFFIXES = {
-    r"dgrl": "a page of handwritten text (HWDB2.x), not images of characters",
-    r"pot|ptts|wptt": "pen trajectories (OLHWDB), not images",
-    r"mpf": "feature vectors, not images",
+    r"dgrl": f"a page of handwritten text (HWDB2.x); {RIGHT}",
+    r"pot|ptts|wptt": f"pen trajectories (OLHWDB); {RIGHT}",
+    r"mpf": f"feature vectors; {RIGHT}",
     r"rar|7z|tar|t?gz|bz2|xz": "an archive; unpack it and give its .gnt files",
 }
 OTHER_CONTENT = {
+    rb"(?s).{4}DGRL": OTHER_SUFFIXES["dgrl"],
+    rb"(?s).{4}MPF": OTHER_SUFFIXES["mpf"],
+    # .pot: size in 2 bytes, tag of a character in 4, number of strokes in 2
+    rb"(?s)..[\x21-\xfe]{2}\0\0[\x01-\x40]\0": OTHER_SUFFIXES["pot|ptts|wptt"],
     rb"version https://git-lfs": "a Git LFS pointer; run git lfs pull to get the file itself",
     rb"(?i)\s*<(!doctype|html|\?xml)": "a web page, not the file; download it again",
     rb"PK\x03\x04|ALZ\x01": "an archive; run: python process_gnt.py FILE",

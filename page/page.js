@@ -67,13 +67,13 @@ function drawing() {
 let network = null, readHere = null;
 
 async function ask(signal) {
-  const which = $("classes").value, {picture} = state;
+  const {picture} = state;
   if (readHere) {
     if (picture && !picture.canvas) throw new Error("This browser cannot open the picture");
-    return readHere(picture?.canvas ?? drawing(), which);
+    return readHere(picture?.canvas ?? drawing());
   }
   const body = picture?.blob ?? await toBlob(drawing());
-  const response = await fetch(`read?classes=${which}`, {method: "POST", body, signal}).catch(() => {
+  const response = await fetch("read", {method: "POST", body, signal}).catch(() => {
     throw new Error("The server does not answer; is demo.py still running?");
   });
   return response.json().catch(() => {
@@ -90,8 +90,6 @@ async function connect() {
   }
   $("network").textContent = network.summary;
   $("side").textContent = `${network.size} × ${network.size} pixels`;
-  $("choice").hidden = network.choices.length < 2;
-  for (const option of $("classes").options) option.hidden = !network.choices.includes(option.value);
   changed(true);
 }
 
@@ -276,7 +274,6 @@ addEventListener("drop", event => {
 
 $("undo").addEventListener("click", undo);
 $("clear").addEventListener("click", clear);
-$("classes").addEventListener("change", () => changed(true));
 $("pen").addEventListener("input", () => { if (state.strokes.length) changed(false); });
 addEventListener("keydown", event => {
   if (event.altKey || pointer !== null) return;

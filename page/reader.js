@@ -5,25 +5,19 @@ const TOP = 10;
 ort.env.wasm.numThreads = 1; // more threads need headers that not every host can send
 ort.env.wasm.wasmPaths = {wasm: new URL("ort-wasm-simd-threaded.wasm", import.meta.url).href};
 
-// Return a function (canvas, which classes) -> answer, as the server's to POST /read.
+// Return a function canvas -> answer, as the server's to POST /read.
 export async function open(network) {
   const bytes = await (await fetch("network.onnx")).arrayBuffer();
   const session = await ort.InferenceSession.create(bytes, {executionProviders: ["wasm"]});
   const classes = [...network.classes];
-  const symbols = new Set(network.symbols);
-  const chosen = {
-    all: classes.map((_, i) => i),
-    symbols: classes.map((_, i) => i).filter(i => symbols.has(classes[i])),
-    level1: classes.map((_, i) => i).filter(i => !symbols.has(classes[i])),
-  };
-  const read = async (canvas, which) => {
+  const read = async canvas => {
     const began = performance.now();
     const picture = new ort.Tensor("uint8", grey(canvas), [1, 1, canvas.height, canvas.width]);
     const {logits, glyph, character_score: score} = await session.run({picture});
     if (!glyph.data.some(value => value)) return {error: "No ink was found on the picture"};
     const character_score = score?.data[0];
     return {
-      readings: best(logits.data, chosen[which], which === "all" ? network.twins : [])
+      readings: best(logits.data, network.twins)
         .map(([label, probability]) => ({character: classes[label], probability})),
       glyph: toPng(glyph.data, network.size),
       character_score,
@@ -32,7 +26,7 @@ export async function open(network) {
     };
   };
   const blank = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
-  await read(blank, "all"); // so that the first stroke does not wait
+  await read(blank); // so that the first stroke does not wait
   return read;
 }
 
@@ -57,20 +51,19 @@ function grey(canvas) {
   return levels;
 }
 
-// Return [label, probability] of the best, with probabilities among the labels. Of twins, which no
-// picture tells apart, the Chinese character gets the probability of the symbols, too.
-function best(logits, labels, twins) {
-  const highest = labels.reduce((most, label) => Math.max(most, logits[label]), -Infinity);
-  const shares = new Float64Array(logits.length);
-  let sum = 0;
-  for (const label of labels) sum += shares[label] = Math.exp(logits[label] - highest);
+// Return [label, probability] of the best. Of twins, which no picture tells apart, the Chinese
+// character gets the probability of the symbols, too.
+function best(logits, twins) {
+  const highest = logits.reduce((most, logit) => Math.max(most, logit), -Infinity);
+  const shares = Float64Array.from(logits, logit => Math.exp(logit - highest));
+  const sum = shares.reduce((total, share) => total + share);
   for (const [chinese, symbols] of twins) {
     for (const symbol of symbols) {
       shares[chinese] += shares[symbol];
       shares[symbol] = 0;
     }
   }
-  return labels.slice().sort((a, b) => shares[b] - shares[a]).slice(0, TOP)
+  return [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, TOP)
     .map(label => [label, shares[label] / sum]);
 }
 

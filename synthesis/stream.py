@@ -3,12 +3,9 @@
 bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # depends on (seed, 7) alone
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,9 +13,6 @@ import numpy as np
 from jobs.pool import Workers
 from picture import to_glyph
 from synthesis.writer import HARD, Writer, drawable, render
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PART = 32  # glyphs per task
 
@@ -62,11 +56,11 @@ class SyntheticSet:
         self.make = partial(draw_batch, Handwriting(classes, seed), size)
         self.workers = workers
 
-    def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return glyphs (B,S,S) uint8 and labels (B,) int64."""
+    def fetch(self, indices: np.ndarray) -> tuple:
+        """Return tensors: glyphs (B,S,S) uint8 and labels (B,) int64."""
         return next(self.batches([indices]))
 
-    def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple]:
         """Yield the batches of index arrays; a few are drawn ahead."""
         import torch  # drawing works without it
 

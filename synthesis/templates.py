@@ -8,8 +8,6 @@ The strokes are in strokes/, see its README.md. Templates of real pen trajectori
 trajectories.py, those of font files in fonts.py.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path

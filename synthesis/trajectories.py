@@ -79,11 +79,11 @@ def parse(line: str) -> tuple[str, list[np.ndarray]]:
     item = json.loads(line)
     try:
         character = item["character"]
+        ord(character)  # fails unless it is one character
         strokes = [np.array(stroke, float).reshape(-1, 2) for stroke in item["strokes"] if stroke]
     except (KeyError, TypeError, ValueError):
-        raise ValueError('expected {"character": ..., "strokes": lists of points [x, y]}') from None
-    if not isinstance(character, str) or len(character) != 1:
-        raise ValueError(f"character is {character!r}, expected one character")
+        expected = '{"character": one character, "strokes": lists of points [x, y]}'
+        raise ValueError(f"expected {expected}") from None
     if not all(np.isfinite(stroke).all() for stroke in strokes):
         raise ValueError("strokes have coordinates that are not finite")
     return character, [stroke @ [1, 1j] for stroke in strokes]

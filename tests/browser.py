@@ -76,13 +76,6 @@ def settle(page) -> str:
     return page.locator("#readings .han").first.text_content()
 
 
-def narrow(page, choice: str) -> set[str]:
-    """Choose among the classes, and return what is read."""
-    page.locator("#classes").select_option(choice)
-    settle(page)
-    return set(page.locator("#readings .han").all_text_contents()) - {EMPTY}
-
-
 def wait(page, condition: str, seconds: float = 15) -> None:
     """Wait for a condition in JavaScript; Playwright's own needs an eval that the page forbids."""
     end = time.monotonic() + seconds

@@ -224,6 +224,17 @@ def test_a_damaged_directory_is_named(write):
         assert not delivered and "not a whole .zip archive" in lines[0]
 
 
+def test_a_member_that_the_directory_has_lost_is_noticed(write):
+    large = {**DATA, "1009.gnt": os.urandom(9000)}
+    data = bytearray(zipped(large))
+    begin, end = data.rindex(b"PK\1\2"), len(data) - 22
+    count = len(large) - 1
+    del data[begin:end]
+    struct.pack_into("<HHI", data, len(data) - 14, count, count, begin - data.index(b"PK\1\2"))
+    delivered, lines = read(write("a.zip", bytes(data)))
+    assert delivered == DATA and len(lines) == 1 and "missing from its directory" in lines[0]
+
+
 # -- .alz ------------------------------------------------------------------------------------------
 
 

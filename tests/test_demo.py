@@ -81,7 +81,7 @@ def test_page_loads_nothing_from_elsewhere(port, name, kind):
 
 
 def test_describes_the_network(port):
-    expected = {"size": 80, "choices": ["all", "level1", "symbols"], "reads": "server"}
+    expected = {"size": 80, "reads": "server"}
     expected["summary"] = f"{DEFAULT_CHECKPOINT}: 3926 classes, the shipped weights"
     assert json.loads(ask(port, "GET", "/network.json")[2]) == expected
 
@@ -145,7 +145,6 @@ def test_refuses_other_paths(port):
         ("GET", "/../demo.py", 404),
         ("GET", "/read", 404),
         ("POST", "/upload", 404),
-        ("POST", "/read?classes=runes", 422),
     ):
         assert error_of(ask(port, method, path, b"x" if method == "POST" else None))[0] == expected
 
@@ -332,7 +331,7 @@ def test_fits_widths_and_schemes(visit, size, scheme):
 
 
 @needs_browser
-def test_narrows_the_classes_doubts_and_shows_what_was_left_out(visit, doubting, tmp_path):
+def test_doubts_and_shows_what_was_left_out(visit, doubting, tmp_path):
     path = tmp_path / "several.png"
     path.write_bytes(png(several()))
     with chromium.serve(doubting) as number:
@@ -341,8 +340,6 @@ def test_narrows_the_classes_doubts_and_shows_what_was_left_out(visit, doubting,
         chromium.settle(page)
         assert page.locator("#status").text_content().startswith("Hardly a character. Read in ")
         assert page.locator("#left-out").is_hidden()
-        for choice, expected in (("symbols", "12"), ("level1", "一十口人"), ("all", "一十口人12")):
-            assert chromium.narrow(page, choice) == set(expected)
         page.locator("#file").set_input_files(path)
         chromium.wait(page, "state.picture !== null")
         chromium.settle(page)

@@ -131,7 +131,9 @@ def test_md5_editions_and_addresses_are_tried_in_turn(tmp_path, site, monkeypatc
     with pytest.raises(OSError, match=rf"{sets.PAGE}.* run: python process_gnt.py {tmp_path}"):
         download.download_set("1.1", tmp_path)
     first, *lines = capsys.readouterr().err.splitlines()
-    assert f"into {tmp_path}" in first and lines[0] == "no address has all archives:"
+    assert (
+        f"HWDB 1.1 (2.3 GB) into {tmp_path}" in first and lines[0] == "no address has all archives:"
+    )
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [
         f"{closed}1.zip", f"{closed}2.zip", f"{site.url}/2.zip", f"{site.url}/old.zip"
     ]  # fmt: skip

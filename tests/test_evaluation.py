@@ -278,6 +278,8 @@ def test_summary_tells_the_age_and_another_preprocessing(trained, tmp_path):
     ("name", "content", "expected"),
     [
         ("a.dgrl", b"", "handwritten text"),
+        ("a.gnt", b"\x24\0\0\0DGRL\0\0\0\0" + bytes(90), "handwritten text"),
+        ("a.gnt", b"<!DOCTYPE html><html>later</html>", "a web page"),
         ("a.zip", b"PK\x03\x04", "process_gnt.py"),
         ("a.txt", b"text", "neither a .gnt"),
     ],
@@ -343,6 +345,10 @@ def test_rejection_is_measured_as_predict_scores(trained, data, papers, tmp_path
     options = [data / "test", "--no-characters", papers]
     before = figures_of(*options, "--checkpoint", best)["no_characters"]
     assert before["others"] == 21 and before["characters"] == 48 and not before["of_checkpoint"]
+    swapped = tmp_path / "swapped"
+    shutil.copytree(papers, swapped / next((data / "test").iterdir()).name)
+    done = call_script("test.py", swapped, "--no-characters", data / "test", "--checkpoint", best)
+    assert done.returncode == 0 and "no numbers to reject by" in done.stdout
     # Of a small scale: scores close to 1 are rounded to it, and then are equal.
     numbers = 0.5, 0.0, 0.7
     assert call_script("checkpoint.py", best, new, "--reject", *numbers).returncode == 0

@@ -367,9 +367,12 @@ OTHERS = [
     ("1001-c.gnt", b"version https://git-lfs.github.com/spec/v1\noid", "run git lfs pull", 1),
     ("1001-c.gnt", b"\n" + PAGE, "a web page, not the file; download it again", 1),
     ("Gnt1.1Test.zip", PAGE, "download it again", 1),
-    ("001.dgrl", bytes(90), "a page of handwritten text (HWDB2.x)", 2),
+    ("001.dgrl", bytes(90), "a page of handwritten text (HWDB2.x); images of characters are in", 2),
     ("001.pot", bytes(90), "pen trajectories (OLHWDB)", 2),
     ("001.MPF", bytes(90), "feature vectors", 2),
+    ("001.gnt", b"\x24\0\0\0DGRL\0\0\0\0" + bytes(90), "a page of handwritten text", 1),
+    ("001.gnt", b"\x3c\0\0\0MPF\0\0\0\0\0" + bytes(90), "feature vectors", 1),
+    ("001.gnt", b"\x48\0\xa1\xb0\0\0\x03\0" + bytes(90), "pen trajectories (OLHWDB)", 1),
 ]
 
 
@@ -377,7 +380,7 @@ OTHERS = [
 def test_files_of_other_formats_are_named_with_what_is_right(tmp_path, name, data, reason, status):
     (tmp_path / name).write_bytes(data)
     for path in (tmp_path / name, tmp_path):
-        done = run(path, "--out", tmp_path / "out")
+        done = run(path, "--split", "train", "--out", tmp_path / "out")
         assert done.returncode == status
         assert f"{tmp_path / name}" in done.stderr and reason in done.stderr
 

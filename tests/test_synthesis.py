@@ -217,7 +217,7 @@ def test_writers_follow_pen_trajectories(tmp_path):
         (None, "no pen trajectories"),
         ([], "no character with strokes"),
         ([CROSS, "{"], "line 2"),
-        ([written("一二", [])], "expected one character"),
+        ([written("一二", [])], "one character"),
         ([written("一", [[[0, 1, 2]]])], "lists of points"),
         ([written("一", "[[[0, 1e999]]]")], "not finite"),
     ],

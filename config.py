@@ -117,11 +117,9 @@ class Config:
     )
 
     teacher: str = setting("", "checkpoint or ONNX file to distil from")
-    teacher_input: str = setting(
-        "",
-        "input of an ONNX teacher, for what its metadata lacks: scale=V (value of full ink, "
-        "default 1), margin=P (pixels of paper around the ink, default a 32nd of its side), "
-        "classes=C (order of its logits: level1, symbols, a number or a file); comma-separated",
+    teacher_scale: float = setting(1.0, "value of full ink in the teacher's input", POSITIVE)
+    teacher_margin: int = setting(
+        -1, "pixels of paper around it, -1: a 32nd of the side", between(-1, 64)
     )
     unlabelled: TEXTS = setting((), "more sources, whose labels are not used (needs --teacher)")
     outliers: TEXTS = setting(

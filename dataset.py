@@ -183,7 +183,7 @@ def hold_out(
 
     `fraction` of the writers are drawn with `seed`, at least one. Samples of unknown writers, or of
     a single writer, are split by sample. Returns training indices and validation indices, both
-    ascending, and a description of the split.
+    ascending, and how the latter were chosen.
     """
     rng = np.random.default_rng([seed, 0x5EED])
     labelled = np.flatnonzero(dataset.targets != NO_LABEL)
@@ -194,13 +194,7 @@ def hold_out(
     alone = np.flatnonzero(writers < 0) if people else np.arange(len(labelled))
     count = round(fraction * len(alone))
     held[rng.permutation(alone)[:count]] = True
-    how = [counted(people, "held-out writer")] if people else []
+    how = "held-out writers"
     if count:
-        whose = "one writer" if len(known) == 1 else "unknown writers"
-        how.append(f"{count:,} of {len(alone):,} samples of {whose}, drawn by sample")
-    return labelled[~held], labelled[held], " and ".join(how) or "none"
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of an epoch, a permutation of `count`: a pure function of seed and epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+        how = f"{count:,} drawn by sample, as writers are unknown or only one"
+    return labelled[~held], labelled[held], how

@@ -14,8 +14,8 @@ beside it, ``<name>.pack<S>``:
     stamps.json    sizes and times of the source's folders and files
     pack.json      fingerprint of the source, preprocessing, classes, writers, problems
 
-pack.json is written last: a folder without it is not a pack. While sizes and times are those of
-stamps.json, the pack is current. Otherwise the contents decide: a copy is not packed again.
+pack.json is written last: a folder without it is not a pack. A source whose sizes or times are not
+those of stamps.json is packed again; the fingerprint of the same contents stays the same.
 """
 
 import contextlib
@@ -66,17 +66,15 @@ class Listing(NamedTuple):
     """The content of a source, in a fixed order."""
 
     entries: list[Entry]
-    others: list[str]  # files that are not read
+    others: list[str]  # what is not read: other files, dead links, pipes, devices
     folders: dict[str, list[int]]  # size and time of each
 
 
 def scan(source: str | Path) -> Listing:
     """List the files of a source without hidden ones.
 
-    `others` are files that are neither images in class folders nor .gnt files, dead links, links to
-    folders within a class folder, pipes and devices. Raises FileNotFoundError if there is no such
-    source, and ValueError if it holds no samples, data sets instead of classes, or a class folder
-    whose name is not text.
+    Raises FileNotFoundError if there is no such source, and ValueError if it holds no samples, data
+    sets instead of classes, or a class folder whose name is not text.
     """
     source, listing = Path(source), Listing([], [], {})
     if source.is_dir():
@@ -95,7 +93,6 @@ def scan(source: str | Path) -> Listing:
 
 
 def _stamp(path: Path | os.DirEntry) -> list[int]:
-    """Return size and time of a file or folder."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
@@ -134,14 +131,13 @@ def _labels(source: Path, names: list[str]) -> dict[str, str]:
     return labels
 
 
-def _checksums(source: Path, entries: list[Entry]) -> list[int]:
-    """Return the CRC-32 of each file, 0 if it cannot be read."""
-    sums = [0] * len(entries)
-    for i, entry in enumerate(entries):
-        with contextlib.suppress(OSError), open(source / entry.path, "rb") as file:
-            while block := file.read(1 << 20):
-                sums[i] = zlib.crc32(block, sums[i])
-    return sums
+def _checksum_of(path: Path) -> int:
+    """Return the CRC-32 of a file, 0 if it cannot be read."""
+    checksum = 0
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], list[int]]:
@@ -151,9 +147,10 @@ def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], li
     these why it cannot be read, with label "" if it is a damaged record.
     """
     cv2.setNumThreads(1)  # processes are the parallelism here
-    samples = []
+    samples, checksums = [], []
     for entry in task:
         path = source / entry.path
+        checksums.append(_checksum_of(path))
         writer = writer_of(path.name)
         for name, place, label, item in _items(path, entry):
             try:
@@ -164,7 +161,7 @@ def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], li
             except (ValueError, OSError) as error:
                 result = f"{place}: {str(error).removeprefix(f'{place}: ')}"
             samples.append((name, label, writer, result))
-    return samples, _checksums(source, task)
+    return samples, checksums
 
 
 def _items(path: Path, entry: Entry) -> Iterator[tuple[str, str, str, Path | Record | Damage]]:
@@ -238,7 +235,7 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     Raises as `scan`, and ValueError if nothing is readable or another process is packing it.
     """
     source, folder = Path(source), pack_folder(source, size)
-    pack = _current_pack(source, folder, size)
+    pack = _read_pack(source, folder, size) if _is_current(source, folder) else None
     if pack is None:
         if (folder / "pack.json").exists():
             print(f"{source}: files or preprocessing have changed, packing again", file=sys.stderr)
@@ -251,22 +248,12 @@ def open_pack(source: str | Path, size: int = 80, workers: int = 0) -> Pack:
     return pack
 
 
-def _current_pack(source: Path, folder: Path, size: int) -> Pack | None:
-    """Open the pack of a source if there is one of the source as it is now."""
-    pack = _read_pack(source, folder, size)
-    if pack is None:
-        return None
+def _is_current(source: Path, folder: Path) -> bool:
+    """Return whether sizes and times of a source are those that were packed."""
     stamps = (read_mark(folder / "stamps.json", PACK_VERSION) or {}).get("stamps")
     with contextlib.suppress(OSError):
-        if stamps and all(_stamp(source / path) == stamp for path, stamp in stamps.items()):
-            return pack
-    print(f"{source}: file times have changed, comparing contents", file=sys.stderr)
-    listing = scan(source)
-    if _digest(listing.entries, _checksums(source, listing.entries)) != pack.fingerprint:
-        return None
-    with contextlib.suppress(OSError):  # a read-only pack
-        _write_stamps(folder, listing)
-    return pack
+        return bool(stamps) and all(_stamp(source / p) == stamp for p, stamp in stamps.items())
+    return False
 
 
 def _digest(entries: list[Entry], checksums: list[int]) -> str:
@@ -274,14 +261,6 @@ def _digest(entries: list[Entry], checksums: list[int]) -> str:
     lines = [f"{entry.path}|{entry.stamp[0]}\n" for entry in entries]
     lines += [f"{checksum}\n" for checksum in checksums]
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def _write_stamps(folder: Path, listing: Listing) -> None:
-    """Write size and time of all folders and of at most STAMPS files, evenly chosen."""
-    step = -(-len(listing.entries) // STAMPS)
-    files = {entry.path: entry.stamp for entry in listing.entries[::step]}
-    mark = {"version": PACK_VERSION, "stamps": listing.folders | files}
-    write_mark(folder / "stamps.json", mark)
 
 
 def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
@@ -307,21 +286,22 @@ def _checksum(mark: dict, samples: bytes) -> int:
 
 
 def _make_pack(source: Path, folder: Path, size: int, workers: int) -> None:
-    """Decode a source into `folder`, one process at a time.
-
-    What an earlier or killed process left there is removed. An error leaves nothing.
-    """
+    """Decode a source into `folder`, one process at a time; an error leaves nothing there."""
     listing = scan(source)
     if listing.others:
         what = (
             f"{counted(len(listing.others), 'file')} skipped, not images in class folders or .gnt"
         )
         print(f"{source}: {what}: {shorten(listing.others)}", file=sys.stderr)
+    step = -(-len(listing.entries) // STAMPS)
+    files = {entry.path: entry.stamp for entry in listing.entries[::step]}
+    stamps = {"version": PACK_VERSION, "stamps": listing.folders | files}
     with only_one(folder):
         for old in folder.iterdir():
             if not old.name.startswith(".lock"):
                 old.unlink()
         try:
+            write_mark(folder / "stamps.json", stamps)
             _write_pack(source, folder, size, listing, workers)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -371,7 +351,6 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
         "refused": Counter(label for label, _ in refused),
     }
     mark["checksum"] = _checksum(mark, (folder / "samples.npz").read_bytes())
-    _write_stamps(folder, listing)
     write_mark(folder / "pack.json", mark)
 
 

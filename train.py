@@ -10,8 +10,6 @@ the highest top-1 on held-out writers), log.jsonl (a line an epoch) and TensorBo
 Random numbers are a function of (seed, step, process), the learning rate is one of the step. So a
 resumed run repeats the unbroken one, bit for bit on a CPU. Ctrl-C ends a run after the current step
 and saves it.
-
-A `Run` stays the same while a run lasts, a `State` changes and is what last.pt stores.
 """
 
 from __future__ import annotations
@@ -108,7 +106,13 @@ def train_step(run: Run, state: State, network: nn.Module, view: View) -> None:
 
 def validate(run: Run, state: State) -> Result:
     """Evaluate the averaged weights on the validation samples, in float32."""
-    settle_statistics(run, state)
+    if state.step < YOUNG and not run.config.init_from:
+        # BatchNorm's running statistics begin at variance 1, those of deep layers are smaller by
+        # orders of magnitude: for some hundred steps the initial values dominate, and validation
+        # would be at chance. They are computed anew.
+        epoch = (state.step - 1) // run.steps_per_epoch
+        views = run.samples.views(epoch, 0, min(10, run.steps_per_epoch))
+        update_bn((view.x for view in views), state.averaged)
     if run.processes.world > 1:  # BatchNorm has seen other batches on each process
         for tensor in state.averaged.state_dict().values():
             torch.distributed.broadcast(tensor, 0)
@@ -146,18 +150,6 @@ def learning_rate(step: int, steps: int, config: Config) -> float:
     return config.lr * (FINAL_LR + (1 - FINAL_LR) * cosine)
 
 
-def settle_statistics(run: Run, state: State) -> None:
-    """Compute BatchNorm's statistics for validation anew in the first steps from scratch.
-
-    The running statistics begin at variance 1, those of deep layers are smaller by orders of
-    magnitude: for some hundred steps the initial values dominate, and validation is at chance.
-    """
-    if state.step < YOUNG and not run.config.init_from:
-        epoch = (state.step - 1) // run.steps_per_epoch
-        views = run.samples.views(epoch, 0, min(10, run.steps_per_epoch))
-        update_bn((view.x for view in views), state.averaged)
-
-
 class Run(NamedTuple):
     """What stays the same while a run lasts."""
 
@@ -193,13 +185,12 @@ def open_run(config: Config, processes: devices.Processes, classes: list[str] | 
     samples = devices.in_turn(processes, lambda: open_samples(config, device, processes, classes))
     teacher = None
     if config.teacher:
-        network = load_teacher(config.teacher, config.teacher_input)
-        teacher = Teacher(network, samples.classes, config.size, device, config.compile)
+        teacher = Teacher(load_teacher(config.teacher), samples.classes, config, device)
     return Run(config, processes, device, dtype, samples, teacher)
 
 
 class State:
-    """What changes during a run: weights, optimizer, step, and the sums of the current epoch."""
+    """What changes during a run and last.pt stores: weights, optimizer, step, sums of the epoch."""
 
     def __init__(self, run: Run) -> None:
         config, classes = run.config, run.samples.classes
@@ -310,7 +301,7 @@ def train(run: Run, state: State) -> int:
                 return 130
             finish_epoch(run, state, epoch, validate(run, state), log)
     if log:
-        log.close()
+        log.board.close()
         best = run.last_checkpoint.with_name("best.pt")
         if best.is_file():
             epoch = checkpoint.load(best)["epoch"]
@@ -342,7 +333,7 @@ def finish_epoch(run: Run, state: State, epoch: int, result: Result, log: Log | 
     }
     if log:
         mistakes = Mistakes(result, run.samples.val_source, run.samples.classes)
-        log.epoch(row, result.probability[:, 0], mistakes.sheet(24, columns=3))
+        log.epoch(row, mistakes.sheet(24, columns=3))
     state.metrics = {key: row[key] for key in ("top1", "top5", "val_loss")}
     state.totals.zero_()
     state.seconds = 0.0

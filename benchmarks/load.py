@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,9 +25,9 @@ from torchvision.transforms import v2
 
 from benchmarks import timing
 from config import Config
-from dataset import CharacterDataset, epoch_order
+from dataset import CharacterDataset
 from model import to_input
-from training.augment import Augmentation, augment, draw_maps
+from training.augment import augment, draw_maps
 
 BATCH, SIZE = 256, 64
 
@@ -41,19 +42,18 @@ def usual(root: Path, augmented: bool) -> DataLoader:
     return DataLoader(data, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
 
 
-def packed(dataset: CharacterDataset, strength: Augmentation | None = None) -> None:
+def packed(dataset: CharacterDataset, config: Config | None = None) -> None:
     """Read an epoch of batches with `fetch`, and augment them."""
     generator = torch.Generator().manual_seed(0)
-    for indices in torch.from_numpy(epoch_order(len(dataset), 0, 0)).split(BATCH):
+    for indices in torch.randperm(len(dataset), generator=generator).split(BATCH):
         x = to_input(dataset.fetch(indices.numpy())[0])
-        if strength:
-            augment(x, draw_maps(len(x), strength, generator), strength, generator)
+        if config:
+            augment(x, draw_maps(len(x), config, generator), config, generator)
 
 
 def measure(images: int, rounds: int) -> list[timing.Row]:
-    config = Config()
-    everything = Augmentation(**{key: getattr(config, key) for key in Augmentation._fields})
-    affine = everything._replace(elastic=0, stroke=0, blur=0, leftovers=0)
+    everything = Config()
+    affine = replace(everything, elastic=0, stroke=0, blur=0, leftovers=0)
     with tempfile.TemporaryDirectory() as folder:
         root = timing.write_tree(Path(folder) / "train", images)
         dataset = CharacterDataset(root, size=SIZE)

@@ -48,7 +48,7 @@ train() {
     local name=$1 resume=()
     shift
     [ ! -e "$work/$name/last.pt" ] || resume=(--resume)
-    python train.py "$@" --teacher "$teacher" --teacher-input scale=200,margin=0 --logit-weight 10 \
+    python train.py "$@" --teacher "$teacher" --teacher-scale 200 --teacher-margin 0 --logit-weight 10 \
         --dropout 0 --label-smoothing 0.05 --weight-decay 0.02 --shift 0.03 --coarse 0.1 \
         --rotation 8 --shear 0.15 --scale 0.12 --elastic 1.5 --val-data "$work/validation" \
         --batch-size 512 --compile --epochs 1 --out "$work/$name" "${resume[@]}"

@@ -36,6 +36,9 @@ from synthesis import writer as synthesis  # noqa: E402
 torch.set_num_threads(1)  # more would wait for each other: the workers share the cores
 
 CHARACTERS = "一十口人大小"
+# No augmentation.
+PARTS = "rotation", "shear", "scale", "shift", "elastic", "stroke", "blur", "coarse", "leftovers"
+STILL = dict.fromkeys(PARTS, 0.0)
 # A network and a schedule that learn six characters in seconds.
 SMALL = [
     *("--size", "32", "--width", "0.5", "--head", "64", "--batch-size", "16"),

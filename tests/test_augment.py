@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from conftest import STILL
 
+from config import Config
 from training.augment import (
     LEFTOVER_CONFIDENCE,
-    Augmentation,
     add_leftovers,
     augment,
     blur,
@@ -20,13 +21,18 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def warped(x: torch.Tensor, strength: Augmentation) -> torch.Tensor:
-    return warp(x, draw_maps(len(x), strength, generator()))
+def only(**strengths: float) -> Config:
+    """Return a config with these augmentations and no others."""
+    return Config(**STILL | strengths)
 
 
-def augmented(x: torch.Tensor, strength: Augmentation, seed: int) -> torch.Tensor:
+def warped(x: torch.Tensor, config: Config) -> torch.Tensor:
+    return warp(x, draw_maps(len(x), config, generator()))
+
+
+def augmented(x: torch.Tensor, config: Config, seed: int) -> torch.Tensor:
     random = generator(seed)
-    return augment(x, draw_maps(len(x), strength, random), strength, random)[0]
+    return augment(x, draw_maps(len(x), config, random), config, random)[0]
 
 
 def stroke(count: int = 64, side: int = 64, wide: int = 6) -> torch.Tensor:
@@ -55,7 +61,7 @@ def moments(x: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_a_map_reaches_its_strength_and_not_more(name, largest):
     """In both directions, and without changing what another strength changes."""
     before = moments(stroke())
-    after = moments(warped(stroke(), Augmentation(**{name: largest})))
+    after = moments(warped(stroke(), only(**{name: largest})))
     change = (after[name] - before[name]) / largest
     assert change.abs().max() < 1.1 and change.max() > 0.6 and change.min() < -0.6
     if name != "shift":
@@ -64,7 +70,7 @@ def test_a_map_reaches_its_strength_and_not_more(name, largest):
 
 def test_elastic_distortion_moves_parts_apart():
     x = torch.linspace(0, 1, 64).expand(64, 1, 64, 64).contiguous()
-    moved = (warped(x, Augmentation(elastic=2.0)) - x)[:, 0, 16:48, 16:48] * 63  # pixels
+    moved = (warped(x, only(elastic=2.0)) - x)[:, 0, 16:48, 16:48] * 63  # pixels
     assert 0.9 < moved.std(0).mean() < 1.9  # at most 2, less between the points of the grid
     assert (moved[:, 0, 0] - moved[:, -1, -1]).abs().mean() > 1  # not one shift for all
 
@@ -88,7 +94,7 @@ def test_coarse_drawings_are_of_few_pixels_black_or_white():
 
 def test_a_wider_view_of_the_same_warp_shows_the_same():
     x = torch.rand(4, 1, 10, 10).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    maps = draw_maps(4, Augmentation(rotation=10, elastic=1.5, shift=0.03), generator())
+    maps = draw_maps(4, only(rotation=10, elastic=1.5, shift=0.03), generator())
     student, teacher = warp(x, maps), warp(x, maps, 96, 0.9)
     inner = torch.nn.functional.interpolate(student[..., 4:76, 4:76], (96, 96), mode="bilinear")
     assert teacher.shape == (4, 1, 96, 96)
@@ -111,22 +117,22 @@ def test_a_probability_is_the_share_of_samples_that_change(change):
 
 
 def test_everything_together_repeats_and_stays_in_range():
-    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 0.5, 0.3, 0.1, 0.3)
+    config = Config(coarse=0.1, leftovers=0.3)
     x = stroke()
     kept = x.clone()
-    one = augmented(x, strength, 1)
+    one = augmented(x, config, 1)
     assert torch.equal(x, kept)  # a memory of its own
-    assert torch.equal(one, augmented(x, strength, 1))
-    assert not torch.equal(one, augmented(x, strength, 2))
+    assert torch.equal(one, augmented(x, config, 1))
+    assert not torch.equal(one, augmented(x, config, 2))
     assert one.shape == x.shape and one.dtype == x.dtype
     assert one.min() >= 0 and one.max() <= 1 + 1e-5
-    assert torch.equal(augmented(x, Augmentation(), 0).round(decimals=4), x)
+    assert torch.equal(augmented(x, only(), 0).round(decimals=4), x)
 
 
 def test_all_steps_are_on_the_device_of_the_batch():
     """A device that computes shapes alone refuses tensors of another, as a GPU does."""
-    strength = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 1.0, 1.0)
-    y = augmented(torch.empty(8, 1, 64, 64, device="meta"), strength, 0)
+    config = Config(stroke=1.0, blur=1.0, coarse=1.0, leftovers=1.0)
+    y = augmented(torch.empty(8, 1, 64, 64, device="meta"), config, 0)
     assert y.shape == (8, 1, 64, 64) and y.device.type == "meta"
 
 

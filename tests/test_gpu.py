@@ -11,10 +11,10 @@ from config import Config
 from dataset import CharacterDataset
 from jobs.devices import Processes
 from train import State, check_finite, open_run, train_step, wrap
-from training.augment import Augmentation, augment, draw_maps
+from training.augment import augment, draw_maps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-EVERYTHING = Augmentation(10, 0.2, 0.15, 0.04, 1.5, 1.0, 1.0, 0.0, 1.0)
+EVERYTHING = Config(stroke=1.0, blur=1.0, leftovers=1.0)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 

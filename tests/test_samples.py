@@ -5,19 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import write_tree
+from conftest import STILL, write_tree
 from test_teacher import write_checkpoint
 
 import checkpoint
 from config import Config
 from dataset import NO_LABEL
 from jobs.devices import Processes
-from training.augment import Augmentation
 from training.samples import open_samples, split_repeat
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, 0)
-STILL = dict.fromkeys(Augmentation._fields, 0.0)
 
 
 @pytest.fixture(scope="module")

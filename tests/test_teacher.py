@@ -5,22 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS
+from conftest import CHARACTERS, STILL
 
 import checkpoint
 from config import Config
-from hwdb.characters import LEVEL1
 from jobs.devices import Processes
 from model import mobilenet_v3
 from train import loss_function, open_run
-from training.augment import Augmentation
 from training.samples import View
-from training.teacher import Network, Teacher, expectations, load_teacher
+from training.teacher import Network, Teacher, load_teacher
 
 CPU = torch.device("cpu")
 CLASSES = "一十口人"
 SIDE = 16
-STILL = dict.fromkeys(Augmentation._fields, 0.0)
 
 
 def write_onnx(path, classes: int = 4, metadata: dict | None = None, shape=(1, SIDE, SIDE)):
@@ -61,42 +58,14 @@ def write_checkpoint(path):
 # --- reading teachers
 
 
-@pytest.mark.parametrize(
-    ("given", "metadata", "expected"),
-    [
-        ("", {}, (1.0, None, LEVEL1)),
-        ("scale=200,margin=0", {}, (200.0, 0, LEVEL1)),
-        ("classes=5", {"scale": "255", "margin": "3"}, (255.0, 3, LEVEL1[:5])),
-        ("margin=1", {"margin": "3", "classes": json.dumps(CLASSES)}, (1.0, 1, CLASSES)),
-        ("", {"classes": json.dumps(["甲", "乙丙"])}, (1.0, None, ["甲", "乙丙"])),
-        ("classes=level1", {"classes": json.dumps("甲")}, (1.0, None, LEVEL1)),
-    ],
-)
-def test_option_comes_before_metadata(given, metadata, expected):
-    scale, margin, classes = expectations(given, metadata)
-    assert (scale, margin, classes) == (*expected[:2], list(expected[2]))
-
-
-@pytest.mark.parametrize(
-    ("given", "metadata", "message"),
-    [
-        ("margin=0.5", {}, "margin of 0 or more"), ("scale=inf", {}, "above 0"),
-        ("margin=-1", {}, "or more"), ("size=3", {}, "size: exp"),
-        ("classes=nowhere", {}, "classes nowhere: expected"),
-        ("", {"classes": "not JSON"}, "classes=FILE"), ("", {"classes": '"一一"'}, "classes=FILE"),
-    ],
-)  # fmt: skip
-def test_errors_name_the_option(given, metadata, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        expectations(given, metadata)
-    assert "--teacher-input" in str(caught.value)
-
-
 def test_teachers_that_cannot_be_read(tmp_path):
     write_onnx(tmp_path / "t.onnx")
-    with pytest.raises(ValueError, match="4 logits for 3755 classes.*--teacher-input classes"):
+    with pytest.raises(ValueError, match="4 logits for 3755 classes.*metadata"):
         load_teacher(tmp_path / "t.onnx")
-    assert load_teacher(tmp_path / "t.onnx", "classes=4").classes == list(LEVEL1[:4])
+    for classes in ("not JSON", '"一一"'):
+        write_onnx(tmp_path / "t.onnx", metadata={"classes": classes})
+        with pytest.raises(ValueError, match="`classes` in its metadata"):
+            load_teacher(tmp_path / "t.onnx")
     (tmp_path / "bad.onnx").write_bytes((tmp_path / "t.onnx").read_bytes()[:200])
     with pytest.raises(ValueError, match="bad.onnx: not a readable ONNX"):
         load_teacher(tmp_path / "bad.onnx")
@@ -106,8 +75,6 @@ def test_teachers_that_cannot_be_read(tmp_path):
             load_teacher(tmp_path / "t.onnx")
     with pytest.raises(FileNotFoundError, match="none.onnx"):
         load_teacher(tmp_path / "none.onnx")
-    with pytest.raises(ValueError, match="is a checkpoint"):
-        load_teacher(write_checkpoint(tmp_path / "t.pt"), "scale=2")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -118,7 +85,8 @@ def test_files_of_export_are_teachers(exported, precision):
     assert (network.size, network.classes) == (original.size, original.classes)
     x = torch.rand(8, 1, 32, 32)
     found, expected = (
-        Teacher(teacher, CHARACTERS, 32, CPU).predict(x) for teacher in (network, original)
+        Teacher(teacher, CHARACTERS, Config(size=32), CPU).predict(x)
+        for teacher in (network, original)
     )
     assert found.shape == (8, 6) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
@@ -139,7 +107,7 @@ def run_with(data, teacher, **settings):
 
 def test_logits_are_those_of_the_classes_that_both_know(data, tmp_path):
     weight, bias = write_onnx(tmp_path / "t.onnx", 4, {"classes": json.dumps(CLASSES)})
-    run = run_with(data, tmp_path / "t.onnx", teacher_input="scale=3")
+    run = run_with(data, tmp_path / "t.onnx", teacher_scale=3)
     x = torch.rand(8, 1, SIDE, SIDE)
     logits = (x.reshape(8, -1).numpy() * 3) @ weight.T + bias
     both = [(i, CLASSES.index(c)) for i, c in enumerate(run.samples.classes) if c in CLASSES]
@@ -164,7 +132,7 @@ def test_teacher_sees_the_warp_before_the_view_is_degraded(data, tmp_path):
 
 def test_a_teacher_gets_the_margin_that_it_expects(data, tmp_path):
     write_onnx(tmp_path / "t.onnx", 6, {"classes": json.dumps(CHARACTERS)})
-    run = run_with(data, tmp_path / "t.onnx", teacher_input="margin=4", **STILL)
+    run = run_with(data, tmp_path / "t.onnx", teacher_margin=4, **STILL)
     views, predict = [], run.teacher.predict
     run.teacher.predict = lambda x: views.append(x) or predict(x)
     first_view(run)
@@ -173,9 +141,11 @@ def test_a_teacher_gets_the_margin_that_it_expects(data, tmp_path):
 
 
 def test_a_teacher_must_know_some_class():
-    network = Network(torch.nn.Identity(), SIDE, None, 1.0, list(CLASSES))
+    network = Network(torch.nn.Identity(), SIDE, list(CLASSES))
     with pytest.raises(ValueError, match="knows none"):
-        Teacher(network, "日", SIDE, CPU)
+        Teacher(network, "日", Config(), CPU)
+    with pytest.raises(ValueError, match="--teacher-margin 8 leaves nothing"):
+        Teacher(network, "一", Config(teacher_margin=8), CPU)
 
 
 # --- what is learned
@@ -184,8 +154,8 @@ def test_a_teacher_must_know_some_class():
 def teacher_of(columns: list[int], classes: int) -> Teacher:
     """Return a teacher that knows some of the classes 0...classes."""
     names = [str(i) for i in range(classes)]
-    network = Network(torch.nn.Identity(), SIDE, None, 1.0, [names[i] for i in columns])
-    return Teacher(network, names, SIDE, CPU)
+    network = Network(torch.nn.Identity(), SIDE, [names[i] for i in columns])
+    return Teacher(network, names, Config(), CPU)
 
 
 def softmax(x):

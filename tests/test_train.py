@@ -14,18 +14,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, ROOT, SMALL, call_script, fork, write_tree
+from conftest import CHARACTERS, ROOT, SMALL, STILL, call_script, fork, write_tree
 
 import checkpoint
 import train as script
 from config import Config
 from jobs.devices import Processes
 from train import Run, State, learning_rate, loss_function, main, open_run, train_step, validate
-from training.augment import Augmentation
 from training.log import Log
 from training.samples import View
 
-PLAIN = [part for name in Augmentation._fields for part in (f"--{name}", "0")]
+PLAIN = [part for name in STILL for part in (f"--{name}", "0")]
 ALONE = Processes(0, 1, 0)
 
 
@@ -111,8 +110,8 @@ def test_log_writes_the_same_to_stdout_file_and_tensorboard(tmp_path, capsys):
     row = {"epoch": 3, "loss": 1.5, "top1": 0.25, "top5": 0.75, "val_loss": 2.5, "lr": 0.125,
            "samples_per_second": 1000.0, "seconds": 61.0}  # fmt: skip
     log.inputs(torch.full((9, 1, 4, 4), 0.25), 2)
-    log.epoch(row, np.array([0.25, 0.5, 0.75]), np.full((6, 7), 9, np.uint8))
-    log.close()
+    log.epoch(row, np.full((6, 7), 9, np.uint8))
+    log.board.close()
     assert rows(tmp_path) == [{"epoch": 1}, {"epoch": 2}, row]
     heading, line = capsys.readouterr().out.splitlines()
     assert len(heading) == len(line)  # columns are aligned
@@ -460,7 +459,6 @@ def test_torchrun_starts_two_processes_that_train_together(tmp_path):
         (["--init-from", "nowhere.pt"], "nowhere.pt"),
         (["--batch-size", "1"], "over 1 process: expected 2 samples or more"),
         (["--unlabelled", "x"], "--unlabelled needs --teacher"),
-        (["--teacher-input", "margin=1"], "--teacher-input needs --teacher"),
         (["--keep-classes"], "--keep-classes needs --init-from"),
         (["--data", "data/train", "--synthetic", "--teacher", "x.onnx"], "cannot be combined"),
         (["--synthetic", "--data", "x", "--outliers", "y"], "--data cannot be combined"),

@@ -1,15 +1,16 @@
 """Augmentation of whole batches (B,1,S,S) float in 0...1 on their device.
 
-Random numbers come from a generator on the CPU, so that every device draws the same ones.
+A config says how strongly; 0 turns a part off. Random numbers come from a generator on the CPU, so
+that every device draws the same ones.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from config import Config
 from jobs.devices import send
 
 PULLS = 4  # side of the grid of displacements of an elastic distortion
@@ -18,35 +19,21 @@ FEW_STROKES = 0.12  # mean ink of a glyph, 0...1, up to which it gets no leftove
 LEFTOVER_CONFIDENCE = 0.4  # of a view with leftovers beside the character
 
 
-class Augmentation(NamedTuple):
-    """Strengths of the batch augmentation, see config.py; 0 turns a part off."""
-
-    rotation: float = 0.0
-    shear: float = 0.0
-    scale: float = 0.0
-    shift: float = 0.0
-    elastic: float = 0.0
-    stroke: float = 0.0
-    blur: float = 0.0
-    coarse: float = 0.0
-    leftovers: float = 0.0
-
-
 def augment(
-    x: Tensor, maps: Tensor, strength: Augmentation, generator: torch.Generator
+    x: Tensor, maps: Tensor, config: Config, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Augment a batch (B,1,S,S), each sample in its own way; `maps` are those of `draw_maps`.
 
     Returns new memory of the same shape, and the confidence (B,) of `add_leftovers`.
     """
     x = warp(x, maps)
-    if strength.stroke:
-        x = vary_stroke_width(x, strength.stroke, generator)
-    if strength.blur:
-        x = blur(x, strength.blur, generator)
-    if strength.coarse:
-        x = coarsen(x, strength.coarse, generator)
-    return add_leftovers(x, strength.leftovers, generator)
+    if config.stroke:
+        x = vary_stroke_width(x, config.stroke, generator)
+    if config.blur:
+        x = blur(x, config.blur, generator)
+    if config.coarse:
+        x = coarsen(x, config.coarse, generator)
+    return add_leftovers(x, config.leftovers, generator)
 
 
 def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
@@ -54,20 +41,20 @@ def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.rand(shape, generator=generator) * 2 - 1
 
 
-def draw_maps(count: int, strength: Augmentation, generator: torch.Generator) -> Tensor:
+def draw_maps(count: int, config: Config, generator: torch.Generator) -> Tensor:
     """Draw maps (B,2,3 + PULLS^2) for `warp`, (B,2,3) if not elastic: factors of `warp_basis`."""
-    angle = _uniform(generator, count) * (strength.rotation * torch.pi / 180)
-    shear = _uniform(generator, count) * strength.shear
-    zoom = torch.exp(_uniform(generator, count, 2) * strength.scale)
+    angle = _uniform(generator, count) * (config.rotation * torch.pi / 180)
+    shear = _uniform(generator, count) * config.shear
+    zoom = torch.exp(_uniform(generator, count, 2) * config.scale)
     cos, sin = torch.cos(angle), torch.sin(angle)
     x_axis = torch.stack([cos, sin], 1) * zoom
     y_axis = torch.stack([shear * cos - sin, shear * sin + cos], 1) * zoom
-    shift = _uniform(generator, count, 2) * (2 * strength.shift)
+    shift = _uniform(generator, count, 2) * (2 * config.shift)
     maps = torch.stack([x_axis, y_axis, shift], 1)  # (B,3,2)
-    if strength.elastic:
+    if config.elastic:
         pulls = torch.randn(count, PULLS * PULLS, 2, generator=generator)
         # 2/64: pixels at 64 px to grid_sample's -1...1.
-        maps = torch.cat([maps, pulls * (strength.elastic * 2 / 64)], 1)
+        maps = torch.cat([maps, pulls * (config.elastic * 2 / 64)], 1)
     return maps.transpose(1, 2)
 
 

@@ -3,7 +3,6 @@
 tag in TensorBoard             from
 accuracy/top1, accuracy/top5   validation
 loss/train, loss/validation    with and without label smoothing and augmentation
-confidence                     histogram of the validation's best probabilities
 pace/...                       learning rate, images a second
 pictures/inputs                the first batch as the network sees it
 pictures/mistakes              the most confident mistakes of the validation
@@ -56,15 +55,12 @@ class Log:
 
         self.board.add_image("pictures/inputs", make_grid(1 - x, nrow=8, pad_value=0.5), epoch)
 
-    def epoch(self, row: Mapping[str, float], confidence: np.ndarray, sheet: np.ndarray) -> None:
-        """Log an epoch: its figures, the highest probability (n,) of each validation sample, and
-        an image (H,W) uint8 of the mistakes.
-        """
+    def epoch(self, row: Mapping[str, float], sheet: np.ndarray) -> None:
+        """Log the figures of an epoch and an image (H,W) uint8 of the mistakes."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for tag, key in SCALARS.items():
             self.board.add_scalar(tag, row[key], row["epoch"])
-        self.board.add_histogram("confidence", confidence, row["epoch"])
         self.board.add_image("pictures/mistakes", sheet, row["epoch"], dataformats="HW")
         self.board.flush()
         print(
@@ -73,6 +69,3 @@ class Log:
             f"{row['seconds']:>7.0f}s",
             flush=True,
         )
-
-    def close(self) -> None:
-        self.board.close()

@@ -12,13 +12,13 @@ from torch import Tensor
 
 import checkpoint
 from config import Config, flag
-from dataset import NO_LABEL, CharacterDataset, classes_of, epoch_order, hold_out
+from dataset import NO_LABEL, CharacterDataset, classes_of, hold_out
 from hwdb.characters import LEVEL1, class_order, select_classes
 from jobs.devices import Processes
 from model import to_input
 from packing import Pack, counted, open_pack
 from synthesis.stream import SyntheticSet
-from training.augment import Augmentation, augment, draw_maps, warp
+from training.augment import augment, draw_maps, warp
 from training.teacher import Teacher
 
 
@@ -59,7 +59,7 @@ class Samples:
         """
         config = self.config
         share = config.batch_size // self.processes.world
-        order = self.train[epoch_order(len(self.train), config.seed, epoch)]
+        order = np.random.default_rng([config.seed, epoch]).permutation(self.train)
         if config.synthetic:
             order = order + epoch * len(self.train)  # never the same sample twice
         steps = range(first, last)
@@ -85,10 +85,9 @@ class Samples:
         seed = int(words.generate_state(1, np.uint64)[0]) >> 1
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator().manual_seed(seed)
-        strength = Augmentation(**{k: getattr(self.config, k) for k in Augmentation._fields})
-        x, maps = to_input(glyphs, self.device), draw_maps(len(glyphs), strength, generator)
+        x, maps = to_input(glyphs, self.device), draw_maps(len(glyphs), self.config, generator)
         target = teacher and teacher.predict(warp(x, maps, teacher.side, teacher.extent))
-        x, confidence = augment(x, maps, strength, generator)
+        x, confidence = augment(x, maps, self.config, generator)
         return x.contiguous(memory_format=torch.channels_last), confidence, target
 
 
@@ -103,12 +102,10 @@ def open_samples(
     check_options(config, processes.world)
     opened = (synthetic if config.synthetic else packed)(config, classes)
     samples = Samples(config, device, processes, *opened)
-    count = len(samples.train)
-    what = f"{count} training and {len(samples.validation)} validation samples"
-    if count < 2 or len(samples.validation) == 0:
-        raise ValueError(f"{what}; give more --data or another --val-fraction")
-    if count < config.batch_size and processes.world > 1:
-        raise ValueError(f"{what}; several processes need a smaller --batch-size")
+    needed = config.batch_size if processes.world > 1 else 2
+    if len(samples.train) < needed or len(samples.validation) == 0:
+        what = f"{len(samples.train)} training and {len(samples.validation)} validation samples"
+        raise ValueError(f"{what}; give more --data, or other --val-fraction or --batch-size")
     if device.type == "cuda" and not config.synthetic:
         samples.source.to(device, torch.cuda.mem_get_info(device)[0])
     return samples
@@ -123,7 +120,7 @@ def check_options(config: Config, world: int) -> None:
         if config.synthetic and getattr(config, key) != getattr(Config, key):
             what = f"--synthetic draws all samples, {flag(key)} cannot be combined with it"
             raise ValueError(f"{what}; write files with synthesize_gnt.py and give them as --data")
-    needed = {"unlabelled": "teacher", "teacher_input": "teacher", "keep_classes": "init_from"}
+    needed = {"unlabelled": "teacher", "keep_classes": "init_from"}
     for key, other in needed.items():
         if getattr(config, key) and not getattr(config, other):
             raise ValueError(f"{flag(key)} needs {flag(other)}")
@@ -183,11 +180,10 @@ def check_distinct(packs: list[Pack]) -> None:
     """Raise ValueError if two sources overlap: validation would score samples trained on."""
     for one, other in combinations(packs, 2):
         path, path2 = one.source.resolve(), other.source.resolve()
-        both = f"{one.source} and {other.source}"
-        if path == path2 or one.fingerprint == other.fingerprint:
+        equal = one.fingerprint == other.fingerprint
+        if equal or path in (path2, *path2.parents) or path2 in path.parents:
+            both = f"{one.source} and {other.source}"
             raise ValueError(f"{both} hold the same samples; give each source once")
-        if path in path2.parents or path2 in path.parents:
-            raise ValueError(f"{both} overlap, one is part of the other; give each source once")
 
 
 def split_repeat(source: str) -> tuple[str, int]:

@@ -8,11 +8,10 @@ logits (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
 A teacher is a checkpoint of this repository or an ONNX file. ONNX files are converted to PyTorch if
 the optional package onnx2torch can do it, to run on GPUs; otherwise ONNX Runtime runs them on the
-CPU. The metadata of an ONNX file may give `scale`, `margin` and `classes` (JSON).
+CPU. The metadata of an ONNX file may give `classes` (JSON), by default those of level 1.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 import checkpoint
 from config import Config
-from hwdb.characters import LEVEL1, select_classes
+from hwdb.characters import LEVEL1
 from jobs.devices import has_bfloat16
 from recognizer import open_session
 
@@ -29,12 +28,10 @@ MISREAD_WEIGHT = 0.3  # of the teacher's loss on samples whose label it does not
 
 
 class Network(NamedTuple):
-    """A teacher's network and the input it expects."""
+    """The network of a teacher."""
 
     module: nn.Module  # (B,1,S,S) -> logits (B,K)
     size: int  # S, pixels
-    margin: int | None  # pixels of paper around the ink, None: S // 32
-    scale: float  # value of full ink
     classes: list[str]  # K, in the order of the logits
 
 
@@ -51,23 +48,20 @@ class OnnxRuntime(nn.Module):
         return torch.from_numpy(self.session.run(None, inputs)[0]).to(x.device)
 
 
-def load_teacher(path: str | Path, given: str = "") -> Network:
-    """Load a teacher from a checkpoint or an ONNX file; `given` is --teacher-input.
+def load_teacher(path: str | Path) -> Network:
+    """Load a teacher from a checkpoint or an ONNX file.
 
     Raises FileNotFoundError, or ValueError if the file cannot be read or does not fit its classes.
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        if given:
-            raise ValueError(f"--teacher-input is for ONNX files, {path} is a checkpoint")
         loaded = checkpoint.load(path)
         module = checkpoint.build_model(loaded).eval()
-        return Network(module, loaded["config"]["size"], None, 1.0, loaded["classes"])
+        return Network(module, loaded["config"]["size"], loaded["classes"])
     session = open_session(path)
     shape = session.get_inputs()[0].shape
     if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or not isinstance(shape[2], int):
         raise ValueError(f"{path}: its input has shape {shape}, expected (N, 1, S, S)")
-    scale, margin, classes = expectations(given, session.get_modelmeta().custom_metadata_map)
     blank = torch.zeros(1, *shape[1:])
     try:
         import onnx2torch
@@ -77,45 +71,19 @@ def load_teacher(path: str | Path, given: str = "") -> Network:
     except Exception:  # not installed, or without an operator: it raises almost anything
         module = OnnxRuntime(session)
         logits = module(blank)
+    classes = session.get_modelmeta().custom_metadata_map.get("classes", json.dumps(LEVEL1))
+    try:
+        checkpoint.check_classes(classes := json.loads(classes))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path}: `classes` in its metadata are no classes in JSON") from None
     if logits.shape != (1, len(classes)):
         what = f"{path}: {logits.shape[-1]} logits for {len(classes)} classes"
-        raise ValueError(f"{what}; give their order: --teacher-input classes=FILE")
-    return Network(module, shape[2], margin, scale, classes)
-
-
-def expectations(given: str, metadata: dict[str, str]) -> tuple[float, int | None, list[str]]:
-    """Return scale, margin and classes of an ONNX teacher.
-
-    `given` (``scale=200,margin=0,classes=level1``) goes before the metadata. Defaults: full ink is
-    1, the margin None (S // 32), the classes are those of level 1.
-    """
-    option = "--teacher-input"
-    parts = dict(part.partition("=")[::2] for part in given.split(",") if part)
-    if wrong := parts.keys() - {"scale", "margin", "classes"}:
-        raise ValueError(f"{option} {min(wrong)}: expected scale=V, margin=P or classes=C")
-    found = metadata | parts
-    try:
-        scale = float(found.get("scale", 1))
-        margin = int(found["margin"]) if "margin" in found else None
-        valid = 0 < scale < math.inf and (margin is None or margin >= 0)
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError(f"{option} {given}: expected a scale above 0, a margin of 0 or more")
-    if "classes" in parts or "classes" not in metadata:
-        spec = parts.get("classes", "level1")
-        return scale, margin, list(select_classes(spec, f"{option} classes") or LEVEL1)
-    try:
-        labels = json.loads(metadata["classes"])
-        checkpoint.check_classes(labels)
-    except (ValueError, TypeError):
-        what = "the teacher's metadata contains no valid classes"
-        raise ValueError(f"{what}; give {option} classes=FILE") from None
-    return scale, margin, list(labels)
+        raise ValueError(f"{what}; write their order into its metadata: `classes` in JSON")
+    return Network(module, shape[2], list(classes))
 
 
 class Teacher:
-    """A teacher for a student with `classes` and input of `size` pixels.
+    """A teacher for a student with `classes` and the input of a config.
 
     Attributes:
         side, extent: the view it expects, see `training.augment.warp`.
@@ -124,7 +92,7 @@ class Teacher:
     """
 
     def __init__(
-        self, network: Network, classes: list[str], size: int, device: torch.device, compile=False
+        self, network: Network, classes: list[str], config: Config, device: torch.device
     ) -> None:
         known = {label: i for i, label in enumerate(network.classes)}
         columns = [i for i, label in enumerate(classes) if label in known]
@@ -134,13 +102,15 @@ class Teacher:
         self.rows = torch.tensor([known[classes[i]] for i in columns], device=device)
         self.place = torch.full((len(classes),), -1, device=device)
         self.place[self.columns] = torch.arange(len(columns), device=device)
-        margin = network.size // 32 if network.margin is None else network.margin
-        self.side, self.scale = network.size, network.scale
-        self.extent = (1 - 2 * (size // 32) / size) / (1 - 2 * margin / network.size)
+        size, self.side, self.scale = config.size, network.size, config.teacher_scale
+        margin = self.side // 32 if config.teacher_margin < 0 else config.teacher_margin
+        if 2 * margin >= self.side:
+            raise ValueError(f"--teacher-margin {margin} leaves nothing of {self.side} pixels")
+        self.extent = (1 - 2 * (size // 32) / size) / (1 - 2 * margin / self.side)
         # On a CPU core with bfloat16 about twice as fast as in float32.
         self.dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
         module = network.module.to(device, self.dtype, memory_format=torch.channels_last)
-        self.module = torch.compile(module) if compile else module
+        self.module = torch.compile(module) if config.compile else module
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

@@ -118,7 +118,8 @@ def main(argv: list[str] | None = None) -> int:
         help="readings a picture (default: 3; of pictures named U+XXXX: is it right?)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON list")
     add("--debug", default="", metavar="DIR",
-        help="write the glyph that was read, and what of the picture that is")  # fmt: skip
+        help="write the glyph that was read, and the picture: what was read is black, what was "
+        "left out is red")  # fmt: skip
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     config = from_arguments(given)

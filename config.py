@@ -119,7 +119,7 @@ class Config:
     teacher: str = setting("", "checkpoint or ONNX file to distil from")
     teacher_scale: float = setting(1.0, "value of full ink in the teacher's input", POSITIVE)
     teacher_margin: int = setting(
-        -1, "pixels of paper around it, -1: a 32nd of the side", between(-1, 64)
+        -1, "pixels of paper around its ink, -1: a 32nd of the side", between(-1, 64)
     )
     unlabelled: TEXTS = setting((), "more sources, whose labels are not used (needs --teacher)")
     outliers: TEXTS = setting(

@@ -218,7 +218,7 @@ def summarize(path: str, loaded: Mapping) -> str:
     if "top1" in metrics:  # without it the weights are a mean, and config is of the last run alone
         data = "synthetic handwriting" if settings.synthetic else shorten(settings.data, 8)
         epochs = f"{loaded['epoch']} of {settings.epochs} epochs"
-        held_out = f"held-out writers ({settings.val_fraction:.0%} of them)"
+        held_out = data if settings.synthetic else "held-out writers"
         lines["training"] = f"{epochs} on {data}"
         lines["validation"] = f"top-1 {metrics['top1']:.2%} on {settings.val_data or held_out}"
     lines["resumable"] = "yes, by train.py --resume" if "resume" in loaded else "no, weights only"

@@ -165,7 +165,7 @@ def test_summary(tmp_path, good):
     assert done.returncode == 0
     assert lines["classes"] == "3: 一, 十, 口" and "width 0.25" in lines["network"]
     assert lines["training"] == "2 of 30 epochs on data/train"
-    assert lines["validation"] == "top-1 50.00% on held-out writers (10% of them)"
+    assert lines["validation"] == "top-1 50.00% on held-out writers"
     assert lines["resumable"] == "no, weights only"
     assert lines["calibration"] == "temperature 1, reject 1.5 -3 0.4"
     assert "training" not in call_script("checkpoint.py", DEFAULT_CHECKPOINT).stdout

@@ -270,7 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", metavar="FILE.onnx",
         help="file to write (default: beside the checkpoint, best-int8.onnx)")  # fmt: skip
     add("--page", metavar="DIR",
-        help="folder to make for a static host: a page that reads in the browser")  # fmt: skip
+        help="make a folder for a static host: a page that reads in the browser, after "
+        "npm ci --prefix page")  # fmt: skip
     given = parser.parse_args(argv)
     if missing:
         raise needs("exporting", missing)

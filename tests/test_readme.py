@@ -105,7 +105,7 @@ def test_every_option_in_the_text_belongs_to_a_script():
     shown = "\n".join(call_script(name, "--help").stdout for name in scripts)
     text = re.sub(r"^(torchrun|pip|ruff).*?(?=train.py|$)", "", ENGLISH, flags=re.M)
     unknown = set(re.findall(r"(?<![-\w])--[a-z][\w-]+", text))
-    assert unknown - set(re.findall(r"--[a-z][\w-]+", shown)) <= {"--logdir", "--help"}
+    assert unknown - set(re.findall(r"--[a-z][\w-]+", shown)) <= {"--logdir", "--help", "--prefix"}
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BATCH = 256  # glyphs
 # How `choose` weighs proposals: logits that those which leave ink out pay, logits that a glyph all
 # of ink would earn, the temperature.
-PRIOR, DENSITY, TEMPERATURE = 3.0, 30.0, 2.0
+PRIOR, DENSITY, TEMPERATURE = 3.0, 20.0, 2.0
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
 APART = 1.0
 

@@ -39,7 +39,7 @@ from recognizer import Recognizer, choose
 Pictures = Iterable[tuple[str, np.ndarray]]
 SIDE = 160
 COST = 0.5  # points that choosing may cost on plain pictures
-GRID = tuple(itertools.product((1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 15.0, 30.0, 45.0)))  # for --fit
+GRID = tuple(itertools.product((1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 10.0, 20.0, 30.0)))  # for --fit
 KINDS = (
     *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
     *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),

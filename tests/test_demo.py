@@ -312,7 +312,7 @@ def test_errors_are_shown(visit, tmp_path):
     page.locator("#file").set_input_files(tmp_path / "notes.txt")
     page.wait_for_selector("#status.error")
     assert "not a picture" in page.locator("#status").text_content()
-    page.route("**/read?*", lambda route: route.fulfill(status=502, body="<html>"))
+    page.route("**/read*", lambda route: route.fulfill(status=502, body="<html>"))
     chromium.draw(page, "一")
     chromium.settle(page)
     assert "does not answer" in page.locator("#status").text_content()

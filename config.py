@@ -208,8 +208,9 @@ def add_reading(parser: Any) -> None:
     """Add --checkpoint and --classes, what to read with and what."""
     add_checkpoint(parser)
     parser.add_argument("--classes", default="all", metavar="WHICH",
-        help="read these alone: level1, symbols, digits, letters, punctuation, all, a number N (the "
-        "first N in GB order) or a file of characters (default: all that the checkpoint knows)")  # fmt: skip
+        help="read these alone: level1, symbols, digits, letters, punctuation, all, a number N "
+        "(the first N in GB order) or a file of characters "
+        "(default: all that the checkpoint knows)")  # fmt: skip
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:

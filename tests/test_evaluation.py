@@ -345,9 +345,15 @@ def test_rejection_is_measured_as_predict_scores(trained, data, papers, tmp_path
     options = [data / "test", "--no-characters", papers]
     before = figures_of(*options, "--checkpoint", best)["no_characters"]
     assert before["others"] == 21 and before["characters"] == 48 and not before["of_checkpoint"]
-    swapped = tmp_path / "swapped"
-    shutil.copytree(papers, swapped / next((data / "test").iterdir()).name)
-    done = call_script("test.py", swapped, "--no-characters", data / "test", "--checkpoint", best)
+    reader, label = Recognizer.from_checkpoint(best), next((data / "test").iterdir()).name
+    images = [path for path in papers.rglob("*.png") if path.stem != "blank"]
+    images.sort(key=lambda path: reader.recognize(path)[0].energy)
+    for number, path in enumerate(images):
+        folder = tmp_path / ("low" if number < 10 else "high") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    swapped = [tmp_path / "low", "--no-characters", tmp_path / "high"]
+    done = call_script("test.py", *swapped, "--checkpoint", best)
     assert done.returncode == 0 and "no numbers to reject by" in done.stdout
     # Of a small scale: scores close to 1 are rounded to it, and then are equal.
     numbers = 0.5, 0.0, 0.7

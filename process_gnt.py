@@ -121,8 +121,14 @@ class Tree:
 
         The same content is the same source, wherever it is. Otherwise a file at the place of
         another replaces it, and a further file of the same writer gets the prefix `writer+2`.
+        Raises ValueError if synthetic and other files would stand in one tree.
         """
-        where, crc = _absolute(source), _checksum(source)
+        where = _absolute(source)
+        first = next(iter(self.marks.values()), {"source": where})["source"]
+        if len({origin(path)[0] == "synthetic" for path in (first, where)}) > 1:
+            what = f"{self.folder} would mix synthetic and other files, {first} and {where}"
+            raise ValueError(f"{what}; delete that folder or give another --out")
+        crc = _checksum(source)
         same = self.known.get((writer, source.size, crc))
         if same in self.claimed:
             return None

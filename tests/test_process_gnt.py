@@ -163,6 +163,16 @@ def test_classes(tmp_path):
     assert {name.split("/")[1] for name in pictures(tmp_path / "s")} == {"U+0041", "U+2460"}
 
 
+def test_synthetic_files_and_others_are_kept_apart(tmp_path):
+    names = "10001-c.gnt", "1001-c.gnt"
+    for name in names:
+        (tmp_path / name).write_bytes(gnt_of(1))
+    for first, second in (names, names[::-1]):
+        assert run(tmp_path / first, "--out", tmp_path / f"to {first}").returncode == 0
+        result = run(tmp_path / second, "--out", tmp_path / f"to {first}")
+        assert result.returncode == 2 and "would mix synthetic and other" in result.stderr
+
+
 def test_same_numbers_do_not_overwrite_each_other(tmp_path):
     for folder, writer in (("a", 1), ("b", 2), ("c", 1)):
         (tmp_path / folder).mkdir()

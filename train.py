@@ -136,7 +136,8 @@ def loss_function(
     loss = sure * label - (1 - sure) * logprob.mean(1)
     if teacher is not None:
         target = view.target * view.confidence[:, None]
-        loss = teacher.loss(logits, logprob, loss, target, view.labels, config)
+        mixed = teacher.loss(logits, logprob, loss, target, view.labels, config)
+        loss = torch.where(view.confidence > 0, mixed, loss)  # a teacher expects characters
     return loss.mean()
 
 

@@ -183,8 +183,8 @@ def test_losses_are_mixed_sample_by_sample():
         hard = -(sure * (logprob[label] if label >= 0 else 0) + (1 - sure) * logprob.mean())
         soft = -(softmax(aim[i]) * logprob[:3]).sum()
         error = ((row[:3] - row[:3].mean() - centred[i]) ** 2).mean() / energy
-        trust = {1: 0.0, 6: 0.3}.get(i, 1.0)
-        weight = 1.0 if label < 0 else 0.6 * trust
+        trust = {1: 0.0, 3: 0.0, 6: 0.3}.get(i, 1.0)
+        weight = 1.0 if i == 2 else 0.6 * trust
         losses.append((1 - weight) * hard + weight * soft + 0.5 * trust * error)
     parts = (torch.from_numpy(part) for part in (labels, confidence, target))
     view = View(torch.empty(0), *parts)

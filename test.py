@@ -68,7 +68,7 @@ def fit_temperature(test: Test) -> float:
     """Return the temperature that fits the samples best."""
     chosen = test.result.indices[:: -(-len(test.result.indices) // SOME)]
     batches = read(test.recognizer, test.dataset, chosen, test.recognizer.network.device)
-    logits = torch.cat([rows.cpu() for _, _, rows in batches])[:, test.recognizer.labels]
+    logits = torch.cat([rows.cpu() for _, _, rows, _ in batches])[:, test.recognizer.labels]
     return calibration.fit_temperature(logits, torch.from_numpy(test.dataset.targets[chosen]))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dataset import CharacterDataset
 from evaluation.score import Result
+from hwdb.characters import folder_name
 from jobs.command import printable
 from jobs.files import write_file
 
@@ -46,8 +47,10 @@ class Mistakes:
         return Mistake(self.dataset.name(int(self.result.indices[row])), *names, probability)
 
     def sample(self, row: int) -> np.ndarray:
-        """Return the glyph (S,S) uint8 of a row of the result."""
-        return self.dataset.fetch(self.result.indices[row : row + 1])[0][0].cpu().numpy()
+        """Return the glyph (S,S) uint8 of a row of the result, the proposal that was read."""
+        place = self.result.proposals[row]
+        glyphs = self.dataset.proposals if place else self.dataset.fetch
+        return glyphs(self.result.indices[row : row + 1])[0][place].cpu().numpy()
 
     def of_class(self, label: int) -> np.ndarray:
         """Return the sample of a class with the lowest loss; an empty glyph if none is correct."""
@@ -107,4 +110,4 @@ def caption(text: str, width: int) -> np.ndarray:
 
 def code_point(label: str) -> str:
     """Return a label in ASCII, as not every machine has a Chinese font: "U+571F"."""
-    return f"U+{ord(label):04X}" if len(label) == 1 else ascii(label)[1:-1]
+    return folder_name(label) if len(label) == 1 else ascii(label)[1:-1]

@@ -25,6 +25,7 @@ class Result(NamedTuple):
     labels: np.ndarray  # (n,) int64
     losses: np.ndarray  # (n,) float32, cross-entropy without smoothing, twins apart
     energies: np.ndarray  # (n,) float32, see recognizer.energy
+    proposals: np.ndarray  # (n,) int64, which proposal was read
     indices: np.ndarray  # (n,) int64
 
     @property
@@ -61,7 +62,8 @@ def evaluate(
     if training := isinstance(network, nn.Module) and network.training:
         network.eval()
     parts: list[tuple[np.ndarray, ...]] = []
-    for chosen, labels, logits in read(network, dataset, indices[rank::world], device, batch_size):
+    batches = read(network, dataset, indices[rank::world], device, batch_size)
+    for chosen, labels, logits, places in batches:
         merged, energies = logits, logits.logsumexp(1) - logits.mean(1)
         if isinstance(network, Recognizer):
             if not energies.isfinite().all():
@@ -71,7 +73,7 @@ def evaluate(
         best = merged.softmax(1).topk(min(TOP, merged.shape[1]))
         losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
         columns = best.indices, best.values, labels, losses, energies
-        parts.append((*(column.cpu().numpy() for column in columns), chosen))
+        parts.append((*(column.cpu().numpy() for column in columns), places, chosen))
         progress(len(chosen))
     if training:
         network.train()
@@ -90,8 +92,10 @@ def read(
     indices: np.ndarray,
     device: torch.device | str,
     batch_size: int = 256,
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Yield indices (B,), labels (B,) and logits (B,K) float32 of all classes, batch by batch."""
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor, np.ndarray]]:
+    """Yield batch by batch indices (B,), labels (B,), logits (B,K) float32 of all classes, and
+    which proposal was read (B,) int64.
+    """
     reads = isinstance(network, Recognizer)
     logits_of = network.network.logits if reads else network
     for start in range(0, len(indices), batch_size):
@@ -103,8 +107,9 @@ def read(
             glyphs, labels = dataset.fetch(chosen)
         inputs = to_input(glyphs, device).contiguous(memory_format=torch.channels_last)
         logits = torch.cat([logits_of(part).float() for part in inputs.split(batch_size)])
+        places = np.zeros(len(chosen), np.int64)
         if len(glyphs) > len(chosen):
             parts = (part.split(counts.tolist()) for part in (logits.cpu(), glyphs))
-            places = [choose(a.numpy(), b.numpy()) for a, b in zip(*parts, strict=True)]
-            logits = logits[counts.cumsum(0) - counts + torch.tensor(places)]
-        yield chosen, labels, logits
+            places[:] = [choose(a.numpy(), b.numpy()) for a, b in zip(*parts, strict=True)]
+            logits = logits[counts.cumsum(0) - counts + torch.from_numpy(places)]
+        yield chosen, labels, logits, places

@@ -40,7 +40,7 @@ from hwdb.characters import character_of, class_order
 from hwdb.record import Damage, Record, other_format, read_gnt
 from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
-from jobs.files import is_hidden, only_one, read_mark, write_mark
+from jobs.files import checksum_of, is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
 from picture import PICTURE_SUFFIXES, SETTINGS, cv2, find_proposals, read_picture
 
@@ -131,17 +131,8 @@ def _labels(source: Path, names: list[str]) -> dict[str, str]:
     return labels
 
 
-def _checksum_of(path: Path) -> int:
-    """Return the CRC-32 of a file, 0 if it cannot be read."""
-    checksum = 0
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
 def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], list[int]]:
-    """Return the samples of a task, and the checksums of its files.
+    """Return the samples of a task, and the checksums of its files, 0 of those it cannot read.
 
     A sample is its name, label, writer ("" if unknown), and proposals (P,S,S) uint8; or instead of
     these why it cannot be read, with label "" if it is a damaged record.
@@ -150,7 +141,9 @@ def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], li
     samples, checksums = [], []
     for entry in task:
         path = source / entry.path
-        checksums.append(_checksum_of(path))
+        checksums.append(0)
+        with contextlib.suppress(OSError):
+            checksums[-1] = checksum_of(path)
         writer = writer_of(path.name)
         for name, place, label, item in _items(path, entry):
             try:

@@ -19,51 +19,47 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from config import add_arguments, add_reading, default_checkpoint, from_arguments
-from jobs.command import check_range, command, printable, shorten
-from picture import PICTURE_SUFFIXES, Proposals, cv2, decode_picture
+from jobs.command import check_range, command, printable, sentence, shorten
+from picture import Proposals, cv2, decode_picture, find_pictures
 from recognizer import Recognizer
 
 BATCH = 64
 
 
-def find_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray]]:
-    """Yield name and picture: its path, or what standard input holds.
-
-    Raises ValueError for a folder without pictures, or if standard input is no picture.
-    """
+def open_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray | Exception]]:
+    """Yield name and picture: its path, what standard input holds, or why there is none."""
     for path in paths:
-        if path == "-":
-            yield path, decode_picture(sys.stdin.buffer.read(), "standard input")
-        elif os.path.isdir(path):
-            from jobs.files import is_hidden  # takes a while
-
-            files = [p for p in sorted(Path(path).rglob("*")) if p.is_file()]
-            files = [p for p in files if not any(map(is_hidden, p.relative_to(path).parts))]
-            found = [str(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
-            others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
-            if not found:
-                raise ValueError(f"{path}: holds no pictures (PNG, JPEG, BMP, TIFF)")
-            if others:
-                names = shorten(others)
-                print(f"{printable(path)}: skipped files of other types: {names}", file=sys.stderr)
-            yield from zip(found, found, strict=True)
-        else:
-            yield path, path
+        try:
+            if path == "-":
+                yield path, decode_picture(sys.stdin.buffer.read(), "standard input")
+            elif os.path.isdir(path):
+                found, others = find_pictures(path)
+                if others:
+                    what = f"skipped files of other types: {shorten([p.name for p in others])}"
+                    print(f"{printable(path)}: {what}", file=sys.stderr)
+                yield from ((str(picture), str(picture)) for picture in found)
+            else:
+                yield path, path
+        except (ValueError, OSError) as error:
+            yield path, error
 
 
 def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) -> Iterator[dict]:
     """Yield an element a picture: path and predictions, or path and error, in order."""
-    found = list(find_pictures(paths))
+    found = list(open_pictures(paths))
     for start in range(0, len(found), BATCH):
         batch = found[start : start + BATCH]
-        answers = recognizer.recognize([picture for _, picture in batch], top_k)
-        pairs = zip(batch, answers, strict=True)
-        for number, ((name, picture), read) in enumerate(pairs, start):
+        pictures = [picture for _, picture in batch if not isinstance(picture, Exception)]
+        answers = iter(recognizer.recognize(pictures, top_k))
+        for number, (name, picture) in enumerate(batch, start):
+            if isinstance(picture, Exception):
+                yield {"path": name, "error": sentence(picture)}
+                continue
+            read = next(answers)
             if read.error:
                 yield {"path": name, "error": read.error}
                 continue

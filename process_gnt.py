@@ -22,7 +22,6 @@ import json
 import math
 import os
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from hwdb.characters import folder_name, select_classes
 from hwdb.record import Damage, Record, read_gnt
 from hwdb.sets import EDITIONS, PAGE, PUBLISHED, origin, writer_of
 from jobs.command import check_range, command, load_opencv, printable, progress
-from jobs.files import only_one, write_file
+from jobs.files import checksum_of, only_one, write_file
 from jobs.pool import Workers, cores
 
 STATE, VERSION = ".process_gnt.jsonl", 4
@@ -128,7 +127,7 @@ class Tree:
         if len({origin(path)[0] == "synthetic" for path in (first, where)}) > 1:
             what = f"{self.folder} would mix synthetic and other files, {first} and {where}"
             raise ValueError(f"{what}; delete that folder or give another --out")
-        crc = _checksum(source)
+        crc = checksum_of(source.path) if source.crc is None else source.crc
         same = self.known.get((writer, source.size, crc))
         if same in self.claimed:
             return None
@@ -170,16 +169,6 @@ def _writer(prefix: str) -> str:
 
 def _absolute(source: GntFile) -> str:
     return os.path.abspath(source.path) + source.name[len(str(source.path)) :]
-
-
-def _checksum(source: GntFile) -> int:
-    if source.crc is not None:
-        return source.crc
-    crc = 0
-    with source.path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            crc = zlib.crc32(chunk, crc)
-    return crc
 
 
 # -- conversion ------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ from evaluation import analysis
 from evaluation.mistakes import Mistakes
 from evaluation.score import Result, evaluate, read
 from jobs.command import command, printable, progress, shorten
-from jobs.files import is_hidden, write_file
+from jobs.files import write_file
 from packing import open_pack
-from picture import PICTURE_SUFFIXES
+from picture import find_pictures
 from recognizer import Recognizer, character_score
 
 SOME = 5000  # samples that a temperature is fitted to, at most
@@ -74,10 +74,7 @@ def fit_temperature(test: Test) -> float:
 
 def rejection(test: Test, folder: Path) -> dict:
     """Return how well energies tell characters from the images of a folder without any."""
-    inside = (p for p in folder.rglob("*") if not any(map(is_hidden, p.relative_to(folder).parts)))
-    if not (paths := sorted(p for p in inside if p.suffix.lower() in PICTURE_SUFFIXES)):
-        raise ValueError(f"{folder}: no images; expected some that contain no character")
-    bar = progress(paths, desc=str(folder), unit=" images")
+    bar = progress(find_pictures(folder)[0], desc=str(folder), unit=" images")
     found = [test.recognizer.recognize(path, top_k=1)[0] for path in bar]
     others = np.array([-np.inf if each.error else each.energy for each in found])
     characters = test.result.energies

@@ -20,6 +20,21 @@ MAX_BYTES = 1 << 28  # of a file
 MAX_SCANS = 99
 
 
+def find_pictures(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """Return the pictures and the other files below a folder, in order, without hidden ones.
+
+    Raises ValueError if there are no pictures.
+    """
+    from jobs.files import is_hidden  # takes a while
+
+    files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    files = [p for p in files if not any(map(is_hidden, p.relative_to(folder).parts))]
+    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+    if not pictures:
+        raise ValueError(f"{folder}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return pictures, [path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES]
+
+
 def read_picture(path: str | Path, notices: list[str] | None = None) -> np.ndarray:
     """Read a picture file: (h,w), (h,w,3) BGR or (h,w,4) BGRA; photos are turned upright.
 

@@ -247,7 +247,7 @@ def test_classes_are_narrowed_and_bad_options_are_one_sentence(trained, data, tm
     assert figures["top5"] == 1 and sum(figures["unknown_classes"].values()) == 32
     for options, error in (
         (["--classes", "symbols"], "knows none"),
-        (["--no-characters", tmp_path], "no images; expected some"),
+        (["--no-characters", tmp_path], "holds no pictures"),
     ):
         done = call_script("test.py", data / "test", "--checkpoint", best, *options)
         assert done.returncode == 2 and error in done.stderr

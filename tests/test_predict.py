@@ -66,21 +66,25 @@ def test_neither_labels_nor_file_names_move_the_cursor(trained, tmp_path):
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
-def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictures):
+def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictures, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # closed
     blank = pictures / "blank.png"
     cv2.imencode(".png", np.full((50, 50), 255, np.uint8))[1].tofile(blank)
     (pictures / "text.png").write_text("no picture")
-    missing = pictures / "missing.png"
-    done = call_script("predict.py", pictures, missing, "--checkpoint", weights, "--json")
+    missing, empty = pictures / "missing.png", pictures / "empty"
+    empty.mkdir()
+    paths = empty, "-", pictures, missing
+    done = call_script("predict.py", *paths, "--checkpoint", weights, "--json")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     elements = json.loads(done.stdout)
     bad = [e for e in elements if "error" in e]
-    paths = [str(path) for path in (blank, pictures / "text.png", missing)]
-    assert len(elements) == 9 and [e["path"] for e in bad] == paths
+    paths = [str(path) for path in (empty, "-", blank, pictures / "text.png", missing)]
+    assert len(elements) == 11 and [e["path"] for e in bad] == paths
     assert all("predictions" not in e for e in bad)
     lines = done.stderr.splitlines()[1:]  # after the line that names the network
-    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
-    assert "blank" in lines[0] and "not a picture" in lines[1] and "no such file" in lines[2]
+    assert len(lines) == 5 and all(line.startswith("error: ") for line in lines)
+    expected = "holds no pictures", "standard input", "blank", "not a picture", "no such file"
+    assert all(text in line for text, line in zip(expected, lines, strict=True))
 
 
 def test_standard_input(weights, pictures, monkeypatch):

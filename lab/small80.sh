@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make checkpoints/small80.pt from its predecessor: draw handwriting, distil, average.
-# Continues when run again. About 90 minutes of one core without bfloat16; drawing takes 8 of two.
+# Continues when run again. Takes about 90 min on one core without bfloat16 support, plus 8 min on two
+# cores for drawing.
 #
 #     bash lab/small80.sh TEACHER.onnx REAL HANDS FONTS DIGITS [WORK]
 #
@@ -16,7 +17,7 @@
 # The predecessor is that of commit c291555; its own recipe is lab/small80.sh there.
 set -euo pipefail
 if [ $# -lt 5 ]; then
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 cd "$(dirname "$0")/.."

@@ -30,7 +30,8 @@ export async function open(network) {
   return read;
 }
 
-// Return (h,w) grey levels of a canvas, as picture.to_grey: transparency becomes paper.
+// Return (h,w) grey levels of a canvas. Transparency becomes paper by the last rule of
+// picture/glyph.py's _paper_under only: white under dark ink, black under light ink.
 function grey(canvas) {
   const {width, height} = canvas;
   const {data} = canvas.getContext("2d", {willReadFrequently: true}).getImageData(0, 0, width, height);

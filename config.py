@@ -1,6 +1,6 @@
-"""Every setting in one place: a frozen dataclass -> command line -> dict in the checkpoint.
+"""All settings: a frozen dataclass -> command line -> dict in the checkpoint.
 
-    python train.py --epochs 5 --lr 0.001        # any field, with dashes
+    python train.py --epochs 5 --lr 0.001        # every field is an option
     python train.py --help                       # all fields, with defaults
 
 A script adds the fields it uses to its parser (`add_arguments`) and gets a `Config` back
@@ -43,9 +43,9 @@ def between(low: float, high: float) -> Check:
 FRACTION = between(0, 1)
 
 
-def setting(default: Any, help: str, check: Check = ANYTHING) -> Any:
-    """Declare a field of Config."""
-    return field(default=default, metadata={"help": help, "check": check})
+def setting(default: Any, help: str, check: Check = ANYTHING, metavar: str = "") -> Any:
+    """Declare a field of Config; `metavar` is by default N or the last word of its name."""
+    return field(default=default, metadata={"help": help, "check": check, "metavar": metavar})
 
 
 # Headings of --help, each above the field named.
@@ -75,72 +75,81 @@ class Config:
     data: TEXTS = setting(
         ("data/train",),
         "training sources: trees of class folders, .gnt files or folders of .gnt files; DIR@N is "
-        "repeated N times an epoch",
+        "repeated N times per epoch",
     )
-    val_data: str = setting("", "validation source; default: held-out writers of --data")
-    val_fraction: float = setting(0.1, "fraction of the writers held out", BELOW_ONE)
+    val_data: str = setting(
+        "", "validation source; default: held-out writers of --data", metavar="DIR"
+    )
+    val_fraction: float = setting(0.1, "fraction of writers held out for validation", BELOW_ONE)
     classes: str = setting(
         "all",
-        "classes of the data to train on: level1, symbols, all (--synthetic: level1), a number N "
-        "(the first N in GB order) or a file of characters",
+        "classes to train on: level1, symbols, digits, letters, punctuation, all (with "
+        "--synthetic: level1), a number N (the first N in GB order) or a file of characters",
+        metavar="SPEC",
     )
-    size: int = setting(80, "side of a glyph, pixels", between(16, 512))
-    workers: int = setting(0, "processes that decode images, 0: one a core", NOT_NEGATIVE)
+    size: int = setting(80, "side length of the input in pixels", between(16, 512))
+    workers: int = setting(0, "processes that decode images; 0: one per core", NOT_NEGATIVE)
     synthetic: bool = setting(False, "train on endless synthetic handwriting instead of --data")
-    synthetic_epoch: int = setting(100_000, "samples in an epoch of --synthetic", POSITIVE)
+    synthetic_epoch: int = setting(100_000, "samples per epoch with --synthetic", POSITIVE)
 
     variant: str = setting("small", "MobileNetV3 variant", one_of("small", "large"))
     width: float = setting(1.0, "width multiplier", between(0.01, 8))
     stem_stride: int = setting(2, "stride of the stem", one_of(1, 2))
     last_stride: int = setting(2, "stride of the last stage", one_of(1, 2))
-    head: int = setting(256, "width of the last hidden layer, 0: the paper's", between(0, 8192))
+    head: int = setting(256, "width of the last hidden layer; 0: as in the paper", between(0, 8192))
     dropout: float = setting(0.1, "dropout before the classifier", BELOW_ONE)
 
-    epochs: int = setting(30, "epochs", POSITIVE)
-    batch_size: int = setting(256, "samples of a batch, over all processes", POSITIVE)
+    epochs: int = setting(30, "number of epochs", POSITIVE)
+    batch_size: int = setting(256, "batch size, summed over all processes", POSITIVE)
     lr: float = setting(3e-3, "peak learning rate of AdamW", POSITIVE)
-    warmup: float = setting(0.02, "fraction of the steps with a rising learning rate", FRACTION)
-    weight_decay: float = setting(0.05, "weight decay; not on norms and biases", NOT_NEGATIVE)
+    warmup: float = setting(0.02, "fraction of steps used for linear warm-up", FRACTION)
+    weight_decay: float = setting(0.05, "weight decay, except of norms and biases", NOT_NEGATIVE)
     label_smoothing: float = setting(0.1, "label smoothing", BELOW_ONE)
-    ema: float = setting(0.999, "decay of the averaged weights a step, 0: none", BELOW_ONE)
+    ema: float = setting(0.999, "EMA decay per step; 0: no EMA", BELOW_ONE)
 
-    rotation: float = setting(10.0, "largest rotation, degrees", NOT_NEGATIVE)
-    shear: float = setting(0.2, "largest shear, fraction of the side", NOT_NEGATIVE)
-    scale: float = setting(0.15, "largest logarithm of the scale", NOT_NEGATIVE)
-    shift: float = setting(0.04, "largest shift, fraction of the side", NOT_NEGATIVE)
-    elastic: float = setting(1.5, "standard deviation of elastic shifts, px at 64 px", NOT_NEGATIVE)
+    rotation: float = setting(10.0, "maximum rotation in degrees", NOT_NEGATIVE)
+    shear: float = setting(0.2, "maximum shear as a fraction of the side", NOT_NEGATIVE)
+    scale: float = setting(0.15, "maximum |log(scale)|; 0.15 is about ±16 %%", NOT_NEGATIVE)
+    shift: float = setting(0.04, "maximum shift as a fraction of the side", NOT_NEGATIVE)
+    elastic: float = setting(1.5, "std of elastic displacements in px, at 64 px", NOT_NEGATIVE)
     stroke: float = setting(0.5, "probability of thicker or thinner strokes", FRACTION)
     blur: float = setting(0.3, "probability of blur", FRACTION)
     coarse: float = setting(0.0, "probability of a low-resolution binary image", FRACTION)
     leftovers: float = setting(
-        0.1, "probability of lines, frames or a neighbor beside the character", FRACTION
+        0.1, "probability of lines, frames or a neighbour beside the character", FRACTION
     )
 
-    teacher: str = setting("", "checkpoint or ONNX file to distil from")
+    teacher: str = setting("", "checkpoint or ONNX file to distil from", metavar="FILE")
     teacher_scale: float = setting(1.0, "value of full ink in the teacher's input", POSITIVE)
     teacher_margin: int = setting(
-        -1, "pixels of paper around its ink, -1: a 32nd of the side", between(-1, 64)
+        -1,
+        "margin around the ink in the teacher's input, pixels; -1: 1/32 of the side",
+        between(-1, 64),
     )
-    unlabelled: TEXTS = setting((), "more sources, whose labels are not used (needs --teacher)")
+    unlabelled: TEXTS = setting((), "more sources, used without labels (needs --teacher)")
     outliers: TEXTS = setting(
-        (), "sources of images without a character: all logits are trained to be equal"
+        (), "sources of images without a character; their target is the uniform distribution"
     )
-    teacher_weight: float = setting(0.7, "weight of the teacher's probabilities", FRACTION)
+    teacher_weight: float = setting(
+        0.7, "weight of the teacher's probabilities in the loss", FRACTION
+    )
     logit_weight: float = setting(
         0.0, "weight of the squared error to the teacher's logits", NOT_NEGATIVE
     )
 
-    out: str = setting("runs/train", "folder of checkpoints, log and TensorBoard files")
-    resume: bool = setting(False, "continue OUT/last.pt; give --data if it has moved")
-    init_from: str = setting("", "checkpoint to start from; other classes are allowed")
-    keep_classes: bool = setting(False, "also keep the classes of --init-from that --data lacks")
+    out: str = setting(
+        "runs/train", "folder for checkpoints, log and TensorBoard files", metavar="DIR"
+    )
+    resume: bool = setting(False, "resume from last.pt in --out; give --data if it has moved")
+    init_from: str = setting("", "checkpoint to start from; its classes may differ", metavar="FILE")
+    keep_classes: bool = setting(False, "keep the classes of --init-from that --data lacks")
     seed: int = setting(0, "random seed", NOT_NEGATIVE)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     amp: str = setting(
-        "auto", "precision; auto: 16 bit on GPUs", one_of("auto", "fp32", "bf16", "fp16")
+        "auto", "precision; auto: 16-bit with CUDA", one_of("auto", "fp32", "bf16", "fp16")
     )
-    compile: bool = setting(False, "torch.compile the model (needs a C++ compiler)")
-    threads: int = setting(0, "CPU threads, 0: PyTorch's default", NOT_NEGATIVE)
+    compile: bool = setting(False, "torch.compile network and teacher (needs a C++ compiler)")
+    threads: int = setting(0, "CPU threads; 0: PyTorch's default", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -186,7 +195,9 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
             group = parser.add_argument_group(HEADINGS[item.name])
         if item.name not in chosen:
             continue
-        options: dict[str, Any] = {"type": item.type, "metavar": item.name.split("_")[-1].upper()}
+        word = "N" if item.type is int else item.name.split("_")[-1].upper()
+        metavar = item.metadata["metavar"] or word
+        options: dict[str, Any] = {"type": item.type, "metavar": metavar}
         default = item.default
         if choices := item.metadata["check"].choices:
             options = {"type": item.type, "choices": choices}
@@ -200,17 +211,17 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None =
 
 def add_checkpoint(parser: Any, what: str = "checkpoint (.pt) or exported network (.onnx)") -> None:
     """Add --checkpoint to a parser or group; `default_checkpoint` is the default."""
-    default = "runs/train/best.pt if there is one, else the shipped weights"
+    default = "runs/train/best.pt if it exists, else the shipped weights"
     parser.add_argument("--checkpoint", metavar="FILE", help=f"{what} (default: {default})")
 
 
 def add_reading(parser: Any) -> None:
-    """Add --checkpoint and --classes, what to read with and what."""
+    """Add --checkpoint and --classes."""
     add_checkpoint(parser)
-    parser.add_argument("--classes", default="all", metavar="WHICH",
-        help="read these alone: level1, symbols, digits, letters, punctuation, all, a number N "
-        "(the first N in GB order) or a file of characters "
-        "(default: all that the checkpoint knows)")  # fmt: skip
+    parser.add_argument("--classes", default="all", metavar="SPEC",
+        help="restrict predictions to level1, symbols, digits, letters, punctuation, a number N "
+        "(the first N in GB order) or a file of characters (default: all classes of the "
+        "checkpoint)")  # fmt: skip
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:

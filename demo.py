@@ -1,21 +1,21 @@
-"""Draw a character in the browser and see its reading change with every stroke.
+"""Draw a character in the browser; the prediction is updated with every stroke.
 
     python demo.py --open                                 # opens the page in the browser
     python demo.py --checkpoint runs/train/best.pt        # prints its address
-    python demo.py --host 0.0.0.0                         # for a phone in the same network
+    python demo.py --host 0.0.0.0                         # for a phone on the same network
 
 request            answer
 GET /              the page: index.html, page.css and page.js of page/
 GET /network.json  {"summary", "size", "reads"}: what the page shows of the network
 POST /read         body: a picture file of at most 8 MiB, read as predict.py reads it ->
                    {"readings": [{"character", "probability"}, ...], "notices": ["...", ...],
-                   "glyph": input of the network, "view": what of the picture was left out,
-                   "milliseconds"}; both pictures are data URLs, and view is null if all ink was
-                   kept; "character_score" and "is_character" if the network has them;
+                   "glyph": input of the network, "view": the picture with what was left out in
+                   red, "milliseconds"}; glyph and view are data URLs, view is null if all ink
+                   was kept; "character_score" and "is_character" if the network has them;
                    {"error": "..."} with status 4xx if that fails
 
-One picture is read at a time. There are no users, no encryption and no protection against load: do
-not expose the page to the Internet (SECURITY.md).
+One picture is processed at a time. There are no user accounts, no encryption and no protection
+against overload: do not expose the page to the Internet (SECURITY.md).
 """
 
 import argparse
@@ -158,12 +158,13 @@ class Handler(BaseHTTPRequestHandler):
 @command
 def main(argv: list[str] | None = None) -> int:
     """Serve the page as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(description="Read characters as they are drawn in a browser.")
+    parser = argparse.ArgumentParser(description="Recognize characters drawn in a web page.")
     add_checkpoint(parser)
     add = parser.add_argument_group("server").add_argument
     add("--host", default="127.0.0.1",
-        help="address to listen on; 0.0.0.0: the whole network (default: %(default)s)")  # fmt: skip
-    add("--port", type=int, default=8000, help="0: any free port (default: %(default)s)")
+        help="address to listen on; 0.0.0.0: all interfaces (default: %(default)s)")  # fmt: skip
+    add("--port", type=int, default=8000, metavar="N",
+        help="port; 0: any free port (default: %(default)s)")  # fmt: skip
     add("--open", action="store_true", help="open the page in the browser")
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)

@@ -1,9 +1,9 @@
-"""Export a checkpoint to ONNX: no PyTorch needed, and fast on one CPU thread.
+"""Export a checkpoint to ONNX, for fast inference on one CPU thread without PyTorch.
 
     python export.py --checkpoint checkpoints/small80.pt         # writes checkpoints/small80.onnx
     python export.py --checkpoint runs/train/best.pt --precision int8    # runs/train/best-int8.onnx
     python export.py --checkpoint checkpoints/small80.pt --input picture --out reader.onnx
-    python export.py --checkpoint checkpoints/small80.pt --page site     # a page that runs offline
+    python export.py --checkpoint checkpoints/small80.pt --page site     # a page that works offline
 
     --input   input                                  outputs
     glyph     `glyphs` (N,1,S,S) float32 in 0...1,   `logits` (N,K) float32
@@ -24,10 +24,10 @@ N, H and W are dynamic. With --input picture, the file prepares drawings and cle
 
 Weights are expanded to float32 when the file is loaded. Only the head of int8 is computed in
 integers, because it is bound by memory bandwidth. Activations are quantized per sample: no
-calibration data is needed, and a reading does not depend on the rest of the batch.
+calibration data is needed, and a prediction does not depend on the rest of the batch.
 
-The metadata is JSON, but for `precision` and `input`. The file is compared with PyTorch before it
-replaces an older one.
+All metadata is JSON, except `precision` and `input`. The logits are compared with PyTorch's before
+the file replaces an older one.
 """
 
 from __future__ import annotations
@@ -264,13 +264,14 @@ def main(argv: list[str] | None = None) -> int:
     add_checkpoint(parser, "checkpoint to export")
     add = parser.add_argument
     add("--precision", choices=("fp32", "fp16", "int8"),
-        help="of the weights in the file (default: fp32; int8 with --page)")  # fmt: skip
+        help="precision of the weights in the file (default: fp32; int8 with --page)")  # fmt: skip
     add("--input", choices=("glyph", "picture"),
-        help="what the network takes (default: glyph; picture with --page)")  # fmt: skip
+        help="input of the network: a preprocessed glyph, or a grey image (default: glyph; "
+        "picture with --page)")  # fmt: skip
     add("--out", metavar="FILE.onnx",
-        help="file to write (default: beside the checkpoint, best-int8.onnx)")  # fmt: skip
+        help="file to write (default: next to the checkpoint, as best-int8.onnx)")  # fmt: skip
     add("--page", metavar="DIR",
-        help="make a folder for a static host: a page that reads in the browser, after "
+        help="create a static web page that runs the network in the browser; first run "
         "npm ci --prefix page")  # fmt: skip
     given = parser.parse_args(argv)
     if missing:

@@ -1,14 +1,14 @@
-"""Read pictures of single characters.
+"""Recognize images of single characters.
 
-    python predict.py picture.png                    # the three best readings
-    python predict.py scans/ photo.jpg --top-k 10    # folders are searched for pictures
-    python predict.py - < picture.png                # a picture from standard input
-    python predict.py --json picture.png             # for programs
+    python predict.py picture.png                    # the top 3 predictions
+    python predict.py scans/ photo.jpg --top-k 10    # folders are searched for images
+    python predict.py - < picture.png                # an image from standard input
+    python predict.py --json picture.png             # for other programs
     python predict.py *.png --checkpoint small80.onnx --classes symbols
-    python predict.py picture.png --debug look/      # writes what was read and what was left out
+    python predict.py picture.png --debug look/      # saves what was read and what was left out
 
-Pictures that cannot be read get one sentence each on stderr; the others are still read, and the
-exit status is 2. Python programs use recognizer.Recognizer.
+For an image that cannot be read, one line is printed on stderr; the others are still read, and the
+exit status is 2. In Python, use recognizer.Recognizer.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def open_pictures(paths: list[str]) -> Iterator[tuple[str, str | np.ndarray | Ex
 
 
 def predict(recognizer: Recognizer, paths: list[str], top_k: int, debug: str) -> Iterator[dict]:
-    """Yield an element a picture: path and predictions, or path and error, in order."""
+    """Yield one element per picture: path and predictions, or path and error, in order."""
     found = list(open_pictures(paths))
     for start in range(0, len(found), BATCH):
         batch = found[start : start + BATCH]
@@ -105,17 +105,19 @@ def print_table(element: dict, top_k: int | None, classes: set[str]) -> None:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Read pictures as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(description="Read pictures of single characters.")
-    parser.add_argument("pictures", nargs="+", help="picture files, folders, - for standard input")
+    parser = argparse.ArgumentParser(description="Recognize images of single characters.")
+    parser.add_argument("pictures", nargs="+", metavar="IMAGE",
+        help="image file, folder of images, or - for standard input")  # fmt: skip
     group = parser.add_argument_group("reading")
     add_reading(group)
     add = group.add_argument
     add("--top-k", type=int, metavar="K",
-        help="readings a picture (default: 3; of pictures named U+XXXX: is it right?)")  # fmt: skip
-    add("--json", action="store_true", help="print one JSON list")
+        help="predictions per image (default: 3; for files named U+XXXX, the top one and whether "
+        "it is correct)")  # fmt: skip
+    add("--json", action="store_true", help="print a JSON list")
     add("--debug", default="", metavar="DIR",
-        help="write the glyph that was read, and the picture: what was read is black, what was "
-        "left out is red")  # fmt: skip
+        help="save the network's input and the image: what was read is black, what was left out "
+        "is red")  # fmt: skip
     add_arguments(parser, ["device"])
     given = parser.parse_args(argv)
     config = from_arguments(given)

@@ -1,8 +1,8 @@
-"""Convert the CASIA-HWDB archives, as downloaded, to a tree of PNG files, one folder per class.
+"""Convert CASIA-HWDB archives, as downloaded, to a tree of PNG files, one folder per class.
 
     python process_gnt.py HWDB1.1trn_gnt.zip HWDB1.1tst_gnt.zip   # official files: train and test
     python process_gnt.py my_files/ --split train                 # .gnt files of any other name
-    python process_gnt.py --download                              # fetch HWDB1.1 first
+    python process_gnt.py --download                              # download HWDB1.1 first
     python process_gnt.py                                         # everything in data/
 
     data/train/U+554A/1001_00017.png    1 channel, native size, 255 = paper, lossless
@@ -10,10 +10,10 @@
                |      writer; 1001+2 in the names from a second file of the same writer
                class, by code point (啊)
 
-An interrupted conversion continues when run again, to the same images. Each split has a state file,
-.process_gnt.jsonl: a header, then a line whenever a source begins or ends; its last line counts. A
-source is skipped if the same content was converted without damage and all its PNG files are there.
-A tree has one choice of --classes; another is refused.
+An interrupted conversion resumes when run again and produces the same images. Each split has a
+state file, .process_gnt.jsonl: a header, then one line whenever a source begins or ends; the last
+line of a source is valid. A source is skipped if the same content was converted without damage and
+all its PNG files exist. All sources of a tree are converted with the same --classes.
 """
 
 import argparse
@@ -272,27 +272,27 @@ def report(trees: list[Tree]) -> str:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Convert CASIA-HWDB archives or .gnt files to PNG files, one folder per class.",
-        epilog="Exit status: 0 all well; 1 something was damaged (all that is intact was kept); "
-        "2 an error stopped the run; 130 interrupted (run again to continue).",
+        epilog="Exit status: 0 success; 1 some records were damaged (all others were converted); "
+        "2 an error stopped the run; 130 interrupted (run again to resume).",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", type=Path,
-        help=".gnt, .zip or .alz files or folders of them, mixed (default: data/)")  # fmt: skip
+        help=".gnt, .zip or .alz files, or folders of them (default: data/)")  # fmt: skip
     add = parser.add_argument_group("conversion").add_argument
     add("--out", type=Path, default="data", metavar="DIR",
-        help="where train/ and test/ go (default: data)")  # fmt: skip
+        help="folder for train/ and test/ (default: %(default)s)")  # fmt: skip
     add("--split", choices=("train", "test"),
-        help="split of files without an official name")  # fmt: skip
+        help="split for files without an official name")  # fmt: skip
     add("--classes", default="all", metavar="SPEC",
-        help="level1 (3755), symbols (171), all, a number N (the first N of level 1 in GB order), "
-        "or a text file of characters (default: all)")  # fmt: skip
+        help="classes to convert: level1 (3755), symbols (171), digits, letters, punctuation, all, "
+        "a number N (the first N in GB order) or a file of characters (default: all)")  # fmt: skip
     add("--workers", type=int, default=cores(), metavar="N",
-        help="processes that write (default: one per core, here %(default)s)")  # fmt: skip
+        help="processes that write images (default: one per core, here %(default)s)")  # fmt: skip
     add = parser.add_argument_group("download").add_argument
     add("--download", action="store_true",
-        help="fetch the official archives to --out first, then convert them")  # fmt: skip
-    add("--set", choices=tuple(EDITIONS), help="fetch this HWDB (default: 1.1)")
+        help="download the official archives to --out first, then convert them")  # fmt: skip
+    add("--set", choices=tuple(EDITIONS), help="version of HWDB to download (default: 1.1)")
     add("--mirror", metavar="URL",
-        help="fetch URL/<archive name> instead of from the official addresses")  # fmt: skip
+        help="download URL/<archive name> instead of using the official addresses")  # fmt: skip
     options = parser.parse_args(argv)
     check_range(options, 1, math.inf, "workers")
     return options

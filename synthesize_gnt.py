@@ -1,15 +1,15 @@
 """Make synthetic handwriting as .gnt files, in the format of CASIA-HWDB1.1.
 
     python synthesize_gnt.py                                    # then: python process_gnt.py
-    python synthesize_gnt.py --writers 300 --workers 8          # 1.1 million pictures
+    python synthesize_gnt.py --writers 300 --workers 8          # 1.1 million images
     python synthesize_gnt.py --fonts DIR --font-share 0.4       # mix in glyphs of font files
     python synthesize_gnt.py --hands DIR                        # follow real pen trajectories
-    python synthesize_gnt.py --sheet sheet.png --writers 8      # only draw a page to look at
+    python synthesize_gnt.py --sheet sheet.png --writers 8      # only draw a sample page
 
 One file per writer, characters in GB order, as CASIA delivers them. Writers 10001, 10002, ... are
-for training and 20001, 20002, ... for testing; no official file has these numbers. Equal seeds give
-equal bytes on any number of workers. An interrupted run continues when it is started again:
-finished files are kept. The format of --hands is described in synthesis/trajectories.py.
+for training and 20001, 20002, ... for testing; no official file has these numbers. The same seed
+produces identical files with any number of workers. An interrupted run resumes when it is started
+again: finished files are kept. See synthesis/trajectories.py for the format of --hands.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from synthesis.writer import HARD, Writer, drawable, render
 FIRST_TRAIN, FIRST_TEST = 10001, 20001
 SETTINGS, VERSION = "synthesis.json", 5  # increase whenever equal settings draw other bytes
 SHARES = {  # of the writers
-    "small": "write 16 to 52 pixels small with a thin pen",
-    "coarse": "draw 28 to 54 pixels small in pure black and white",
-    "pens": "have a pen of 1 to 14 %% of the height",
-    "neat": "make strokes as straight as in print",
+    "small": "write characters of 16 to 52 pixels with a thin pen",
+    "coarse": "draw characters of 28 to 54 pixels in pure black and white",
+    "pens": "use a pen of 1 to 14 %% of the character height",
+    "neat": "write strokes as straight as in print",
 }
 CELL = 80  # px of a character on a sheet
 
@@ -111,30 +111,39 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument_group("data").add_argument
-    add("--out", type=Path, default=Path("data/synthetic"), help="folder of the .gnt files")
-    add("--writers", type=int, default=40, help="training writers, numbers 10001 and up")
-    add("--test-writers", type=int, default=10, help="test writers, numbers 20001 and up")
+    add("--out", type=Path, default=Path("data/synthetic"), metavar="DIR",
+        help="folder for the .gnt files")  # fmt: skip
+    add("--writers", type=int, default=40, metavar="N",
+        help="number of training writers, numbered from 10001")  # fmt: skip
+    add("--test-writers", type=int, default=10, metavar="N",
+        help="number of test writers, numbered from 20001")  # fmt: skip
     add("--classes", default="level1", metavar="SPEC",
-        help="level1, symbols, all, a number N (the first N) or a file of characters")  # fmt: skip
-    add("--seed", type=int, default=0, help="equal seeds give equal files")
+        help="level1, symbols, digits, letters, punctuation, all, a number N (the first N in GB "
+        "order) or a file of characters")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N",
+        help="random seed; the same seed produces identical files")  # fmt: skip
     add("--sheet", type=Path, default=argparse.SUPPRESS, metavar="FILE.png",
-        help="draw a page with a row per training writer instead of .gnt files")  # fmt: skip
-    add("--workers", type=int, default=cores(), help="processes")
+        help="draw an image with one row per training writer instead of .gnt files")  # fmt: skip
+    add("--workers", type=int, default=cores(), metavar="N", help="processes")
     add = parser.add_argument_group("writers").add_argument
-    add("--hard", type=float, nargs=2, default=HARD, metavar=("FROM", "TO"),
-        help="range of the writers' variation: 0.6 careful, 1 ordinary, 1.5 wild")  # fmt: skip
+    add("--hard", type=float, nargs=2, default=argparse.SUPPRESS, metavar=("FROM", "TO"),
+        help="range of the writers' variation: 0.6 careful, 1 ordinary, 1.5 wild "
+        f"(default: {HARD[0]} {HARD[1]})")  # fmt: skip
     for name, what in SHARES.items():
         add(f"--{name}", type=float, default=0.0, metavar="SHARE",
             help=f"share of writers who {what}")  # fmt: skip
     add("--paper", type=float, default=0.0, metavar="SHARE",
-        help="share of pictures with remains of lines, neighbours; on a sheet: paper")  # fmt: skip
+        help="share of images with remains of lines or neighbours; with --sheet: with paper "
+        "under them")  # fmt: skip
     add = parser.add_argument_group("templates").add_argument
     add("--hands", type=Path, default=argparse.SUPPRESS, metavar="DIR",
-        help="folder of pen trajectories (.jsonl.gz); each writer follows one")  # fmt: skip
+        help="folder of pen trajectories (.jsonl.gz); each writer imitates one file")  # fmt: skip
     add("--fonts", type=Path, default=argparse.SUPPRESS, metavar="DIR",
-        help="folder of font files to draw from as well")  # fmt: skip
-    add("--font-share", type=float, default=0.4, help="share of the characters from fonts")
-    args = parser.parse_args(argv, argparse.Namespace(sheet=None, fonts=None, hands=None))
+        help="folder of font files, an additional source of character shapes")  # fmt: skip
+    add("--font-share", type=float, default=0.4, metavar="SHARE",
+        help="share of characters drawn from fonts")  # fmt: skip
+    defaults = argparse.Namespace(sheet=None, fonts=None, hands=None, hard=HARD)
+    args = parser.parse_args(argv, defaults)
     check_range(args, 0, 9999, "writers", "test_writers")
     check_range(args, 0, 1, "paper", "font_share", *SHARES)
     check_range(args, 0, math.inf, "seed", "workers")

@@ -1,15 +1,16 @@
-"""Measure a checkpoint on a test set.
+"""Evaluate a checkpoint on a test set.
 
-    python test.py                                         # data/test, the newest own checkpoint
+    python test.py                                         # data/test, runs/train/best.pt
     python test.py --checkpoint runs/train/best.pt --json result.json
-    python test.py ../scans/folder --errors mistakes/      # list and picture of the mistakes
-    python test.py competition.gnt --classes level1        # a .gnt file; read level 1 alone
+    python test.py ../scans/folder --errors mistakes/      # table and image of the mistakes
+    python test.py competition.gnt --classes level1        # a .gnt file, level 1 only
     python test.py --compare checkpoints/small80.pt        # two checkpoints on the same samples
     python test.py data/test --temperature                 # for checkpoint.py --temperature
     python test.py data/test --no-characters scribbles/    # for checkpoint.py --reject
 
-Images are read as predict.py reads them, in float32. Samples of classes that are not read are left
-out, counted and named; refused images (blank, or unreadable) count as wrong.
+Without runs/train/best.pt, the shipped weights are tested. Images are read as predict.py reads
+them, in float32. Samples of classes that are not read are skipped, counted and listed. Refused
+images (blank or unreadable) count as errors in top-1, top-5 and top-10 only.
 """
 
 import argparse
@@ -215,23 +216,26 @@ def lines(figures: dict) -> list[tuple[str, str]]:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Test as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(description="Measure a checkpoint on a test set.")
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on a test set.")
     parser.add_argument("path", nargs="?", default="data/test", type=Path,
-        help="tree of class folders, .gnt file or folder of such (default: data/test)")  # fmt: skip
+        help="tree of class folders, .gnt file or folder of .gnt files "
+        "(default: %(default)s)")  # fmt: skip
     what = parser.add_argument_group("what to test")
     add_reading(what)
-    what.add_argument("--compare", metavar="FILE", help="a second checkpoint, on the same samples")
+    what.add_argument("--compare", metavar="FILE", help="second checkpoint to compare with")
     add = parser.add_argument_group("output").add_argument
-    add("--json", metavar="FILE", help="write all figures; - for stdout only")
+    add("--json", metavar="FILE", help="write all metrics as JSON; -: to stdout, and nothing else")
     add("--errors", metavar="DIR", type=Path, help="write mistakes.csv and mistakes.png")
-    add("--report", metavar="DIR", type=Path, help="write report.html, a page with plots")
-    # A training setting is called --temperature, too.
-    add("--temperature", action="store_true", dest="find_temperature",
-        help="fit a temperature to the data, for checkpoint.py --temperature")  # fmt: skip
+    add("--report", metavar="DIR", type=Path, help="write report.html, a report with plots")
+    add("--temperature", action="store_true",
+        help="fit a temperature on the data, for checkpoint.py --temperature")  # fmt: skip
     add("--no-characters", metavar="DIR", type=Path,
-        help="tell the data from the images in DIR, which contain no character: AUROC, and the "
-        "numbers for checkpoint.py --reject")  # fmt: skip
-    add_arguments(parser, ["batch_size", "workers", "device"])
+        help="fit and evaluate rejection of the images in DIR, which contain no character: AUROC, "
+        "and the numbers for checkpoint.py --reject")  # fmt: skip
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--batch-size", type=int, default=Config.batch_size, metavar="N",
+        help="images per batch (default: %(default)s)")  # fmt: skip
+    add_arguments(parser, ["workers", "device"])
     given = parser.parse_args(argv)
     if given.report:
         from evaluation.report import write_report  # fails at once without matplotlib
@@ -241,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.compare:
         other = score(given.path, given.compare, given.classes, config)
         figures["comparison"] = compare(test, other)
-    if given.find_temperature:
+    if given.temperature:
         figures["temperature"] = fit_temperature(test)
     if given.no_characters:
         figures["no_characters"] = rejection(test, given.no_characters)

@@ -84,10 +84,9 @@ def test_help_tells_groups_and_defaults(capsys):
     for text in (
         "data: --data DIR [DIR ...] ", "(default: data/train)", "model: --variant {small,large}",
         "optimization: --epochs", "augmentation: --rotation", "distillation: --teacher",
-        "run: --out", "--batch-size SIZE", "--compile torch.compile",
+        "run: --out", "--batch-size N", "--val-data DIR", "--compile torch.compile",
     ):  # fmt: skip
         assert text in message, text
-    assert (
-        "--resume continue OUT/last.pt; give --data if it has moved --init-from FROM" in message
-    )  # no default to tell
+    resume = "--resume resume from last.pt in --out; give --data if it has moved --init-from FILE"
+    assert resume in message  # no default to tell
     assert "(default: )" not in message

@@ -1,22 +1,24 @@
 """A checkpoint: weights, classes, config and metrics in one file.
 
-python checkpoint.py runs/train/best.pt                   # summary
-python checkpoint.py runs/train/best.pt small.pt          # float16, half the size, to share
-python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # see calibration.py
+    python checkpoint.py runs/train/best.pt                   # summary
+    python checkpoint.py runs/train/best.pt small.pt          # float16, half the size, to share
+    python checkpoint.py runs/train/best.pt small.pt --temperature 0.6   # see calibration.py
 
-from checkpoint import load, build_model
-model = build_model(load("checkpoints/small80.pt")).eval()
+    from checkpoint import load, build_model
+    model = build_model(load("checkpoints/small80.pt")).eval()
 
-key        content
-format     1
-model      state dict of the bare module (EMA weights), float32 or float16
-config     dict of config.Config
-classes    list of str, index = label; small80.pt has one str instead
-metrics    dict of numbers: top1, top5, val_loss of the validation, temperature, reject
-epoch      finished epochs
-made_with  PyTorch's version, and the time of writing
-preprocessing  picture.SETTINGS that it was trained with
-resume     last.pt only: raw weights, optimizer, scaler, position in the schedule
+The file is a dict written by torch.save:
+
+    key            content
+    format         1
+    model          state dict of the bare module (EMA weights), float32 or float16
+    config         dict of config.Config
+    classes        list of str, index = label
+    metrics        dict of numbers: validation top1, top5 and val_loss; temperature, reject
+    epoch          number of finished epochs
+    made_with      PyTorch version and time of writing
+    preprocessing  picture.SETTINGS used in training
+    resume         last.pt only: raw weights, optimizer, scaler, position in the schedule
 """
 
 import argparse
@@ -228,19 +230,20 @@ def summarize(path: str, loaded: Mapping) -> str:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Summarize a checkpoint, or write it with float16 weights."""
-    parser = argparse.ArgumentParser(description="Summarize a checkpoint, or write it to share.")
+    parser = argparse.ArgumentParser(description="Summarize a checkpoint, or write a new one.")
     add = parser.add_argument
-    add("checkpoint", metavar="FILE")
+    add("checkpoint", metavar="FILE", help="checkpoint to read")
     add("new", nargs="?", metavar="NEW", help="file to write: float16, no training state, no paths")
-    add("--json", action="store_true", help="print everything but the weights, as JSON")
+    add("--json", action="store_true", help="print everything but the weights as JSON")
     add("--average", nargs=2, metavar=("OTHER", "SHARE"),
-        help="move the weights by a share in 0...1 towards those of another file")  # fmt: skip
+        help="average the weights: SHARE (0...1) of OTHER, the rest of FILE")  # fmt: skip
     add("--temperature", type=float, metavar="T",
-        help="divide the logits by T, as found by test.py --temperature")  # fmt: skip
+        help="divide the logits by T, as fitted by test.py --temperature")  # fmt: skip
     add("--class-prior", nargs=2, metavar=("CLASSES", "V"),
-        help="add V to the logits of CLASSES (level1, symbols, N or a file)")  # fmt: skip
+        help="add V to the logits of CLASSES (level1, symbols, digits, letters, punctuation, "
+        "all, a number N or a file of characters)")  # fmt: skip
     add("--reject", type=float, nargs=3, metavar=("SCALE", "OFFSET", "THRESHOLD"),
-        help="fit of the rejection score, as found by test.py --no-characters")  # fmt: skip
+        help="set the rejection score, as fitted by test.py --no-characters")  # fmt: skip
     given = parser.parse_args(argv)
     loaded = load(given.checkpoint)
     if given.average:

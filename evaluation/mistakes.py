@@ -1,7 +1,9 @@
-"""Misread samples: a table, and a picture of the most confident ones.
+"""Misclassified samples: a table of all, and an image of the most confident ones.
 
-mistakes = Mistakes(result, dataset, classes)
-mistakes.write(folder)         # mistakes.csv and mistakes.png
+    mistakes = Mistakes(result, dataset, classes)
+    mistakes.write(folder)         # mistakes.csv and mistakes.png
+
+test.py writes them with --errors, train.py logs the image to TensorBoard.
 """
 
 import csv

@@ -1,6 +1,8 @@
 """Draw images without a character, for `train.py --outliers` and `test.py --no-characters`.
 
-python -m lab.papers --count 50 --out data/none    # a folder for each kind
+    python -m lab.papers --count 50 --out data/none    # one folder per kind
+
+The kinds are empty paper, scribbles, spots, and wrong proposals of a character.
 """
 
 import argparse
@@ -101,11 +103,11 @@ NO_CHARACTERS = (*PAPERS, *MARKS, *WRONG)
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Write images without a character, `<out>/<kind>/<number>.png`; return the exit status."""
+    """Write images without a character to `<out>/<kind>/<number>.png`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--count", type=int, default=50, help="images of each kind (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images")
-    parser.add_argument("--out", type=Path, default=Path("data/none"), help="default: data/none")
+    parser.add_argument("--count", type=int, default=50, help="images per kind (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path("data/none"), help="folder to write to")
     args = parser.parse_args(argv)
     for number, kind in enumerate(NO_CHARACTERS):
         (args.out / kind).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
-"""Glyphs of font files, reduced to templates: a skeleton with the radius of the stroke.
+"""Glyphs of font files as templates.
 
-fonts = Fonts("fonts", "永和九年")
-fonts.template("永", rng)              # in a random typeface
+    fonts = Fonts("fonts", "永和九年")
+    fonts.template("永", rng)              # in a random typeface
+
+A template is the skeleton of a glyph and the stroke radius along it.
 """
 
 import functools

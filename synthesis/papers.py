@@ -1,7 +1,9 @@
 """Paper under the writing, and remains of an imperfect segmentation.
 
-page = paper("rice", 96, rng)     # (96, 96) uint8, 255 = blank: an empty 米字格
-bitmap = remains(bitmap, rng)     # with parts of lines and neighbours, gaps
+    page = paper("rice", 96, rng)     # (96, 96) uint8, 255 = blank: an empty 米字格
+    bitmap = remains(bitmap, rng)     # with parts of lines and neighbours, gaps
+
+Both are random; `rng` is a numpy Generator.
 """
 
 import cv2

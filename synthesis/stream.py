@@ -1,6 +1,8 @@
 """Endless labelled handwriting: single bitmaps, or batches of glyphs from worker processes.
 
-bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # depends on (seed, 7) alone
+    bitmap, label = Handwriting("永和九年", seed=1).draw(7)      # sample 7
+
+A sample depends on the seed and its number only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +51,7 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 class SyntheticSet:
     """Endless synthetic handwriting, drawn by worker processes while the network trains.
 
-    Sample i depends on (seed, i) alone: a resumed run sees the same glyphs. 0 workers: one a core.
+    Sample i depends on (seed, i) only: a resumed run sees the same glyphs. 0 workers: one per core.
     """
 
     def __init__(self, classes: Sequence[str], size: int, seed: int, workers: int = 0) -> None:

@@ -1,7 +1,9 @@
-"""Damaged input gives a result or a sentence, never a traceback, a hang, or a silent loss.
+"""Damaged input gives a result or a one-line error, never a traceback, a hang, or a silent loss.
 
-python -m pytest tests/test_fuzz.py               # the same few hundred inputs each time
-FUZZ=100000 python -m pytest tests/test_fuzz.py   # so many new ones of each kind
+    python -m pytest tests/test_fuzz.py               # the same few hundred inputs each time
+    FUZZ=100000 python -m pytest tests/test_fuzz.py   # as many new inputs of each kind
+
+Inputs are mutations of small valid files.
 """
 
 import functools

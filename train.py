@@ -2,14 +2,14 @@
 
     python train.py                                          # data/train, defaults of config.py
     python train.py --resume                                 # continue an interrupted run
-    torchrun --nproc-per-node 4 train.py --batch-size 1024   # one process a GPU
+    torchrun --nproc-per-node 4 train.py --batch-size 1024   # one process per GPU
 
-Writes into --out: last.pt (to resume), best.pt (to share: the averaged weights of the epoch with
-the highest top-1 on held-out writers), log.jsonl (a line an epoch) and TensorBoard files.
+The folder --out gets last.pt (to resume), best.pt (to share: the EMA weights of the epoch with the
+highest top-1 on held-out writers), log.jsonl (one line per epoch) and TensorBoard files.
 
-Random numbers are a function of (seed, step, process), the learning rate is one of the step. So a
-resumed run repeats the unbroken one, bit for bit on a CPU. Ctrl-C ends a run after the current step
-and saves it.
+Random numbers depend only on (seed, step, process), the learning rate only on the step and the
+total number of steps. So a resumed run gives the same result as an uninterrupted one, bit for bit
+on a CPU. Ctrl-C stops a run after the current step and saves it.
 """
 
 from __future__ import annotations
@@ -369,7 +369,7 @@ def tell_duration(run: Run, state: State) -> None:
         each, left = (time.monotonic() - state.timed[1]) / TIMED, run.steps - state.step
         hours, minutes = divmod(max(1, round(each * left / 60)), 60)
         duration = f"about {hours} h {minutes} min for the other {left:,} steps"
-        run.notice(f"{each:.2g} s a step: {duration}")
+        run.notice(f"{each:.2g} s per step: {duration}")
 
 
 def must_stop(run: Run, state: State, stop: threading.Event) -> bool:

@@ -62,7 +62,7 @@ def test_run_learns_and_leaves_its_files(trained):
     assert [row["epoch"] for row in log] == list(range(1, 17))
     assert log[-1]["loss"] < log[0]["loss"] and max(row["top1"] for row in log) > 0.3
     stdout = (trained / "stdout.txt").read_text(encoding="utf-8").splitlines()
-    assert len(stdout) == 17  # a heading and a line an epoch
+    assert len(stdout) == 17  # a heading and one line per epoch
     assert list(trained.glob("events.out.tfevents.*"))
     best = checkpoint.load(trained / "best.pt")
     assert "".join(best["classes"]) == "".join(sorted(CHARACTERS, key=lambda c: c.encode("gbk")))
@@ -78,7 +78,7 @@ def test_run_says_what_it_trains_and_what_comes_next(trained):
     assert "network: small, 6 classes, " in message
     assert " parameters, on cpu, float32" in message
     assert "16 epochs of 6 steps of 16 samples" in message
-    assert re.search(r"\d s a step: about 0 h 1 min for the other 45 steps\n", message)
+    assert re.search(r"\d s per step: about 0 h 1 min for the other 45 steps\n", message)
     best = max(rows(trained), key=lambda row: row["top1"])
     file = trained / "best.pt"
     assert f"best: epoch {best['epoch']}, validation top-1 {best['top1']:.2%}, {file}\n" in message

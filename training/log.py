@@ -1,9 +1,9 @@
-"""The log of a run: a line an epoch on stdout and in log.jsonl, and TensorBoard files.
+"""The log of a run: one line per epoch on stdout and in log.jsonl, and TensorBoard files.
 
 tag in TensorBoard             from
 accuracy/top1, accuracy/top5   validation
 loss/train, loss/validation    with and without label smoothing and augmentation
-pace/...                       learning rate, images a second
+pace/...                       learning rate, images per second
 pictures/inputs                the first batch as the network sees it
 pictures/mistakes              the most confident mistakes of the validation
 """

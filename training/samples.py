@@ -1,4 +1,4 @@
-"""The samples of a run: packed sources, or an endless synthetic stream."""
+"""Training and validation samples of a run: packed sources, or an endless synthetic stream."""
 
 import zlib
 from collections.abc import Iterator
@@ -135,7 +135,7 @@ def synthetic(config: Config, classes: list[str] | None) -> tuple:
     )
     count = config.synthetic_epoch
     validation = np.arange(min(10_000, max(100, count // 10)))
-    description = f"training on {count:,} synthetic samples an epoch of {len(classes):,} classes; "
+    description = f"training on {count:,} synthetic samples of {len(classes):,} classes per epoch; "
     description += f"validating on {len(validation):,} others"
     return (classes, source, np.arange(count), other, validation, description, f"{count}")
 

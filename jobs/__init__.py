@@ -1,1 +1,1 @@
-"""How commands run: worker processes, atomic file writes, errors as sentences, devices."""
+"""How commands run: worker processes, atomic file writes, error messages, devices."""

@@ -1,4 +1,4 @@
-"""The frame of every command: errors as sentences, exit status, output, progress."""
+"""Shared by all commands: one-line error messages, exit status, output streams, progress bars."""
 
 import argparse
 import contextlib
@@ -13,10 +13,10 @@ from types import ModuleType
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """Make a script's main end in a sentence and an exit status, never in a traceback.
+    """Make a script's main report errors in one line and return an exit status.
 
-    Status 2 with one line on stderr for ValueError, OSError and FloatingPointError, 130 for Ctrl-C,
-    141 if the reader of stdout has gone (as under `| head`).
+    Status 2 and one line on stderr, without traceback, for ValueError, OSError and
+    FloatingPointError; 130 for Ctrl-C; 141 if stdout is closed by its reader (as by `| head`).
     """
 
     @functools.wraps(main)
@@ -65,13 +65,13 @@ def sentence(error: BaseException) -> str:
 
 
 def needs(what: str, error: ImportError) -> ValueError:
-    """Return the error for a feature that needs a package which is not installed."""
+    """Return the error for a feature whose package is not installed."""
     what = f"{what} needs the package {error.name}"
     return ValueError(f"{what}: pip install -r requirements-optional.txt")
 
 
 def load_opencv() -> ModuleType:
-    """Import cv2; end the script with a sentence if that fails, as on systems without libGL."""
+    """Import cv2; exit with a one-line error if that fails, as on systems without libGL."""
     try:
         import cv2
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Devices, process groups and precision, shared by train.py and test.py."""
+"""Devices, process groups and precision, shared by training, evaluation and the recognizer."""
 
 import contextlib
 import ctypes
@@ -15,9 +15,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed: the next step wants as much again.
+    """Make the C library keep freed memory for the next step, which needs as much again.
 
-    Fresh pages from the system take a tenth of a step on a CPU, with a live teacher a third.
+    Getting new pages from the system takes a tenth of a step on a CPU, with a teacher a third.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt  # glibc alone has it
@@ -48,7 +48,7 @@ def start_processes(device: str) -> Processes:
         raise ValueError(f"--nproc-per-node is at most {gpus} here, or give --device cpu")
     if on_gpu:
         torch.cuda.set_device(processes.local_rank)
-    # The first process may pack and label for hours while the others wait.
+    # The first process may pack for minutes or more while the others wait.
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     return processes
 

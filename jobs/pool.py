@@ -1,4 +1,4 @@
-"""Worker processes, used by converter, packing and synthesizer."""
+"""Worker processes, used by the converter, packing and the synthesizer."""
 
 import contextlib
 import errno

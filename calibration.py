@@ -1,10 +1,10 @@
-"""Changes to the weights of a checkpoint that need no training, and the fits behind them.
+"""Changes to the weights of a checkpoint without training, and the fits for them.
 
     average(loaded, other, 0.3)              # 0.7 of one and 0.3 of another (model soup)
     scale_logits(loaded, 0.6)                # temperature scaling; test.py --temperature finds T
     add_prior(loaded, "symbols", -4.8)       # class prior
     set_rejection(loaded, 0.8, -11.8, 0.6)   # test.py --no-characters finds the numbers
-    transfer(model, classes, loaded)         # start a model with other classes
+    transfer(model, classes, loaded)         # initialize a model with other classes
 
 `loaded` is the dict of checkpoint.load and is changed in place. `python checkpoint.py FILE NEW`
 with --average, --temperature, --class-prior and --reject applies them in this order.

@@ -5,7 +5,7 @@
     dataset.classes[label], dataset.samples[0]   # "一", ("data/train/U+4E00/1001_00000.png", 0)
 
 A source is a tree of class folders, a .gnt file, or a folder of .gnt files. It is packed on first
-use (packing.py); from then on all samples are read from the pack.
+use (packing.py); after that, all samples are read from the pack.
 """
 
 from collections.abc import Callable, Iterator, Sequence

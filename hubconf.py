@@ -1,10 +1,11 @@
-"""The network and the shipped weights for torch.hub.
+"""Entry point for torch.hub: the network with the shipped weights.
 
     model = torch.hub.load("path/of/this/repository", "small", source="local")
     logits = model(inputs)              # (N,1,S,S) float32 in 0...1, see picture.to_glyph
     model.classes[logits.argmax(1)[0]]
 
-A program may have modules of the same names, config.py or model.py for example; it keeps them.
+The calling program may have modules of the same names, such as config.py or model.py; they are not
+replaced.
 """
 
 import os

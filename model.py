@@ -1,11 +1,11 @@
-"""MobileNetV3 by hand: Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2.
+"""MobileNetV3 (Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2).
 
     model = mobilenet_v3("small", num_classes=3755)
 
 Modules carry torchvision's names, so that a torchvision state dict loads unchanged when the shapes
-agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). What characters need
-on top are plain arguments: one input channel, a stem of stride 1, a last stage that keeps its map,
-another head width.
+agree (``in_channels=3, num_classes=1000, last_stride=2``, the paper's head). Changes for characters
+are arguments: one input channel, a stem with stride 1, a last stage with stride 1, another head
+width.
 
 Shapes: input (B,1,S,S) float in 0...1 -> logits (B,K) float. S is free; it is halved by the stem
 (``stem_stride``), by three blocks, and by the last stage (``last_stride``).

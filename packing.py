@@ -1,4 +1,4 @@
-"""Decode the samples of a source once into a memory-mapped file, the pack. PyTorch is not needed.
+"""Decode the samples of a source once into a memory-mapped file, the pack, without PyTorch.
 
     pack = open_pack("data/train", size=80)     # decoded in parallel on first use, then mapped
     pack.first(np.arange(4))                    # (4,80,80) uint8
@@ -14,8 +14,8 @@ beside it, ``<name>.pack<S>``:
     stamps.json    sizes and times of the source's folders and files
     pack.json      fingerprint of the source, preprocessing, classes, writers, problems
 
-pack.json is written last: a folder without it is not a pack. A source whose sizes or times are not
-those of stamps.json is packed again; the fingerprint of the same contents stays the same.
+pack.json is written last: a folder without it is not a pack. A source is packed again if sizes or
+times differ from stamps.json; the fingerprint depends on the contents only.
 """
 
 import contextlib

@@ -1,7 +1,10 @@
-"""Read single characters: a checkpoint or an exported ONNX file -> a recognizer.
+"""Recognize single characters with a checkpoint or an exported ONNX file.
 
-picture.proposals makes proposals of what the character of a picture is; the network reads all of
-them and `choose` takes one. PyTorch is loaded for checkpoints alone.
+    recognizer = Recognizer.from_checkpoint("checkpoints/small80.pt")
+    recognizer.recognize("picture.png", top_k=3)      # [Readings]: the top 3 predictions
+
+picture.proposals generates proposals of the character's ink; the network reads all of them and
+`choose` picks one. PyTorch is imported for checkpoints only.
 """
 
 from __future__ import annotations
@@ -173,7 +176,7 @@ def open_session(path: str | Path):
 
 
 def _load_onnx(path: str | Path) -> Network:
-    @functools.cache  # one a process: a forked child has none of the threads of its parent's
+    @functools.cache  # one per process: a forked child has none of the threads of its parent's
     def session_of(process: int):
         return open_session(path)
 

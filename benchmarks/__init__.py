@@ -1,1 +1,1 @@
-"""Every speed that the README claims, each with its ratio to a baseline of the same run."""
+"""Benchmarks for all speed figures of the README, each with its ratio to a baseline."""

@@ -1,13 +1,13 @@
-"""Run the benchmarks behind the figures of the README, each beside a baseline of the same run.
+"""Run the benchmarks behind the figures of the README, each with a baseline in the same run.
 
-    python -m benchmarks                          # all that need no data
+    python -m benchmarks                          # all that need no dataset
     python -m benchmarks latency load             # some of them
-    python -m benchmarks --teacher teacher.onnx   # beside another network, which is not shipped
-    python -m benchmarks --pictures data/test     # also peers and scenes, on these pictures
+    python -m benchmarks --teacher teacher.onnx   # compared with another network, not shipped
+    python -m benchmarks --pictures data/test     # also peers and scenes, on these images
     python -m benchmarks --json > figures.json
 
-Each is a script with options of its own: python -m benchmarks.latency --help. They run one after
-the other; on a busy machine times vary from run to run, ratios much less.
+Each benchmark is a script with its own options: python -m benchmarks.latency --help. They run one
+after the other. On a busy machine, times vary from run to run; ratios vary much less.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks: {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--teacher", metavar="FILE", help="ONNX network for latency and peers")
-    parser.add_argument("--pictures", metavar="PATH", help="labelled pictures for peers, scenes")
+    parser.add_argument("--pictures", metavar="PATH", help="labelled images for peers and scenes")
     given = parser.parse_args(argv)
     if unknown := set(given.names) - set(NAMES):
         parser.error(f"no benchmark {' '.join(sorted(unknown))}, expected {', '.join(NAMES)}")

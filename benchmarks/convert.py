@@ -1,14 +1,14 @@
-"""Time process_gnt.py against two plain converters, in one run.
+"""Time process_gnt.py against two simple converters in the same run.
 
     python -m benchmarks.convert                       # on files made of random strokes
-    python -m benchmarks.convert --data FOLDER --json  # on .gnt files of your own
+    python -m benchmarks.convert --data FOLDER --json  # on your own .gnt files
 
     usual   the serial loop of most repositories: np.fromfile for header and bitmap,
             PIL.Image.fromarray(...).convert("RGB").save(...)
     imwrite the same loop with cv2.imwrite, by as many processes, one file at a time
 
-They take turns, `--repeat` times; the median of each counts. process_gnt.py is timed as a whole,
-from the command line to its exit; imwrite without the start of Python.
+They run alternately, `--repeat` times; the median of each is reported. process_gnt.py is timed as a
+whole process; imwrite without the start-up of Python.
 """
 
 from __future__ import annotations
@@ -123,15 +123,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, metavar="PATH", help=".gnt file or folder of them")
     parser.add_argument(
-        "--writers", type=at_least_one, default=16, help="files to make (default: 16)"
+        "--writers", type=at_least_one, default=16, help="number of files to make (default: 16)"
     )
     parser.add_argument(
-        "--characters", type=at_least_one, default=3755, help="in each (default: 3755)"
+        "--characters", type=at_least_one, default=3755, help="characters per file (default: 3755)"
     )
     parser.add_argument("--workers", type=at_least_one, default=2, help="processes (default: 2)")
-    parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--work", type=Path, help="where to write (default: /dev/shm)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--repeat", type=at_least_one, default=3, help="runs per converter (default: 3)"
+    )
+    parser.add_argument("--work", type=Path, help="output folder (default: /dev/shm)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(argv)
     # A disk's file system may take longer to create a file than all the rest, for every contestant.
     if options.work is None and os.access("/dev/shm", os.W_OK):

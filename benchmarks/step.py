@@ -1,11 +1,11 @@
-"""Time a training step, and training as a whole against its steps alone.
+"""Time a training step, and an epoch against its steps without data loading.
 
     python -m benchmarks.step
     python -m benchmarks.step --variant large --batch-size 64
 
 mobilenet   forward, backward and AdamW step of the paper's network on a batch in memory, against
             torchvision's of the same shape: 1 channel, 3755 classes, 64 px, dropout 0.2
-train.py    its network, loss, averaging and clipping on a batch in memory, against the same with
+train.py    its network, loss, EMA and gradient clipping on a batch in memory, against the same with
             fetching and augmentation, as in an epoch
 """
 
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--variant", choices=("small", "large"), default="small")
     options.add_argument("--batch-size", type=timing.at_least_one, default=128)
     options.add_argument(
-        "--rounds", type=timing.at_least_one, default=15, help="of each (default: 15)"
+        "--rounds", type=timing.at_least_one, default=15, help="rounds per candidate (default: 15)"
     )
     given = options.parse_args(argv)
     timing.report(measure(given.variant, given.batch_size, given.rounds), given.json)

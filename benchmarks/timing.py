@@ -1,9 +1,9 @@
-"""Shared by the benchmarks: alternating runs, medians, rows of figures, and test data.
+"""Shared by the benchmarks: alternating runs, medians, rows of results, and test data.
 
     from benchmarks.timing import Row, alternate, rate, ratio, report, start
 
-Contestants run alternately, round by round, so that other load on the machine hits all of them; a
-ratio is the median over the rounds of the ratio within a round.
+Candidates run alternately, round by round, so that other load on the machine affects all of them.
+A ratio is the median over the rounds of the ratio within a round.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def start(main: Callable[[], int]) -> NoReturn:
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser with the first line of a docstring and the option --json."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
-    made.add_argument("--json", action="store_true", help="print the figures as JSON")
+    made.add_argument("--json", action="store_true", help="print the results as JSON")
     return made
 
 

@@ -3,7 +3,7 @@
     python -m docs.samples
 
 Each file is named by the code point of its character: U+6C38.png is 永. Scan, photo, light on dark,
-page, transparent layer, mouse: all are read through the same preprocessing.
+page, transparent layer, mouse: all pass through the same preprocessing.
 """
 
 import sys

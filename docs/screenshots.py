@@ -4,7 +4,7 @@
     python -m docs.screenshots demo.png --checkpoint runs/train/best.pt
 
 They show synthetic handwriting: a character of the stroke data drawn on the page, and a test on
-writers made for it. Needs Chromium, requirements-dev.txt and requirements-optional.txt.
+writers synthesized for it. Needs Chromium, requirements-dev.txt and requirements-optional.txt.
 docs/synthetic.png is made by python synthesize_gnt.py --sheet docs/synthetic.png --writers 8.
 """
 
@@ -87,11 +87,11 @@ def write(name: str, picture: np.ndarray) -> None:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Make the pictures; return the exit status."""
-    parser = argparse.ArgumentParser(description="Make the pictures of the README.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="demo.png, report.png, or both")
+    parser = argparse.ArgumentParser(description="Make the screenshots of the README.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="demo.png, report.png or both")
     parser.add_argument(
         "--checkpoint", type=Path, default=ROOT / "checkpoints" / "small80.pt", metavar="FILE",
-        help="checkpoint that reads (default: the shipped weights)",
+        help="checkpoint to use (default: the shipped weights)",
     )  # fmt: skip
     given = parser.parse_args(argv)
     names = given.names or ["demo.png", "report.png"]

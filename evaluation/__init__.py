@@ -1,1 +1,1 @@
-"""Evaluation of a network on labelled samples: scores, figures, mistakes, the report."""
+"""Evaluation of a network on labelled samples: predictions, metrics, mistakes, the report."""

@@ -1,6 +1,6 @@
-"""Figures of an evaluation: by writer, by class, by pair, by confidence; two networks compared.
+"""Metrics of an evaluation: by writer, class, confused pair and confidence; tests of significance.
 
-Pure functions of `evaluation.score.Result`; test.py prints them, report.py draws them.
+Pure functions of `evaluation.score.Result`; test.py prints their results, report.py plots them.
 """
 
 import math

@@ -1,9 +1,10 @@
-"""A test as one self-contained HTML page: figures, plots, confusions, mistakes.
+"""The report of a test, a self-contained HTML page: metrics, plots, confusions, mistakes.
 
     python test.py --report report/        # writes report/report.html
 
-The page (template: report.html) needs no network and no other file: plots (SVG by matplotlib) and
-images are data URIs. Characters are shown as text and as images, as fonts may be missing.
+The page (template: report.html) needs no network access and no other file: plots (SVG by
+matplotlib) and images are data URIs. Characters are shown as text and as images, because fonts may
+be missing.
 """
 
 import base64

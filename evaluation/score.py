@@ -1,4 +1,4 @@
-"""Score a network on labelled samples: in float32, each sample once, on one or many processes."""
+"""Evaluate a network on labelled samples in float32, on one or more processes."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

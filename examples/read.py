@@ -1,9 +1,9 @@
-"""Read drawings and clean scans with onnxruntime and OpenCV alone.
+"""Recognize drawings and clean scans with onnxruntime and OpenCV only.
 
     python export.py --checkpoint checkpoints/small80.pt --input picture --out network.onnx
     python examples/read.py network.onnx samples/U+6C38.png
 
-The file holds the preprocessing, the network and the classes. Photos need predict.py.
+The ONNX file contains the preprocessing, the network and the classes. Photos need predict.py.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""What is known of the CASIA-HWDB databases: record, characters, sets, archives, download."""
+"""The CASIA-HWDB databases: record format, characters, official sets, archives, download."""

@@ -1,9 +1,9 @@
-"""Find and open .gnt files: loose, in folders, in .zip, in .alz, and in an .alz in a .zip.
+"""Find and open .gnt files: single files, in folders, in .zip, in .alz, and in .alz in .zip.
 
 Members are read as streams, and no member name is used as a path. Sizes and checksums are verified:
-a stream yields all its data first and raises OSError at the end. What cannot be read is yielded as
-`Damage`; a file of another type is named in a note (str). Volumes .alz .a00 .a01 ... lie in one
-folder. Left out: encrypted archives, methods but stored and deflated, a .zip in a .zip.
+a stream yields all its data first and raises OSError at the end. An unreadable part is yielded as
+`Damage`; a file of another type is named in a note (str). Volumes .alz .a00 .a01 ... must be in one
+folder. Not supported: encrypted archives, methods other than stored and deflated, .zip in .zip.
 """
 
 import os

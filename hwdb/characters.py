@@ -1,4 +1,4 @@
-"""The characters of HWDB: level 1 of GB2312, the 171 symbols, class folders, selections."""
+"""The characters of HWDB (GB2312 level 1 and 171 symbols), class folders, class selection."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ LEVEL1 = "".join(
 
 # The 171 other classes of HWDB1.0 to 1.2 in the order of their tags. No official list was found;
 # their number, the 10 digits and the 52 letters are published. The rest follows a public class list
-# of the online sister set: all printable ASCII characters but ' and _, and 79 GB symbols. It has
+# of the related online set: all printable ASCII characters but ' and _, and 79 GB symbols. It has
 # ASCII as full-width forms; the .gnt files are assumed to tag ASCII itself.
 SYMBOLS = (
     '!"#$%&()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^`abcdefghijklmnopqrstuvwxyz{|}~'

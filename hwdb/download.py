@@ -1,8 +1,8 @@
-"""Fetch the official archives of CASIA-HWDB: `python process_gnt.py --download`.
+"""Download the official archives of CASIA-HWDB: `python process_gnt.py --download`.
 
-The addresses of hwdb/sets.py are tried in order. A transfer that breaks off is continued where it
-stopped (`NAME.part`), now or in the next run. An archive takes its name when its MD5 is the known
-one or, where none is known, when it ends as a .zip does; the converter verifies all checksums.
+The addresses of hwdb/sets.py are tried in order. An interrupted transfer (`NAME.part`) is resumed,
+now or in the next run. A finished file is renamed if its MD5 is the published one or, where none is
+published, if it ends like a .zip file; the converter verifies all checksums.
 """
 
 import hashlib

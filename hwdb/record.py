@@ -1,6 +1,6 @@
-"""The .gnt record of the CASIA handwriting databases: read it, write it, name what is in it.
+"""Read and write the .gnt records of the CASIA handwriting databases.
 
-A .gnt file has no header; it is one record after another, little-endian:
+A .gnt file has no header. It is a sequence of records, little-endian:
 
     bytes  type    meaning
     4      uint32  size of the record, always 10 + width * height
@@ -9,7 +9,7 @@ A .gnt file has no header; it is one record after another, little-endian:
     2      uint16  height
     w * h  uint8   bitmap, row by row, 255 = paper
 
-The reader never stops in silence: what cannot be read is yielded as `Damage`, and reading goes on
+The reader never stops silently: an unreadable part is yielded as `Damage`, and reading continues
 where the next record certainly begins.
 """
 

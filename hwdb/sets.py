@@ -1,4 +1,4 @@
-"""The official sets: their archives and addresses, who trains and who tests, published counts."""
+"""The official sets: archives, addresses, training and test writers, published counts."""
 
 import os
 import re

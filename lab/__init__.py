@@ -1,1 +1,1 @@
-"""How the shipped data and weights were made, and how they are examined; not needed for use."""
+"""Scripts that made and examined the shipped data and weights; not needed to use them."""

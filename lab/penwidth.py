@@ -1,10 +1,10 @@
-"""Redraw real handwriting with pens of other widths and measure top-1 against the width.
+"""Redraw real handwriting with pens of different widths and measure top-1 for each width.
 
     python -m lab.penwidth icdar13.gnt
     python -m lab.penwidth icdar13.gnt --checkpoint small80.onnx --count 200 --json
 
 Samples of a .gnt file are scaled to 200 pixels, thinned to their skeleton (Zhang and Suen 1984) and
-drawn again with a round pen of 2 to 36 pixels.
+redrawn with a round pen of 2 to 36 pixels.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = timing.parser(__doc__)
     parser.add_argument("gnt", metavar="FILE.gnt", help="real samples")
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
-    parser.add_argument("--count", type=timing.at_least_one, default=500, help="samples to read")
+    parser.add_argument(
+        "--count", type=timing.at_least_one, default=500, help="number of samples (default: 500)"
+    )
     given = parser.parse_args(argv)
     recognizer = Recognizer.from_checkpoint(given.checkpoint)
     with open(given.gnt, "rb") as stream:

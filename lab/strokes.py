@@ -3,8 +3,9 @@
     npm pack hanzi-writer-data@2.0.1
     python -m lab.strokes hanzi-writer-data-2.0.1.tgz
 
-The package holds one JSON file per character. Used are `medians` (one polyline per stroke, in
-stroke order, in a box of 1024 units with y up) and `radStrokes` (the strokes of the radical).
+The package contains one JSON file per character. This script uses `medians` (one polyline per
+stroke, in stroke order, in a box of 1024 units with y up) and `radStrokes` (the strokes of the
+radical).
 
 array      type    length       content
 characters uint16  K            code points: GB2312 level 1 in GB order
@@ -13,7 +14,7 @@ radical    uint8   packed bits  one bit per stroke: part of the radical
 points     uint8   strokes      number of points of each stroke
 steps      uint8   (2, points)  x and y of each point minus those of the previous one, modulo 256
 
-Points lie on a grid of 256, y down. Characters beyond level 1 and the outlines are left out.
+Points lie on a grid of 256, y down. Characters beyond level 1 and the outlines are omitted.
 """
 
 import argparse

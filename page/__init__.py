@@ -1,7 +1,7 @@
-"""The page for drawing: demo.py serves it, export.py --page makes a folder for a static host.
+"""The web page for drawing: demo.py serves it, export.py --page makes a copy for static hosting.
 
     npm ci --prefix page            # once: onnxruntime-web, for pages without a server
-    python export.py --checkpoint checkpoints/small80.pt --page site    # works offline, too
+    python export.py --checkpoint checkpoints/small80.pt --page site    # also works offline
 
 In network.json, `reads` is `server` (POST read) or `here` (reader.js with network.onnx).
 """

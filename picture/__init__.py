@@ -1,4 +1,4 @@
-"""From a picture to what the network sees: the one preprocessing."""
+"""Preprocessing, from a picture to the input of the network."""
 
 import sys
 from collections.abc import Mapping

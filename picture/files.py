@@ -1,4 +1,4 @@
-"""Read picture files with Pillow: sizes are checked before decoding, photos turned upright."""
+"""Read picture files with Pillow: check the size before decoding, rotate photos upright."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""From a picture to a glyph: the one preprocessing of training, evaluation and prediction.
+"""From a picture to a glyph: the same preprocessing in training, evaluation and prediction.
 
     picture (h,w), (h,w,3) or (h,w,4) -> ink (h,w) uint8, 0 = paper -> glyph (S,S) uint8, 0 = paper
 

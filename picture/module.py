@@ -1,11 +1,12 @@
 """`picture.to_glyph` for drawings and clean scans as a PyTorch module, so that it can be exported.
 
-Nothing branches on the data: brightness is decided on the histogram, and the crop is resampled by
-two matrix products whose weights follow from the bounding box of the ink. N, H and W are dynamic.
+There are no data-dependent branches: brightness is decided on the histogram, and the crop is
+resampled by two matrix products whose weights follow from the bounding box of the ink. N, H and W
+are dynamic.
 
 Clean scans are treated as in picture/glyph.py, up to rounding. Of all other pictures, the polarity
-and the contrast are corrected for the whole picture at once. Left out: uneven light, texture of the
-paper, lines and neighbouring characters. This file needs torch, the rest of picture/ does not.
+and the contrast are corrected for the whole picture at once. Not handled: uneven light, paper
+texture, lines and neighbouring characters. This file needs torch, the rest of picture/ does not.
 """
 
 import torch

@@ -1,9 +1,9 @@
-"""What of a picture's ink may be the character: a few simple proposals, one of which is read.
+"""Proposals of which ink in a picture belongs to the character.
 
 The first proposal keeps all ink. Each other one leaves something out: a frame at the border, ink of
 another colour, pale or thin ink, long lines, components that reach the border, specks, what lies
-off the middle. Nothing here decides: the network reads all of them, and the recognizer takes the
-one that looks most like a character. A clean scan has one proposal.
+off the middle. The network reads all proposals, and the recognizer chooses the one that looks most
+like a character. A clean scan has one proposal.
 """
 
 from __future__ import annotations

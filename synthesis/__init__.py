@@ -1,1 +1,1 @@
-"""Handwriting made on the spot: writers, templates, stroke data, endless streams."""
+"""Synthetic handwriting: writers, templates, stroke data, endless streams."""

@@ -4,8 +4,8 @@
     stroke_template("说", straight=True)    # in straight lines
     stroke_template("a", variant=1)         # the second way to write a symbol
 
-The strokes are in strokes/, see its README.md. Templates of real pen trajectories are made in
-trajectories.py, those of font files in fonts.py.
+The stroke data is in strokes/, see its README.md. trajectories.py makes templates of real pen
+trajectories, fonts.py makes those of font files.
 """
 
 import functools

@@ -3,15 +3,15 @@
     files = find_hands("hands")                # the folder of --hands
     hand_template(files[0], "永", rng)         # as the first of its writers wrote it
 
-A folder holds one file per writer, `<name>.jsonl.gz`: gzipped UTF-8 text with one JSON object a
-line, each of them one written character. A character may occur more than once.
+A folder holds one file per writer, `<name>.jsonl.gz`: gzipped UTF-8 text with one JSON object per
+line, one for each written character. A character may occur more than once.
 
 field      content
 character  one character, "啊"
 strokes    one list per stroke, of points [x, y] in the order of writing; y points down, any unit
 
-Other fields are ignored. All are scaled alike, so that the median of the characters' longer sides
-becomes TYPICAL em.
+Other fields are ignored. All characters are scaled by the same factor, so that the median of their
+longer sides becomes TYPICAL em.
 """
 
 import functools

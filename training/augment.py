@@ -1,7 +1,7 @@
 """Augmentation of whole batches (B,1,S,S) float in 0...1 on their device.
 
-A config says how strongly; 0 turns a part off. Random numbers come from a generator on the CPU, so
-that every device draws the same ones.
+The config sets the strength of each part; 0 turns it off. Random numbers are drawn on the CPU, so
+they are the same for every device.
 """
 
 from functools import lru_cache

@@ -1,14 +1,14 @@
-"""Distillation: a larger network (the teacher), and the loss of what the student learns from it.
+"""Knowledge distillation: the teacher network and the loss of the student.
 
 The teacher predicts every augmented view that the student trains on, so nothing is stored (Beyer et
 al. 2022, "Knowledge Distillation: A Good Teacher Is Patient and Consistent"). It sees the view
-before strokes, resolution and surroundings are degraded. The student learns its probabilities
+before strokes, resolution and surroundings are degraded. The student learns the probabilities
 (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network") and, with --logit-weight, its
 logits (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?").
 
 A teacher is a checkpoint of this repository or an ONNX file. ONNX files are converted to PyTorch if
 the optional package onnx2torch can do it, to run on GPUs; otherwise ONNX Runtime runs them on the
-CPU. The metadata of an ONNX file may give `classes` (JSON), by default those of level 1.
+CPU. The metadata of an ONNX file may contain `classes` (JSON); the default is level 1.
 """
 
 import json

@@ -44,7 +44,7 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     channels = picture.shape[2] if picture.ndim == 3 else 1
     if picture.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or picture.size == 0:
         raise ValueError(f"picture of shape {picture.shape}, expected (h,w), (h,w,3) or (h,w,4)")
-    if picture.dtype == np.uint16:
+    if picture.dtype.type is np.uint16:  # in either byte order
         picture = (picture >> 8).astype(np.uint8)
     elif picture.dtype == bool or np.issubdtype(picture.dtype, np.floating):
         values = np.nan_to_num(picture.astype(np.float32), nan=0, posinf=0, neginf=0)

@@ -21,14 +21,21 @@ from jobs.command import progress
 
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 3  # in a row that bring no byte
+OPENER = urllib.request.OpenerDirector()  # not urlopen, which follows redirects to FTP
+for kind in ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect"):
+    OPENER.add_handler(getattr(urllib.request, f"{kind}Handler")())
+OPENER.add_handler(urllib.request.HTTPErrorProcessor())
 
 
 def download_set(name: str, folder: Path, mirror: str | None = None) -> list[Path]:
     """Fetch all archives of a set into a folder and return their paths.
 
     Editions are tried in turn, all from the mirror if one is given. If no edition can be fetched,
-    print the answer of every address and raise OSError.
+    print the answer of every address and raise OSError. Raises ValueError for a mirror that is not
+    an HTTP or HTTPS address.
     """
+    if mirror and not mirror.lower().startswith(("http://", "https://")):
+        raise ValueError(f"--mirror {mirror}: expected an address with http:// or https://")
     size = " (2.3 GB)" if name == "1.1" else ""
     print(f"downloading HWDB {name}{size} into {folder}; run again to continue", file=sys.stderr)
     answers: list[str] = []
@@ -100,7 +107,7 @@ def _continue(url: str, part: Path, have: int) -> bool:
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = OPENER.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing after byte `have`: another file
             raise

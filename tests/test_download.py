@@ -153,3 +153,12 @@ def test_a_transfer_that_brings_nothing_is_given_up(tmp_path, site, capsys):
     with pytest.raises(OSError, match="could not be downloaded"):
         fetch(site, tmp_path)
     assert len(site.requests) == 4  # a refusal is final
+
+
+def test_neither_files_nor_ftp_are_fetched(tmp_path, site, capsys):
+    done = call_script("process_gnt.py", "--mirror", tmp_path.as_uri(), "--out", tmp_path / "out")
+    assert done.returncode == 2 and "expected an address with http://" in done.stderr
+    site.answers[:] = [(302, {"Location": "ftp://127.0.0.1:9/a.zip"}, b"")] * 3
+    with pytest.raises(OSError, match="could not be downloaded"):
+        fetch(site, tmp_path)
+    assert "unknown url type: ftp" in capsys.readouterr().err

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from config import ARCHITECTURE
+
 # metrics["reject"] and its ranges, see recognizer.character_score
 REJECT = {"scale": (0, 1e9), "offset": (-1e9, 1e9), "threshold": (0, 1)}
 KEPT = 0.985  # share of the characters above the fitted threshold
@@ -31,7 +33,11 @@ def average(loaded: dict, other: Mapping, share: float) -> None:
     """
     if not 0 < share < 1:
         raise ValueError(f"--average: the share is {share}, expected above 0, below 1")
-    weights, _ = convert(other, loaded["model"], loaded["classes"], "--average")
+    for key in ("size", *ARCHITECTURE):
+        mine, others = loaded["config"][key], other["config"][key]
+        if mine != others and key != "dropout":
+            raise ValueError(f"--average: the networks differ in {key}: {mine} and {others}")
+    weights, _ = convert(other, loaded["model"], loaded["classes"])
     for name, tensor in loaded["model"].items():
         if tensor.is_floating_point():
             loaded["model"][name] = tensor.lerp(weights[name], share)
@@ -65,12 +71,16 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def add_prior(loaded: dict, spec: str, amount: float) -> None:
-    """Add an amount to the logits of classes, `spec` as of --classes: a prior of exp(amount)."""
+    """Add an amount to the logits of classes, `spec` as of --classes: a prior of exp(amount).
+
+    The rejection goes: it was fitted to other logits.
+    """
     from hwdb.characters import select_classes
 
     chosen = set(select_classes(spec, "--class-prior") or loaded["classes"])
     rows = torch.tensor([label in chosen for label in loaded["classes"]])
     loaded["model"]["classifier.3.bias"] = loaded["model"]["classifier.3.bias"] + amount * rows
+    loaded["metrics"] = {k: v for k, v in loaded["metrics"].items() if k != "reject"}
 
 
 def set_rejection(loaded: dict, *numbers: float) -> None:
@@ -135,13 +145,13 @@ def transfer(model: nn.Module, classes: Sequence[str], loaded: Mapping) -> int:
     Rows of the classifier are copied for shared labels; rows of new labels stay as they are.
     Returns the number of shared labels. Raises ValueError if the networks differ in more than that.
     """
-    weights, shared = convert(loaded, model.state_dict(), classes, "--init-from")
+    weights, shared = convert(loaded, model.state_dict(), classes)
     model.load_state_dict(weights)
     return shared
 
 
 def convert(
-    loaded: Mapping, target: dict[str, Tensor], classes: Sequence[str], option: str
+    loaded: Mapping, target: dict[str, Tensor], classes: Sequence[str]
 ) -> tuple[dict[str, Tensor], int]:
     """Return a checkpoint's weights as a state dict of `target`'s shapes, and the shared labels."""
     source = dict(loaded["model"])
@@ -155,5 +165,5 @@ def convert(
     shapes, wanted = ({k: t.shape for k, t in part.items()} for part in (source, target))
     if shapes != wanted:
         mend = "give the same --variant, --width and --head as the checkpoint"
-        raise ValueError(f"{option}: the networks differ; {mend}")
+        raise ValueError(f"--init-from: the networks differ; {mend}")
     return source, len(shared)

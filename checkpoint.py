@@ -35,15 +35,13 @@ import torch
 from torch import Tensor, nn
 
 import calibration
-from config import from_dict
+from config import ARCHITECTURE, from_dict
 from jobs.command import command, printable, sentence, shorten
 from jobs.files import write_file
 from model import mobilenet_v3
 from picture import SETTINGS, changed_settings
 
 FORMAT = 1
-# The fields of config that determine the network; the others do not change its shape.
-ARCHITECTURE = ("variant", "width", "stem_stride", "last_stride", "head", "dropout")
 FLOATS = torch.float16, torch.bfloat16, torch.float32
 SCHEMA = {"format": int, "model": dict, "config": dict, "classes": (str, list), "metrics": dict,
           "epoch": int}  # fmt: skip

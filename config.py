@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 # The shipped weights.
 DEFAULT_CHECKPOINT = os.path.join(os.path.dirname(__file__), "checkpoints", "small80.pt")
+# The fields that determine the network; the others do not change its shape.
+ARCHITECTURE = ("variant", "width", "stem_stride", "last_stride", "head", "dropout")
 
 
 class Check(NamedTuple):

@@ -215,8 +215,9 @@ def logits_of(path: Path, x: torch.Tensor) -> torch.Tensor:
     ("options", "change", "metrics"),
     [
         (["--temperature", 0.5], lambda logits: 2 * logits, {"top1": 0.5, "temperature": 0.5}),
-        (["--class-prior", "symbols", 1.5], lambda logits: logits, GOOD["metrics"]),
-        (["--class-prior", 1, -1.5], lambda logits: logits + torch.tensor([0, -1.5, 0]), None),
+        (["--class-prior", "symbols", 1.5], lambda logits: logits, {"top1": 0.5}),
+        (["--class-prior", 1, -1.5], lambda logits: logits + torch.tensor([0, -1.5, 0]),
+         {"top1": 0.5}),
         (["--temperature", 2, "--class-prior", "all", 1], lambda logits: logits / 2 + 1, None),
         (["--reject", 1, -2, 0.3], lambda logits: logits,
          {"top1": 0.5, "reject": {"scale": 1, "offset": -2, "threshold": 0.3}}),
@@ -224,7 +225,8 @@ def logits_of(path: Path, x: torch.Tensor) -> torch.Tensor:
 )  # fmt: skip
 def test_options_change_the_logits(tmp_path, options, change, metrics):
     one, new = tmp_path / "one.pt", tmp_path / "new.pt"
-    torch.save(GOOD | {"classes": "口啊十"}, one)  # 啊 is the first of level 1
+    before = {"top1": 0.5, "reject": {"scale": 1.0, "offset": 0.0, "threshold": 0.5}}
+    torch.save(GOOD | {"classes": "口啊十", "metrics": before}, one)  # 啊 is the first of level 1
     done = call_script("checkpoint.py", one, new, *options)
     assert done.returncode == 0, done.stderr
     x = torch.rand(2, 1, 32, 32)
@@ -266,6 +268,10 @@ def test_average_lies_between_two_checkpoints(tmp_path):
         torch.testing.assert_close(new["model"][name], expected, atol=2e-3, rtol=2e-3)
     assert new["metrics"] == {}  # they were of other weights
     assert new["classes"] == list(CLASSES)
+    for key, value in (("stem_stride", 1), ("size", 48)):
+        torch.save(GOOD | {"config": GOOD["config"] | {key: value}}, paths[1])
+        done = call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25)
+        assert done.returncode == 2 and f"differ in {key}: {GOOD['config'][key]}" in done.stderr
 
 
 def test_rejection_is_fitted():

@@ -51,7 +51,8 @@ YOUNG = 1000  # steps from scratch after which BatchNorm's running statistics ar
 FEW_STEPS = 2000  # of a run from scratch, below which fine-tuning is recommended
 TIMED = 50  # steps from which the duration of a run is estimated
 # Settings that a resumed run may change. Data may move: `Samples.digest` tells whether it is equal.
-FREE_ON_RESUME = {"data", "val_data", "epochs", "workers", "device", "amp", "compile", "threads"}
+FREE_ON_RESUME = {"data", "val_data", "unlabelled", "outliers", "teacher", "epochs", "workers",
+                  "device", "amp", "compile", "threads"}  # fmt: skip
 
 
 def train_one_epoch(

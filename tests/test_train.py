@@ -212,13 +212,15 @@ def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):
 
 
 def test_a_resumed_run_has_the_same_data_wherever_they_lie(tmp_path, capsys):
-    for name in ("train", "validation"):
-        write_tree(tmp_path / "a" / name, range(1001, 1005), "一十" if name == "train" else "一")
+    for name in ("train", "validation", "none"):
+        texts = {"train": "一十", "validation": "一", "none": "口"}
+        write_tree(tmp_path / "a" / name, range(1001, 1005), texts[name])
     given = ["--val-data", tmp_path / "a" / "validation", "--epochs", 1]
+    given += ["--outliers", tmp_path / "a" / "none"]
     train(tmp_path / "a", tmp_path / "run", *given)
     (tmp_path / "a").rename(tmp_path / "b")
     resume = ["--resume", "--out", tmp_path / "run", "--epochs", 2, "--val-data"]
-    resume += [tmp_path / "b" / "validation", "--data"]
+    resume += [tmp_path / "b" / "validation", "--outliers", tmp_path / "b" / "none", "--data"]
     write_tree(tmp_path / "other", range(1005, 1007), "一十")
     for other in ([tmp_path / "other"], [f"{tmp_path / 'b' / 'train'}@2"]):
         assert main(list(map(str, resume + other))) == 2

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -187,6 +188,13 @@ def check_distinct(packs: list[Pack]) -> None:
 
 
 def split_repeat(source: str) -> tuple[str, int]:
-    """Split ``DIR@3`` into folder and repetitions."""
-    folder, at, count = source.rpartition("@")
-    return (folder, int(count)) if at and count.isdigit() else (source, 1)
+    """Split ``DIR@3``, unless there is a file or folder of that name, into folder and repetitions.
+
+    Raises ValueError for 0 repetitions.
+    """
+    folder, _, count = source.rpartition("@")
+    if not (folder and count.isdecimal()) or Path(source).exists():
+        return source, 1
+    if not int(count):
+        raise ValueError(f"{source}: expected 1 repetition or more; to leave it out, omit it")
+    return folder, int(count)

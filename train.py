@@ -68,7 +68,7 @@ def train_one_epoch(
     name = f"epoch {epoch + 1}/{run.config.epochs}"
     with progress(total=steps, initial=first, desc=name, unit=" steps", leave=False) as bar:
         for _ in range(first, steps):
-            if must_stop(run, state, stop):
+            if agree(run, state, stop.is_set()):
                 return False
             train_step(run, state, network, next(views))
             state.seconds = time.monotonic() - began
@@ -76,7 +76,7 @@ def train_one_epoch(
             if state.step % 50 == 0 or run.device.type == "cpu":
                 check_finite(run, state)
             tell_duration(run, state)
-            if time.monotonic() - saved > 60 * SAVE_MINUTES:
+            if agree(run, state, time.monotonic() - saved > 60 * SAVE_MINUTES):
                 state.save(run)
                 saved = time.monotonic()
     check_finite(run, state)
@@ -224,8 +224,9 @@ class State:
         self.timed = (0, 0.0)  # the first step since the start, and when it ended
 
     def save(self, run: Run, name: str = "last.pt") -> None:
-        """Write a checkpoint from the first process: last.pt to resume, another name to share."""
+        """Write a checkpoint: last.pt to resume, another name to share; all processes take part."""
         check_finite(run, self)
+        totals = summed(run, self.totals)
         if not run.processes.main:
             return
         resume = {
@@ -235,7 +236,7 @@ class State:
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
-            "totals": self.totals.cpu(),
+            "totals": totals.cpu(),
             "samples": run.samples.digest,
         }
         path, epoch = Path(run.config.out) / name, self.step // run.steps_per_epoch
@@ -256,7 +257,7 @@ class State:
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.best = int(state["step"]), float(state["best"])
             self.seconds = float(state["seconds"])
-            self.totals.copy_(state["totals"])
+            self.totals.copy_(state["totals"] * run.processes.main)  # they are of all processes
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             what = f"{run.last_checkpoint}: its training state is damaged ({sentence(error):.120})"
             raise ValueError(f"{what}; start from its weights with --init-from") from None
@@ -318,10 +319,7 @@ def finish_epoch(run: Run, state: State, epoch: int, result: Result, log: Log | 
 
     In this order: a run that is killed in between repeats the epoch and its line.
     """
-    totals = state.totals.clone()
-    if run.processes.world > 1:
-        torch.distributed.all_reduce(totals)
-    loss, samples = totals.tolist()
+    loss, samples = summed(run, state.totals).tolist()
     row = {
         "epoch": epoch + 1,
         "loss": loss / max(1.0, samples),
@@ -373,15 +371,21 @@ def tell_duration(run: Run, state: State) -> None:
         run.notice(f"{each:.2g} s per step: {duration}")
 
 
-def must_stop(run: Run, state: State, stop: threading.Event) -> bool:
-    """Return whether a stop was requested; processes agree on it at every tenth step."""
+def agree(run: Run, state: State, wish: bool) -> bool:
+    """Return whether a process wishes to stop or save; all agree on it at every tenth step."""
     if run.processes.world == 1:
-        return stop.is_set()
+        return wish
     if state.step % 10:
         return False
-    requests = torch.tensor(float(stop.is_set()), device=run.device)
-    torch.distributed.all_reduce(requests)
-    return bool(requests)
+    return bool(summed(run, torch.tensor(float(wish), device=run.device)))
+
+
+def summed(run: Run, values: Tensor) -> Tensor:
+    """Return the sum of values over all processes."""
+    total = values.clone()
+    if run.processes.world > 1:
+        torch.distributed.all_reduce(total)
+    return total
 
 
 def check_finite(run: Run, state: State) -> None:

@@ -212,12 +212,10 @@ def test_resume_keeps_settings_but_those_that_are_free(data, tmp_path, capsys):
 
 
 def test_a_resumed_run_has_the_same_data_wherever_they_lie(tmp_path, capsys):
-    for name in ("train", "validation", "none"):
-        texts = {"train": "一十", "validation": "一", "none": "口"}
-        write_tree(tmp_path / "a" / name, range(1001, 1005), texts[name])
-    given = ["--val-data", tmp_path / "a" / "validation", "--epochs", 1]
-    given += ["--outliers", tmp_path / "a" / "none"]
-    train(tmp_path / "a", tmp_path / "run", *given)
+    for name, text in (("train", "一十"), ("validation", "一"), ("none", "口")):
+        write_tree(tmp_path / "a" / name, range(1001, 1005), text)
+    given = ["--val-data", tmp_path / "a" / "validation", "--outliers", tmp_path / "a" / "none"]
+    train(tmp_path / "a", tmp_path / "run", *given, "--epochs", 1)
     (tmp_path / "a").rename(tmp_path / "b")
     resume = ["--resume", "--out", tmp_path / "run", "--epochs", 2, "--val-data"]
     resume += [tmp_path / "b" / "validation", "--outliers", tmp_path / "b" / "none", "--data"]
@@ -401,7 +399,9 @@ class SampleNorm(torch.nn.BatchNorm2d):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_two_nodes_equal_one_process_and_have_the_same_weights(data, tmp_path, monkeypatch):
+def test_two_nodes_equal_one_process_also_resumed_and_have_the_same_weights(
+    data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch.nn, "BatchNorm2d", SampleNorm)
     # Where gradients are almost zero, AdamW would make whole steps of rounding errors.
     monkeypatch.setattr(torch.optim, "AdamW", functools.partial(torch.optim.AdamW, eps=0.01))
@@ -409,20 +409,24 @@ def test_two_nodes_equal_one_process_and_have_the_same_weights(data, tmp_path, m
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def train_and_keep(out, rank, world):
+    def train_and_keep(out, rank, world, status, *given):
         if world > 1:  # as torchrun does
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0",
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
         kept, loop = [], script.train
         monkeypatch.setattr(script, "train", lambda *given: kept.append(given[1]) or loop(*given))
-        train(data, out, *PLAIN, "--epochs", 2, "--lr", 0.01)
+        monkeypatch.setattr(script, "tell_duration", lambda run, state:
+                            state.step == 10 and os.kill(os.getpid(), signal.SIGINT))  # fmt: skip
+        assert main([*map(str, given), "--out", str(out)]) == status
         weights = kept[0].model.state_dict(), kept[0].averaged.state_dict()
         torch.save(weights, out / f"rank{rank}.pt")
 
     one, two = tmp_path / "one", tmp_path / "two"
-    assert os.waitpid(fork(train_and_keep, one, 0, 1), 0)[1] == 0
-    nodes = [fork(train_and_keep, two, rank, 2) for rank in (0, 1)]
-    assert [os.waitpid(node, 0)[1] for node in nodes] == [0, 0]
+    given = ["--data", data / "train", *SMALL, *PLAIN, "--epochs", 2, "--lr", 0.01]
+    for part in ((130, *given), (0, "--resume")):
+        assert os.waitpid(fork(train_and_keep, one, 0, 1, *part), 0)[1] == 0
+        nodes = [fork(train_and_keep, two, rank, 2, *part) for rank in (0, 1)]
+        assert [os.waitpid(node, 0)[1] for node in nodes] == [0, 0]
     (raw, averaged), (other, others) = (torch.load(two / f"rank{rank}.pt") for rank in (0, 1))
     assert same(raw, other) and same(averaged, others)
     for mine, theirs in zip(rows(one), rows(two), strict=True):

@@ -122,15 +122,19 @@ def test_a_blank_picture_is_an_error(visit, tmp_path):
 
 
 @needs_page
-def test_doubts(doubting, tmp_path):
+def test_doubts_and_leaves_the_caches_of_other_pages(doubting, tmp_path):
     done = call_script("export.py", "--checkpoint", doubting, "--page", tmp_path / "site")
     assert done.returncode == 0, done.stderr
     with serve(tmp_path / "site") as server, chromium.launch() as browser:
         page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/page.css")
+        page.evaluate("caches.open('another page').then(() => 0)")
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         chromium.wait(page, "network !== null && readHere !== null", 60)
         write(page, "大")
         assert page.locator("#status").text_content().startswith("Hardly a character. Read in ")
+        chromium.wait(page, "navigator.serviceWorker.controller !== null", 60)
+        assert page.evaluate("caches.has('another page')")
 
 
 def test_a_missing_runtime_is_named(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ against overload: do not expose the page to the Internet (SECURITY.md).
 import argparse
 import base64
 import json
+import os
 import re
 import socket
 import sys
@@ -53,12 +54,17 @@ class Server(ThreadingHTTPServer):
     """Serves the page and reads pictures with one network."""
 
     daemon_threads = True
+    allow_reuse_address = os.name != "nt"  # there two servers could share a port
 
     def __init__(self, host: str, port: int, recognizer: Recognizer) -> None:
         self.recognizer, self.reading = recognizer, threading.Lock()
-        self.names = {"localhost", socket.gethostname().lower(), host.lower()}
+        name = socket.gethostname().lower()
+        self.names = {"localhost", name, f"{name}.local", host.lower()}
         super().__init__((host, port), Handler)
-        self.url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.server_port}/"
+        if host == "0.0.0.0":  # the address in the network; connecting by UDP sends nothing
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                host = "127.0.0.1" if udp.connect_ex(("192.0.2.1", 9)) else udp.getsockname()[0]
+        self.url = f"http://{host}:{self.server_port}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print an error in one line; nothing if the client has gone."""

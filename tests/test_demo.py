@@ -154,7 +154,7 @@ def test_refuses_foreign_pages(port):
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
         assert ask(port, "POST", "/read", picture, Host=host)[0] == 403
         assert ask(port, "GET", "/network.json", Host=host)[0] == 403
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST"):
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"{socket.gethostname()}.local"):
         assert ask(port, "POST", "/read", picture, Host=host)[0] == 200
     mine = f"http://127.0.0.1:{port}"
     for origin, status in ((mine, 200), ("http://evil.example", 403), ("null", 403)):

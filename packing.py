@@ -216,8 +216,13 @@ def counted(number: int, noun: str) -> str:
 def pack_folder(source: str | Path, size: int) -> Path:
     """Return the folder of a source's pack: beside it, or in data/packs if that is read-only."""
     source = Path(source).resolve()
-    if os.access(source.parent, os.W_OK):
-        return source.parent / f"{source.name}.pack{size}"
+    beside = source.parent / f"{source.name}.pack{size}"
+    with contextlib.suppress(OSError):
+        if os.access(source.parent, os.W_OK):
+            if not beside.exists():  # os.access says yes to all folders of Windows
+                beside.mkdir()
+                beside.rmdir()
+            return beside
     digest = hashlib.sha256(str(source).encode(errors="surrogateescape")).hexdigest()[:8]
     return CACHE / f"{source.name}-{digest}.pack{size}"
 

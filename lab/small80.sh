@@ -60,7 +60,7 @@ train() {
     python train.py "$@" --teacher "$teacher" --teacher-scale 200 --teacher-margin 0 --logit-weight 10 \
         --dropout 0 --label-smoothing 0.05 --weight-decay 0.02 --shift 0.03 --coarse 0.1 \
         --rotation 8 --shear 0.15 --scale 0.12 --elastic 1.5 --leftovers 0.15 \
-        --val-data "$work/validation" --epochs 1 --out "$work/$name" "${resume[@]}"
+        --val-data "$work/validation" --epochs 1 --out "$work/$name" ${resume[@]+"${resume[@]}"}
 }
 train third --init-from "$work/raw.pt" --lr 0.0005 --seed 21 \
     --data "$work/hands" "$work/printed" "$work/few" "$work/symbols" "$digits" \

@@ -33,10 +33,9 @@ def average(loaded: dict, other: Mapping, share: float) -> None:
     """
     if not 0 < share < 1:
         raise ValueError(f"--average: the share is {share}, expected above 0, below 1")
-    for key in ("size", *ARCHITECTURE):
-        mine, others = loaded["config"][key], other["config"][key]
-        if mine != others and key != "dropout":
-            raise ValueError(f"--average: the networks differ in {key}: {mine} and {others}")
+    differing = [k for k in ("size", *ARCHITECTURE) if loaded["config"][k] != other["config"][k]]
+    if differing not in ([], ["dropout"]):
+        raise ValueError(f"--average: the networks differ in {', '.join(differing)}")
     weights, _ = convert(other, loaded["model"], loaded["classes"])
     for name, tensor in loaded["model"].items():
         if tensor.is_floating_point():
@@ -71,10 +70,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def add_prior(loaded: dict, spec: str, amount: float) -> None:
-    """Add an amount to the logits of classes, `spec` as of --classes: a prior of exp(amount).
-
-    The rejection goes: it was fitted to other logits.
-    """
+    """Add an amount to the logits of classes, `spec` as of --classes: a prior of exp(amount)."""
     from hwdb.characters import select_classes
 
     chosen = set(select_classes(spec, "--class-prior") or loaded["classes"])

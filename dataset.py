@@ -179,14 +179,11 @@ def classes_of(packs: Sequence[Pack]) -> list[str]:
 
 
 def tells_writers(pack: Pack) -> bool:
-    """Return whether the names of a pack's files begin with writers: not with classes (木_1.png).
-
-    A pack of several classes has no writers if each has samples of a single class.
-    """
-    known = pack.writer_ids >= 0
-    ids, count = pack.writer_ids[known].astype(np.int64), len(pack.classes)
-    pairs = np.unique(ids * count + pack.labels[known])
-    return count == 1 or len(np.unique(ids)) < len(pairs)
+    """Return whether a writer has several classes; not so if files are named by class: 木_1.png."""
+    label = np.zeros(1 + len(pack.writers), int)
+    label[pack.writer_ids] = pack.labels  # one of each writer's
+    several = label[pack.writer_ids] != pack.labels
+    return len(pack.classes) == 1 or bool(several[pack.writer_ids >= 0].any())
 
 
 def hold_out(

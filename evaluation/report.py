@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 
 from evaluation import analysis
-from evaluation.mistakes import Mistakes
-from hwdb.characters import folder_name
+from evaluation.mistakes import Mistakes, code_point
 from jobs.command import needs, printable
 from jobs.files import write_file
 
@@ -63,7 +62,7 @@ def typical(mistakes: Mistakes, label: int) -> str:
 
 def han(text: str) -> str:
     """Return a label as text, with its code point to hover over."""
-    code = f' title="{folder_name(text)}"' if len(text) == 1 else ""
+    code = f' title="{code_point(text)}"' if len(text) == 1 else ""
     return f'<span class="han" lang="zh-Hans"{code}>{escape(text)}</span>'
 
 

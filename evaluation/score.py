@@ -93,9 +93,7 @@ def read(
     device: torch.device | str,
     batch_size: int = 256,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor, np.ndarray]]:
-    """Yield batch by batch indices (B,), labels (B,), logits (B,K) float32 of all classes, and
-    which proposal was read (B,) int64.
-    """
+    """Yield indices, labels (B,), logits (B,K) float32 of all classes, and proposals read (B,)."""
     reads = isinstance(network, Recognizer)
     logits_of = network.network.logits if reads else network
     for start in range(0, len(indices), batch_size):

@@ -31,8 +31,7 @@ def download_set(name: str, folder: Path, mirror: str | None = None) -> list[Pat
     """Fetch all archives of a set into a folder and return their paths.
 
     Editions are tried in turn, all from the mirror if one is given. If no edition can be fetched,
-    print the answer of every address and raise OSError. Raises ValueError for a mirror that is not
-    an HTTP or HTTPS address.
+    print the answer of every address and raise OSError; ValueError if a mirror is not HTTP(S).
     """
     if mirror and not mirror.lower().startswith(("http://", "https://")):
         raise ValueError(f"--mirror {mirror}: expected an address with http:// or https://")

@@ -7,13 +7,7 @@ from jobs.command import load_opencv
 
 cv2 = load_opencv()  # scripts import it from here, before anything else that needs it
 # ruff: noqa: E402, F401
-from picture.files import (
-    PICTURE_SUFFIXES,
-    decode_picture,
-    find_pictures,
-    from_pillow,
-    read_picture,
-)
+from picture.files import PICTURE_SUFFIXES, decode_picture, find_pictures, from_pillow, read_picture
 from picture.glyph import fit, is_clean, to_glyph, to_grey
 from picture.proposals import Proposals, find_proposals
 

@@ -21,10 +21,7 @@ MAX_SCANS = 99
 
 
 def find_pictures(folder: str | Path) -> tuple[list[Path], list[Path]]:
-    """Return the pictures and the other files below a folder, in order, without hidden ones.
-
-    Raises ValueError if there are no pictures.
-    """
+    """Return pictures and other files below a folder, no hidden ones; ValueError if no pictures."""
     from jobs.files import is_hidden  # takes a while
 
     files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]

@@ -216,8 +216,7 @@ def logits_of(path: Path, x: torch.Tensor) -> torch.Tensor:
     [
         (["--temperature", 0.5], lambda logits: 2 * logits, {"top1": 0.5, "temperature": 0.5}),
         (["--class-prior", "symbols", 1.5], lambda logits: logits, {"top1": 0.5}),
-        (["--class-prior", 1, -1.5], lambda logits: logits + torch.tensor([0, -1.5, 0]),
-         {"top1": 0.5}),
+        (["--class-prior", 1, -1.5], lambda logits: logits + torch.tensor([0, -1.5, 0]), None),
         (["--temperature", 2, "--class-prior", "all", 1], lambda logits: logits / 2 + 1, None),
         (["--reject", 1, -2, 0.3], lambda logits: logits,
          {"top1": 0.5, "reject": {"scale": 1, "offset": -2, "threshold": 0.3}}),
@@ -268,10 +267,9 @@ def test_average_lies_between_two_checkpoints(tmp_path):
         torch.testing.assert_close(new["model"][name], expected, atol=2e-3, rtol=2e-3)
     assert new["metrics"] == {}  # they were of other weights
     assert new["classes"] == list(CLASSES)
-    for key, value in (("stem_stride", 1), ("size", 48)):
-        torch.save(GOOD | {"config": GOOD["config"] | {key: value}}, paths[1])
-        done = call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25)
-        assert done.returncode == 2 and f"differ in {key}: {GOOD['config'][key]}" in done.stderr
+    torch.save(GOOD | {"config": GOOD["config"] | {"stem_stride": 1, "size": 48}}, paths[1])
+    done = call_script("checkpoint.py", paths[0], paths[2], "--average", paths[1], 0.25)
+    assert done.returncode == 2 and "the networks differ in size, stem_stride" in done.stderr
 
 
 def test_rejection_is_fitted():

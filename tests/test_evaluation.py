@@ -30,8 +30,7 @@ def result_of(rows: list[tuple[int, list[int], float]]) -> Result:
     probability[:, 0] = [row[2] for row in rows]
     labels = np.array([row[0] for row in rows])
     zeros = np.zeros(len(rows), np.float32)
-    first = zeros.astype(int)
-    return Result(top, probability, labels, zeros, zeros, first, np.arange(len(rows)))
+    return Result(top, probability, labels, zeros, zeros, zeros.astype(int), np.arange(len(rows)))
 
 
 RESULT = result_of(
@@ -107,9 +106,8 @@ def test_reads_as_in_prediction(trained, tmp_path):
         expected = [reading.probability for reading in readings]
         np.testing.assert_allclose(result.probability[row], expected, atol=1e-4)
         assert result.energies[row] == pytest.approx(readings.energy, rel=1e-4)
-        read = recognizer.find(files[row]).glyphs[readings.proposal]
         shown = Mistakes(result, dataset, recognizer.classes).sample(row)
-        assert np.array_equal(shown, read)
+        assert np.array_equal(shown, recognizer.find(files[row]).glyphs[readings.proposal])
     assert result.proposals.max() > 0
 
 

@@ -138,6 +138,7 @@ def pgm(highest: int) -> bytes:
 
 
 GREY = Image.fromarray(INK)
+BIG_ENDIAN = Image.frombytes("I;16B", GREY.size, (INK.astype(">u2") * 257).tobytes())
 FILES = {
     "BMP, fourth byte 0": bmp(0),
     "BMP, fourth byte 7": bmp(7),
@@ -146,9 +147,7 @@ FILES = {
     "BigTIFF": saved(GREY, "TIFF", big_tiff=True),
     "TIFF, 32-bit float": saved(Image.fromarray((INK / 255).astype(np.float32)), "TIFF"),
     "PNG, 16 bit": saved(Image.fromarray(INK.astype(np.uint16) * 257), "PNG"),
-    "TIFF, 16 bit, big-endian": saved(
-        Image.frombytes("I;16B", INK.shape[::-1], (INK.astype(">u2") * 257).tobytes()), "TIFF"
-    ),
+    "TIFF, 16 bit, big-endian": saved(BIG_ENDIAN, "TIFF"),
     "PNG, palette": saved(GREY.convert("P"), "PNG"),
     "PNG, grey and opacity": saved(GREY.convert("LA"), "PNG"),
     "GIF": saved(GREY, "GIF"),

@@ -73,8 +73,8 @@ def test_bad_pictures_get_a_sentence_each_and_the_others_are_read(weights, pictu
     (pictures / "text.png").write_text("no picture")
     missing, empty = pictures / "missing.png", pictures / "empty"
     empty.mkdir()
-    paths = empty, "-", pictures, missing
-    done = call_script("predict.py", *paths, "--checkpoint", weights, "--json")
+    given = [empty, "-", pictures, missing, "--checkpoint", weights, "--json"]
+    done = call_script("predict.py", *given)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     elements = json.loads(done.stdout)
     bad = [e for e in elements if "error" in e]

@@ -1,7 +1,6 @@
 """What a run trains and validates on."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +53,7 @@ def test_a_source_is_repeated_as_often_as_given(trees):
 def test_repetitions_are_a_number_behind_the_last_at(source, folder, times, tmp_path, monkeypatch):
     assert split_repeat(source) == (folder, times)
     monkeypatch.chdir(tmp_path)
-    Path(source).mkdir(parents=True)
+    (tmp_path / source).mkdir(parents=True)
     assert split_repeat(source) == (source, 1)
     with pytest.raises(ValueError, match="other@0: expected 1 repetition or more"):
         split_repeat("other@0")

@@ -188,10 +188,7 @@ def check_distinct(packs: list[Pack]) -> None:
 
 
 def split_repeat(source: str) -> tuple[str, int]:
-    """Split ``DIR@3``, unless there is a file or folder of that name, into folder and repetitions.
-
-    Raises ValueError for 0 repetitions.
-    """
+    """Split ``DIR@3`` into folder and repetitions if no file is named so; ValueError for DIR@0."""
     folder, _, count = source.rpartition("@")
     if not (folder and count.isdecimal()) or Path(source).exists():
         return source, 1

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from hwdb.characters import class_order
 from jobs.command import shorten
 from packing import Pack, counted, open_pack
+from picture import Proposals
 
 NO_LABEL = -100  # ignored by torch.nn.functional.cross_entropy
 
@@ -146,12 +147,10 @@ class CharacterDataset(Dataset):
         """Yield the batches of index arrays; see `fetch`."""
         yield from map(self.fetch, chosen)
 
-    def proposals(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return all proposals (M,S,S) uint8 of B samples in order, and their counts (B,) int64."""
+    def proposals(self, indices: np.ndarray) -> list[Proposals]:
+        """Return the proposals of samples."""
         places = zip(self.sources[indices].tolist(), self.rows[indices].tolist(), strict=True)
-        parts = [self.packs[number].proposals(row) for number, row in places]
-        counts = torch.tensor([len(part) for part in parts])
-        return torch.from_numpy(np.concatenate(parts)), counts
+        return [self.packs[number].proposals(row) for number, row in places]
 
     def to(self, device: torch.device, free: int) -> None:
         """Move all first proposals to a device if they fit into half of its `free` bytes."""

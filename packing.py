@@ -9,7 +9,8 @@ beside it, ``<name>.pack<S>``:
 
     file           content
     glyphs.bin     (M,S,S) uint8, 0 = paper: all proposals of sample 0, of sample 1, ...; M >= N
-    samples.npz    counts (N,) uint8 of proposals; labels (N,), writers (N,) int32, -1 if unknown
+    samples.npz    counts (N,) uint8 of proposals, their priors (M,) float32; labels (N,), writers
+                   (N,) int32, -1 if unknown
     names.jsonl    N lines, a JSON string each: image file, or .gnt file and offset of the record
     stamps.json    sizes and times of the source's folders and files
     pack.json      fingerprint of the source, preprocessing, classes, writers, problems
@@ -42,9 +43,9 @@ from hwdb.sets import writer_of
 from jobs.command import printable, progress, shorten
 from jobs.files import checksum_of, is_hidden, only_one, read_mark, write_mark
 from jobs.pool import Workers, cores
-from picture import PICTURE_SUFFIXES, SETTINGS, cv2, find_proposals, read_picture
+from picture import PICTURE_SUFFIXES, SETTINGS, Proposals, cv2, find_proposals, read_picture
 
-PACK_VERSION = 10  # of the format
+PACK_VERSION = 11  # of the format
 TASK = 256  # images per task of a worker
 STAMPS = 100_000  # files at most whose size and time are compared at every start
 CACHE = Path("data") / "packs"  # packs of sources in read-only folders
@@ -134,8 +135,8 @@ def _labels(source: Path, names: list[str]) -> dict[str, str]:
 def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], list[int]]:
     """Return the samples of a task, and the checksums of its files, 0 of those it cannot read.
 
-    A sample is its name, label, writer ("" if unknown), and proposals (P,S,S) uint8; or instead of
-    these why it cannot be read, with label "" if it is a damaged record.
+    A sample is its name, label, writer ("" if unknown), and proposals; or instead of these
+    why it cannot be read, with label "" if it is a damaged record.
     """
     cv2.setNumThreads(1)  # processes are the parallelism here
     samples, checksums = [], []
@@ -150,7 +151,7 @@ def _decode(source: Path, size: int, task: list[Entry]) -> tuple[list[tuple], li
                 if isinstance(item, Damage):
                     raise ValueError(item.reason)
                 pixels = item.bitmap if isinstance(item, Record) else read_picture(item)
-                result = find_proposals(pixels, size).glyphs
+                result = find_proposals(pixels, size)._replace(inks=[])
             except (ValueError, OSError) as error:
                 result = f"{place}: {str(error).removeprefix(f'{place}: ')}"
             samples.append((name, label, writer, result))
@@ -176,6 +177,7 @@ class Pack:
     folder: Path
     size: int
     glyphs: np.ndarray  # (M,S,S) uint8
+    priors: np.ndarray  # (M,) float32, see picture.Proposals
     offsets: np.ndarray  # (N + 1,) int64: sample i has the glyphs offsets[i]...offsets[i + 1]
     labels: np.ndarray  # (N,) int32 into `classes`
     writer_ids: np.ndarray  # (N,) int32 into `writers`, -1: unknown
@@ -196,9 +198,10 @@ class Pack:
         """Return the first proposal (B,S,S) uint8 of samples."""
         return self.glyphs[self.offsets[rows]]
 
-    def proposals(self, row: int) -> np.ndarray:
-        """Return all proposals (P,S,S) uint8 of a sample."""
-        return self.glyphs[self.offsets[row] : self.offsets[row + 1]]
+    def proposals(self, row: int) -> Proposals:
+        """Return all proposals of a sample, without the ink of the picture."""
+        here = slice(self.offsets[row], self.offsets[row + 1])
+        return Proposals(self.glyphs[here], [], self.priors[here])
 
     @cached_property
     def names(self) -> list[str]:
@@ -269,13 +272,14 @@ def _read_pack(source: Path, folder: Path, size: int) -> Pack | None:
         if mark.pop("checksum") != _checksum(mark, samples) or mark["preprocessing"] != SETTINGS:
             return None
         with np.load(io.BytesIO(samples)) as arrays:
-            counts, labels, writer_ids = (arrays[name] for name in ("counts", "labels", "writers"))
+            names = "counts", "priors", "labels", "writers"
+            counts, priors, labels, writer_ids = (arrays[name] for name in names)
         offsets = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
         glyphs = np.memmap(folder / "glyphs.bin", np.uint8, "r").reshape(offsets[-1], size, size)
     except (FileNotFoundError, KeyError, ValueError):
         return None
     known = {key: mark[key] for key in ("fingerprint", "classes", "writers", "problems", "refused")}
-    return Pack(source, folder, size, glyphs, offsets, labels, writer_ids, **known)
+    return Pack(source, folder, size, glyphs, priors, offsets, labels, writer_ids, **known)
 
 
 def _checksum(mark: dict, samples: bytes) -> int:
@@ -310,7 +314,7 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
     """Write the files of a pack; see the table at the top."""
     step = TASK if listing.entries[0].label else 1  # .gnt files have many samples each
     tasks = [listing.entries[i : i + step] for i in range(0, len(listing.entries), step)]
-    labels, writers, counts, refused, checksums = [], [], [], [], []
+    labels, writers, counts, priors, refused, checksums = [], [], [], [], [], []
     with (
         Workers(min(workers or cores(), len(tasks))) as pool,
         open(folder / "glyphs.bin", "wb") as glyphs,
@@ -322,9 +326,10 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
                 if isinstance(result, str):
                     refused.append((label, result))
                     continue
-                glyphs.write(result.tobytes())
+                glyphs.write(result.glyphs.tobytes())
+                priors.append(result.priors)
                 names.write(json.dumps(name) + "\n")
-                counts.append(len(result))
+                counts.append(len(result.glyphs))
                 labels.append(label)
                 writers.append(writer)
             checksums += sums
@@ -336,6 +341,7 @@ def _write_pack(source: Path, folder: Path, size: int, listing: Listing, workers
     np.savez(
         folder / "samples.npz",
         counts=np.array(counts, np.uint8),
+        priors=np.concatenate(priors),
         labels=_indices(labels, classes),
         writers=_indices(writers, people),
     )

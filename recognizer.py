@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     Picture = str | Path | np.ndarray | Image.Image
 
 BATCH = 256  # glyphs
-# How `choose` weighs proposals: logits that those which leave ink out pay, logits that a glyph all
-# of ink would earn, the temperature.
-PRIOR, DENSITY, TEMPERATURE = 3.0, 20.0, 2.0
+TEMPERATURE = 3.0  # of `choose`
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
 APART = 1.0
 
@@ -236,20 +234,14 @@ def character_score(energies: np.ndarray, reject: Mapping[str, float]) -> np.nda
     return 1 / (1 + np.exp(-(reject["scale"] * energies + reject["offset"])))
 
 
-def choose(
-    logits: np.ndarray, glyphs: np.ndarray, prior: float = PRIOR, density: float = DENSITY
-) -> int:
-    """Return which proposal of a picture to read, from logits (P,K) and glyphs (P,S,S) uint8.
+def choose(logits: np.ndarray, priors: np.ndarray) -> int:
+    """Return which proposal of a picture to read, from logits (P,K) and `Proposals.priors` (P,).
 
-    A proposal speaks for a class with exp(score), where the score is the logit less the mean of all
-    logits, so that a proposal which looks like no character hardly counts. The proposals that leave
-    ink out pay `prior`; those of more ink earn `density`, as what is left of a cut character looks
-    like a simpler one. The class with the largest sum wins, and of its proposals the one with the
-    highest score.
+    A proposal speaks for a class with exp(score). The score is the logit less the mean of all
+    logits, so that a proposal which looks like no character hardly counts, plus the prior. The
+    class with the largest sum wins, and of its proposals the one with the highest score.
     """
-    scores = logits - logits.mean(1, keepdims=True)
-    scores += density * glyphs.mean((1, 2), dtype=np.float32)[:, None] / 255
-    scores[1:] -= prior
+    scores = logits - logits.mean(1, keepdims=True) + priors[:, None]
     scores /= TEMPERATURE
     best = np.exp(scores - scores.max()).sum(0).argmax()
     return int(scores[:, best].argmax())
@@ -302,15 +294,15 @@ class Recognizer:
         except ValueError as error:
             raise ValueError(f"{name}{error}") from None
 
-    def read(self, groups: Sequence[np.ndarray], top_k: int = 10) -> list[Readings]:
-        """Read pictures by their proposals (P,S,S) uint8, one of which is chosen for each."""
-        if not len(groups):
+    def read(self, found: Sequence[Proposals], top_k: int = 10) -> list[Readings]:
+        """Read pictures by their proposals, one of which is chosen for each."""
+        if not found:
             return []
-        logits = self._logits(np.concatenate(list(groups)))
+        logits = self._logits(np.concatenate([proposals.glyphs for proposals in found]))
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.network.source}: its logits are not finite")
-        parts = np.split(logits, np.cumsum([len(glyphs) for glyphs in groups])[:-1])
-        chosen = [choose(*pair) for pair in zip(parts, groups, strict=True)]
+        parts = np.split(logits, np.cumsum([len(proposals.glyphs) for proposals in found])[:-1])
+        chosen = [choose(part, one.priors) for part, one in zip(parts, found, strict=True)]
         logits = np.stack([part[i] for part, i in zip(parts, chosen, strict=True)])
         answer = []
         for i, probabilities in enumerate(softmax(self.select(logits))):
@@ -375,7 +367,7 @@ class Recognizer:
                 places.append(place)
             except (ValueError, OSError) as error:
                 answer[place].error = sentence(error)
-        read = self.read([proposals.glyphs for proposals in found], top_k)
+        read = self.read(found, top_k)
         for place, proposals, readings in zip(places, found, read, strict=True):
             more = self._notices_of_more(proposals, readings)
             readings.notices, readings.several = [*answer[place].notices, *more], bool(more)

@@ -2,8 +2,12 @@
 
     python -m benchmarks.scenes data/test
     python -m benchmarks.scenes competition.gnt --papers photos/ --fonts fonts/ --every 3
+<<<<<<< HEAD
     python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further images
     python -m benchmarks.scenes data/test --every 5 --fit            # constants of choose()
+=======
+    python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further pictures
+>>>>>>> 83f8de1 (Weigh proposals by a prior of their own: what they leave out around the character)
     python -m benchmarks.scenes data/test --pages                    # photos of whole pages
 
 Every kind is drawn from the same characters. For each kind, it prints top-1 among level 1 of the
@@ -39,7 +43,6 @@ from recognizer import Recognizer, choose
 Pictures = Iterable[tuple[str, np.ndarray]]
 SIDE = 160
 COST = 0.5  # points that choosing may cost on plain pictures
-GRID = tuple(itertools.product((1.0, 2.0, 3.0, 4.0, 6.0), (0.0, 10.0, 20.0, 30.0)))  # for --fit
 KINDS = (
     *("clean", "grid", "diagonal grid", "grid, tilted", "grid, photo", "ruled", "cell"),
     *("neighbour", "several neighbours", "neighbours, photo", "specks", "box by hand", "through"),
@@ -242,7 +245,6 @@ class Score(NamedTuple):
     best: int  # of the proposals
     proposals: int
     refused: int
-    grid: dict[tuple[float, float], int]  # chosen with another PRIOR and DENSITY
 
     def share(self, count: int) -> float:
         """Return a count in percent."""
@@ -254,39 +256,21 @@ class Score(NamedTuple):
         return f"{self.kind:<28}{self.n:>5} {figures} {self.proposals / max(self.n, 1):>9.1f}"
 
 
-def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool, grid=()) -> Score:
+def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool) -> Score:
     """Read pictures of known characters through every proposal."""
-    fitted = dict.fromkeys(grid, 0)
     n = chosen = all_ink = best = count = refused = 0
     for truth, picture in shown:
         n += 1
         try:
-            glyphs = find_proposals(picture, recognizer.network.size).glyphs
+            found = find_proposals(picture, recognizer.network.size)
         except ValueError:
             refused += 1
             continue
-        logits = recognizer.network.logits(glyphs[:, None].astype(np.float32) / 255)
+        logits = recognizer.network.logits(found.glyphs[:, None].astype(np.float32) / 255)
         read = [recognizer.classes[i] == truth for i in logits[:, recognizer.labels].argmax(1)]
-        chosen += read[choose(logits, glyphs)]
-        all_ink, best, count = all_ink + read[0], best + any(read), count + len(glyphs)
-        for settings in fitted:
-            fitted[settings] += read[choose(logits, glyphs, *settings)]
-    return Score(kind, plain, n, chosen, all_ink, best, count, refused, fitted)
-
-
-def print_fit(scores: list[Score]) -> None:
-    """Print what each pair of PRIOR and DENSITY would read, in the mean over the kinds."""
-    print("\n prior     density   plain  scenes  largest cost on a plain kind")
-    for prior, density in GRID:
-        parts, costs = {True: [], False: []}, [(0.0, "")]
-        for score in scores:
-            chosen = score.grid[prior, density]
-            parts[score.plain].append(score.share(chosen))
-            if score.plain:
-                costs.append((score.share(score.all_ink - chosen), score.kind))
-        means = "".join(f"{np.mean(part) if part else np.nan:>8.2f}" for part in parts.values())
-        cost, kind = max(costs)
-        print(f"{prior:>6}{density:>12}{means}  {cost:.1f} {kind}")
+        chosen += read[choose(logits, found.priors)]
+        all_ink, best, count = all_ink + read[0], best + any(read), count + len(found.glyphs)
+    return Score(kind, plain, n, chosen, all_ink, best, count, refused)
 
 
 def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pictures, bool]]:
@@ -332,7 +316,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--scenes", nargs="*", default=[], metavar="PATH", help="more images of any kind")
     add("--pages", action="store_true", help="test on photos of whole pages instead")
     add("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="FILE")
-    add("--fit", action="store_true", help="also try other constants of recognizer.choose")
     add("--limit", type=timing.at_least_one, default=200, metavar="N", help="images per kind")
     add("--every", type=timing.at_least_one, default=1, metavar="N", help="every N-th image only")
     given = parser.parse_args(argv)
@@ -343,19 +326,16 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{given.pictures}: no picture of a class of {given.checkpoint}")
     order = np.random.default_rng(0).permutation(len(data))[: given.limit : given.every]
     data = [data[i] for i in order]
-    scores, grid = [], GRID if given.fit else ()
+    scores = []
     if not given.json:
         print(f"{'top-1, %':<33}   chosen  all ink     best  refused proposals")
     for kind, shown, plain in kinds(given, data):
         shown = ((c, picture) for c, picture in shown if c in known)
-        scores.append(measure(recognizer, kind, shown, plain, grid))
+        scores.append(measure(recognizer, kind, shown, plain))
         if not given.json:
             print(scores[-1], flush=True)
-    if given.fit:
-        print_fit(scores)
     if given.json:
-        rows = [score._asdict() | {"grid": list(score.grid.items())} for score in scores]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(json.dumps([score._asdict() for score in scores], ensure_ascii=False))
     costly = [s.kind for s in scores if s.plain and s.share(s.all_ink - s.chosen) > COST]
     if costly:
         print(f"choosing costs more than {COST} points: {', '.join(costly)}", file=sys.stderr)

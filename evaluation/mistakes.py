@@ -50,9 +50,10 @@ class Mistakes:
 
     def sample(self, row: int) -> np.ndarray:
         """Return the glyph (S,S) uint8 of a row of the result, the proposal that was read."""
-        place = self.result.proposals[row]
-        glyphs = self.dataset.proposals if place else self.dataset.fetch
-        return glyphs(self.result.indices[row : row + 1])[0][place].cpu().numpy()
+        index, place = self.result.indices[row : row + 1], self.result.proposals[row]
+        if place:
+            return self.dataset.proposals(index)[0].glyphs[place]
+        return self.dataset.fetch(index)[0][0].cpu().numpy()
 
     def of_class(self, label: int) -> np.ndarray:
         """Return the sample of a class with the lowest loss; an empty glyph if none is correct."""

@@ -99,7 +99,8 @@ def read(
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         if reads:
-            glyphs, counts = dataset.proposals(chosen)
+            found = dataset.proposals(chosen)
+            glyphs = torch.from_numpy(np.concatenate([proposals.glyphs for proposals in found]))
             labels = torch.from_numpy(dataset.targets[chosen])
         else:  # labels of synthetic samples come with the glyphs
             glyphs, labels = dataset.fetch(chosen)
@@ -107,7 +108,9 @@ def read(
         logits = torch.cat([logits_of(part).float() for part in inputs.split(batch_size)])
         places = np.zeros(len(chosen), np.int64)
         if len(glyphs) > len(chosen):
-            parts = (part.split(counts.tolist()) for part in (logits.cpu(), glyphs))
-            places[:] = [choose(a.numpy(), b.numpy()) for a, b in zip(*parts, strict=True)]
-            logits = logits[counts.cumsum(0) - counts + torch.from_numpy(places)]
+            ends = np.cumsum([len(proposals.glyphs) for proposals in found])
+            parts = np.split(logits.cpu().numpy(), ends[:-1])
+            places[:] = [choose(part, one.priors) for part, one in zip(parts, found, strict=True)]
+            starts = ends - [len(part) for part in parts]
+            logits = logits[torch.from_numpy(starts + places)]
         yield chosen, labels, logits, places

@@ -11,7 +11,8 @@ from picture.files import PICTURE_SUFFIXES, decode_picture, find_pictures, from_
 from picture.glyph import fit, is_clean, to_glyph, to_grey
 from picture.proposals import Proposals, find_proposals
 
-# The constants of the preprocessing. Packs and checkpoints store them, so a change is noticed.
+# The constants of the preprocessing. Packs and checkpoints store them, so a change is noticed. Of a
+# checkpoint those of the glyph matter: the network is trained on all ink.
 SETTINGS = {
     f"{module}.{name}": value
     for module in ("picture.glyph", "picture.proposals")
@@ -21,6 +22,7 @@ SETTINGS = {
 
 
 def changed_settings(stored: Mapping[str, float] | None) -> list[str]:
-    """Return the names of constants that differ from stored ones; none if nothing was stored."""
+    """Return the constants of the glyph that differ from stored ones; none if none are stored."""
     names = SETTINGS.keys() | stored.keys() if stored else ()
-    return sorted(name for name in names if SETTINGS.get(name) != stored.get(name))
+    changed = (name for name in names if SETTINGS.get(name) != stored.get(name))
+    return sorted(name for name in changed if name.startswith("picture.glyph."))

@@ -29,6 +29,10 @@ MIDDLE = 0.34  # of the shorter side: components whose centre is farther from th
 # smaller than this share of the box of all ink.
 RIM, LEAST_RIM, SMALLER = 2, 3, 0.5
 SPECK = 0.8  # of the squared width of a stroke
+# The prior of a proposal, in logits. A character without a stroke looks like a simpler one. So a
+# glyph all of ink would earn DENSITY; leaving ink out costs PRIOR, and CUT times the px left out
+# around what is kept (within NEAR of its longer side) per px kept, MOST of them at most.
+DENSITY, PRIOR, CUT, NEAR, MOST = 20.0, 4.0, 2.0, 0.125, 2.0
 
 
 class Proposals(NamedTuple):
@@ -36,6 +40,7 @@ class Proposals(NamedTuple):
 
     glyphs: np.ndarray  # (P,S,S) uint8, 0 = paper
     inks: list[np.ndarray]  # P times (h,w) uint8, 0 = paper: the ink that each keeps
+    priors: np.ndarray  # (P,) float32, logits that speak for each before it is read
 
     def view(self, index: int) -> np.ndarray:
         """Return the picture (h,w,3) BGR: black is what a proposal keeps, red what it leaves out.
@@ -93,7 +98,18 @@ def find_proposals(picture: np.ndarray, size: int = 64) -> Proposals:
     """
     ink, colour, clean = find_ink(picture)
     inks = [ink, *_versions(ink, colour)] if not clean or _is_lined(ink) else [ink]
-    return Proposals(np.stack([fit(kept, size) for kept in inks]), inks)
+    glyphs = np.stack([fit(kept, size) for kept in inks])
+    priors = DENSITY / 255 * glyphs.mean((1, 2), dtype=np.float32)
+    priors[1:] -= [PRIOR + CUT * min(_cut(ink, kept), MOST) for kept in inks[1:]]
+    return Proposals(glyphs, inks, priors)
+
+
+def _cut(ink: np.ndarray, kept: np.ndarray) -> float:
+    """Return how many px of `ink` are left out around those that are `kept`, per px kept."""
+    top, bottom, left, right = ink_box(kept, NEAR)
+    here = np.s_[top:bottom, left:right]
+    most = np.count_nonzero(ink[here] > INK)
+    return most / np.count_nonzero(kept[here] > INK) - 1
 
 
 def _is_lined(ink: np.ndarray) -> bool:

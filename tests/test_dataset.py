@@ -61,7 +61,7 @@ def test_a_pack_holds_every_glyph_with_label_and_writer(tmp_path):
         assert pack.classes[pack.labels[i]] == chr(int(folder[2:], 16))
         assert pack.writers[pack.writer_ids[i]] == writer
         ink = bitmap(chr(int(folder[2:], 16)), int(writer), int(sample))
-        assert np.array_equal(pack.proposals(i), find_proposals(ink, 32).glyphs)
+        assert np.array_equal(pack.proposals(i).glyphs, find_proposals(ink, 32).glyphs)
 
 
 def test_all_proposals_of_a_picture_are_packed(tmp_path):
@@ -73,10 +73,11 @@ def test_all_proposals_of_a_picture_are_packed(tmp_path):
     pack = open_pack(tmp_path / "t", 32, workers=1)
     dataset = CharacterDataset(pack, size=32)
     assert len(dataset) == 2 and len(pack.glyphs) > 2
-    glyphs, counts = dataset.proposals(np.array([1, 0]))
-    expected = [find_proposals(picture, 32).glyphs for picture in (lined, ink)]
-    assert counts.tolist() == [len(part) for part in expected]
-    assert np.array_equal(glyphs, np.concatenate(expected))
+    found = dataset.proposals(np.array([1, 0]))
+    for packed, pixels in zip(found, (lined, ink), strict=True):
+        expected = find_proposals(pixels, 32)
+        assert np.array_equal(packed.glyphs, expected.glyphs)
+        assert np.array_equal(packed.priors, expected.priors)
     assert np.array_equal(dataset.fetch(np.array([1]))[0][0], to_glyph(lined, 32))
 
 
@@ -228,7 +229,7 @@ def test_a_changed_tree_is_packed_again(tmp_path, change, capsys):
     for i, entry in enumerate(files):
         assert pack.classes[pack.labels[i]] == entry.label
         expected = find_proposals(read_picture(tree / entry.path), 32).glyphs
-        assert np.array_equal(pack.proposals(i), expected)
+        assert np.array_equal(pack.proposals(i).glyphs, expected)
 
 
 def test_an_unchanged_tree_has_one_fingerprint_and_is_packed_once(tmp_path, capsys):

@@ -15,7 +15,7 @@ from conftest import CHARACTERS, ROOT, bitmap, call_script, made_once, run_scrip
 import checkpoint
 import config
 from config import DEFAULT_CHECKPOINT
-from picture import to_glyph
+from picture import Proposals, to_glyph
 from picture.module import ToGlyph
 from recognizer import Recognizer, character_score, energy, load_network, softmax
 
@@ -321,4 +321,5 @@ def test_hostile_files_are_one_sentence(tmp_path):
             load_network(path)
     path.write_bytes(foreign(helper.make_node("Log", ["sums"], ["logits"])))
     with pytest.raises(ValueError, match="not finite"):
-        Recognizer(load_network(path)).read(np.zeros((1, 1, 32, 32), np.uint8))
+        blank = Proposals(np.zeros((1, 32, 32), np.uint8), [], np.zeros(1, np.float32))
+        Recognizer(load_network(path)).read([blank])

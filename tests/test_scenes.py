@@ -8,6 +8,7 @@ from test_picture import INK, like
 
 from config import DEFAULT_CHECKPOINT
 from picture import find_proposals, to_glyph
+from picture.proposals import DENSITY, PRIOR
 from recognizer import Recognizer
 
 SIDE = 160
@@ -165,3 +166,16 @@ def test_strokes_of_a_lone_character_stay(character):
             assert np.array_equal(to_glyph(framed), expected)
             if margin != 2:
                 assert like(to_glyph(photograph(framed)), expected) > 0.7, (writer, margin)
+
+
+def test_a_proposal_costs_what_it_leaves_out_around_it():
+    page = np.full((200, 200), 200, np.uint8)
+    cv2.circle(page, (100, 100), 30, 0, 6)
+    page[:, 8:12] = 0  # a line far from the circle
+    costs = []
+    for line in (8, 64):
+        page[:, line : line + 4] = 0
+        found = find_proposals(page)
+        costs.append(DENSITY / 255 * found.glyphs.mean((1, 2)) - found.priors)
+    far, near = costs
+    assert np.allclose(far, [0, PRIOR], atol=1e-5) and near.max() > PRIOR + 0.1

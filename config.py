@@ -79,9 +79,7 @@ class Config:
         "training sources: trees of class folders, .gnt files or folders of .gnt files; DIR@N is "
         "repeated N times per epoch",
     )
-    val_data: str = setting(
-        "", "validation source; default: held-out writers of --data", metavar="DIR"
-    )
+    val_data: str = setting("", "validation source; default: held-out writers", metavar="DIR")
     val_fraction: float = setting(0.1, "fraction of writers held out for validation", BELOW_ONE)
     classes: str = setting(
         "all",
@@ -124,24 +122,18 @@ class Config:
     teacher: str = setting("", "checkpoint or ONNX file to distil from", metavar="FILE")
     teacher_scale: float = setting(1.0, "value of full ink in the teacher's input", POSITIVE)
     teacher_margin: int = setting(
-        -1,
-        "margin around the ink in the teacher's input, pixels; -1: 1/32 of the side",
-        between(-1, 64),
+        -1, "margin of the teacher's input in pixels; -1: 1/32 of the side", between(-1, 64)
     )
     unlabelled: TEXTS = setting((), "more sources, used without labels (needs --teacher)")
     outliers: TEXTS = setting(
         (), "sources of images without a character; their target is the uniform distribution"
     )
-    teacher_weight: float = setting(
-        0.7, "weight of the teacher's probabilities in the loss", FRACTION
-    )
+    teacher_weight: float = setting(0.7, "weight of the teacher's probabilities", FRACTION)
     logit_weight: float = setting(
         0.0, "weight of the squared error to the teacher's logits", NOT_NEGATIVE
     )
 
-    out: str = setting(
-        "runs/train", "folder for checkpoints, log and TensorBoard files", metavar="DIR"
-    )
+    out: str = setting("runs/train", "folder for checkpoints and logs", metavar="DIR")
     resume: bool = setting(False, "resume from last.pt in --out; give --data if it has moved")
     init_from: str = setting("", "checkpoint to start from; its classes may differ", metavar="FILE")
     keep_classes: bool = setting(False, "keep the classes of --init-from that --data lacks")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hwdb.characters import LEVEL1, TWINS, select_classes
+from hwdb.characters import TWINS, select_classes
 from jobs.command import needs, sentence, shorten
 from picture import Proposals, changed_settings, find_proposals, fit, from_pillow, read_picture
 
@@ -379,9 +379,7 @@ def _chinese_twins(classes: Sequence[str]) -> list[tuple[int, list[int]]]:
     """Return the places in a list of classes of Chinese characters and of symbols like them."""
     place = {name: number for number, name in enumerate(classes)}
     twins = []
-    for group in TWINS:
-        chinese = [place[name] for name in group if name in place and name in LEVEL1]
-        symbols = [place[name] for name in group if name in place and name not in LEVEL1]
-        if chinese and symbols:
-            twins.append((chinese[0], symbols))
+    for chinese, *others in TWINS:
+        if chinese in place and (symbols := [place[name] for name in others if name in place]):
+            twins.append((place[chinese], symbols))
     return twins

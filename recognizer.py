@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Picture = str | Path | np.ndarray | Image.Image
 
 BATCH = 256  # glyphs
-TEMPERATURE = 3.0  # of `choose`
+TEMPERATURE = 2.0  # of `choose`
 # Parts of a long picture are characters if their mean energy is higher than the whole's by this.
 APART = 1.0
 

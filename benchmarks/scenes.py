@@ -2,21 +2,17 @@
 
     python -m benchmarks.scenes data/test
     python -m benchmarks.scenes competition.gnt --papers photos/ --fonts fonts/ --every 3
-<<<<<<< HEAD
     python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further images
-    python -m benchmarks.scenes data/test --every 5 --fit            # constants of choose()
-=======
-    python -m benchmarks.scenes data/test --plain neat.gnt photos/   # further pictures
->>>>>>> 83f8de1 (Weigh proposals by a prior of their own: what they leave out around the character)
     python -m benchmarks.scenes data/test --pages                    # photos of whole pages
 
 Every kind is drawn from the same characters. For each kind, it prints top-1 among level 1 of the
 proposal that the recognizer chose, of all ink kept and of the best proposal (a perfect choice), the
-number of proposals per image, and the share of images refused as blank. Plain kinds show only a
-character; the exit status is 1 if choosing costs more than half a point on any of them. `--papers`
-are photos of empty cells and lines, over which the ink is drawn. `--fonts` contains folders of web
-fonts: *sans* (Hei) and *serif* (Song). `--pages` are photos of 2000 x 1500 px with a character of
-300 px in ink or pencil, with or without the sharp edge of a shadow, and the same pages empty.
+share of images refused as blank, and the number of proposals and the time per image. Plain kinds
+show only a character; the exit status is 1 if choosing costs more than half a point on any of them.
+`--papers` are photos of empty cells and lines, over which the ink is drawn. `--fonts` contains
+folders of web fonts: *sans* (Hei) and *serif* (Song). `--pages` are photos of 2000 x 1500 px with a
+character of 300 px in ink or pencil, with or without the sharp edge of a shadow, and the same pages
+empty.
 """
 
 from __future__ import annotations
@@ -26,6 +22,7 @@ import io
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -245,6 +242,7 @@ class Score(NamedTuple):
     best: int  # of the proposals
     proposals: int
     refused: int
+    seconds: float
 
     def share(self, count: int) -> float:
         """Return a count in percent."""
@@ -253,24 +251,26 @@ class Score(NamedTuple):
     def __str__(self) -> str:
         counts = self.chosen, self.all_ink, self.best, self.refused
         figures = " ".join(f"{self.share(count):>8.1f}" for count in counts)
-        return f"{self.kind:<28}{self.n:>5} {figures} {self.proposals / max(self.n, 1):>9.1f}"
+        each, milliseconds = (x / max(self.n, 1) for x in (self.proposals, 1e3 * self.seconds))
+        return f"{self.kind:<28}{self.n:>5} {figures} {each:>9.1f} {milliseconds:>6.1f}"
 
 
 def measure(recognizer: Recognizer, kind: str, shown: Pictures, plain: bool) -> Score:
     """Read pictures of known characters through every proposal."""
-    n = chosen = all_ink = best = count = refused = 0
+    n = chosen = all_ink = best = count = refused = seconds = 0
     for truth, picture in shown:
-        n += 1
+        n, start = n + 1, time.perf_counter()
         try:
             found = find_proposals(picture, recognizer.network.size)
         except ValueError:
             refused += 1
             continue
         logits = recognizer.network.logits(found.glyphs[:, None].astype(np.float32) / 255)
+        seconds += time.perf_counter() - start
         read = [recognizer.classes[i] == truth for i in logits[:, recognizer.labels].argmax(1)]
         chosen += read[choose(logits, found.priors)]
         all_ink, best, count = all_ink + read[0], best + any(read), count + len(found.glyphs)
-    return Score(kind, plain, n, chosen, all_ink, best, count, refused)
+    return Score(kind, plain, n, chosen, all_ink, best, count, refused, seconds)
 
 
 def kinds(given, data: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Pictures, bool]]:
@@ -328,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     data = [data[i] for i in order]
     scores = []
     if not given.json:
-        print(f"{'top-1, %':<33}   chosen  all ink     best  refused proposals")
+        print(f"{'top-1, %':<33}   chosen  all ink     best  refused proposals     ms")
     for kind, shown, plain in kinds(given, data):
         shown = ((c, picture) for c, picture in shown if c in known)
         scores.append(measure(recognizer, kind, shown, plain))

@@ -32,7 +32,7 @@ SPECK = 0.8  # of the squared width of a stroke
 # The prior of a proposal, in logits. A character without a stroke looks like a simpler one. So a
 # glyph all of ink would earn DENSITY; leaving ink out costs PRIOR, and CUT times the px left out
 # around what is kept (within NEAR of its longer side) per px kept, MOST of them at most.
-DENSITY, PRIOR, CUT, NEAR, MOST = 20.0, 4.0, 3.0, 0.125, 2.0
+DENSITY, PRIOR, CUT, NEAR, MOST = 20.0, 4.0, 3.0, 0.125, 1.0
 
 
 class Proposals(NamedTuple):

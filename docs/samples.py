@@ -6,6 +6,7 @@ Each file is named by the code point of its character: U+6C38.png is 永. Scan, 
 page, transparent layer, mouse: all pass through the same preprocessing.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def mouse(character: str) -> np.ndarray:
 
 def main() -> int:
     """Write the pictures to samples/."""
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     for i, character in enumerate("永和九年岁在癸丑暮春之初"):
         rng = np.random.default_rng(i)
         ink = render(character, Writer.draw(100 + i, hard=0.8), rng)

@@ -369,3 +369,10 @@ def test_proposals_speak_for_a_class_together():
     assert choose(np.stack([noise, other, character, character]), priors) == 2
     priors[1] = 6
     assert choose(np.stack([noise, other, character, character]), priors) == 1
+
+
+def test_shipped_weights_read_the_samples():
+    done = call_script("predict.py", ROOT / "samples", "--json")
+    assert done.returncode == 0, done.stderr
+    read = [e["predictions"][0]["character"] == e["expected"] for e in json.loads(done.stdout)]
+    assert len(read) == 12 and sum(read) >= 11

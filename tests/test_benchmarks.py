@@ -15,7 +15,8 @@ from conftest import ROOT, call_script, write_gnt
 
 from benchmarks import timing
 from hwdb.characters import LEVEL1
-from lab import papers, penwidth, strokes
+from hwdb.record import read_gnt
+from lab import digits, papers, penwidth, strokes
 from picture import to_glyph
 
 SCRIPTS = sorted(
@@ -129,3 +130,16 @@ def test_scenes_are_read(trained, data, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) > 10
     assert all(row["chosen"] <= row["best"] <= row["n"] == 3 for row in rows)
+
+
+def test_digits_of_the_mnist_test_part(tmp_path):
+    images = np.zeros((3, 28, 28), np.uint8)
+    images[:, 4:24, 10:16], images[1, 0, 0] = 255, 19  # a speck that becomes paper
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/t10k-images-idx3-ubyte").write_bytes(bytes(16) + images.tobytes())
+    (tmp_path / "data/t10k-labels-idx1-ubyte").write_bytes(bytes(8) + bytes([7, 1, 0]))
+    assert digits.main([str(tmp_path), str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out/1-s.gnt", "rb") as stream:
+        records = list(read_gnt(stream, "1-s.gnt"))
+    assert [record.character for record in records] == list("710")
+    assert all(record.bitmap.shape == (20, 6) for record in records)

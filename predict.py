@@ -90,7 +90,7 @@ def write_debug(folder: str, stem: str, found: Proposals, index: int) -> None:
 
 def print_table(element: dict, top_k: int | None, classes: set[str]) -> None:
     """Print the readings of one picture; of one named U+XXXX the first, and if it is right."""
-    doubt = "" if element.get("is_character", True) else "  (hardly a character)"
+    doubt = "" if element.get("is_character", True) else "  (probably not a character)"
     lines = [f"{printable(e['character'])}  {e['probability']:.2%}" for e in element["predictions"]]
     path, expected = printable(element["path"]), element.get("expected")
     if expected is None or top_k is not None:
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     compared = [element for element in elements if element.get("expected") in classes]
     if compared:
         right = sum(e["predictions"][0]["character"] == e["expected"] for e in compared)
-        print(f"{right} of {len(compared)} named pictures read right", file=sys.stderr)
+        print(f"{right} of {len(compared)} pictures named U+XXXX are read correctly", file=sys.stderr)
     if given.json:
         print(json.dumps(elements, ensure_ascii=False, indent=1))
     return 2 if any("error" in element for element in elements) else 0

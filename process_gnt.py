@@ -126,7 +126,7 @@ class Tree:
         first = next(iter(self.marks.values()), {"source": where})["source"]
         if len({origin(path)[0] == "synthetic" for path in (first, where)}) > 1:
             what = f"{self.folder} would mix synthetic and other files, {first} and {where}"
-            raise ValueError(f"{what}; delete that folder or give another --out")
+            raise ValueError(f"{what}; give files of one kind, and delete that folder or give another --out")
         crc = checksum_of(source.path) if source.crc is None else source.crc
         same = self.known.get((writer, source.size, crc))
         if same in self.claimed:
@@ -337,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
     print(report(list(run.trees.values())))
     if not run.damages:
         return 0
-    print(f"{len(run.damages)} damaged places; everything else was converted", file=sys.stderr)
+    print(f"damaged places: {len(run.damages)}; everything else was converted", file=sys.stderr)
     return 1
 
 

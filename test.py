@@ -52,12 +52,12 @@ def score(path: Path, checkpoint: str, classes: str, config: Config) -> Test:
     network, known = recognizer.network, recognizer.classes
     print(printable(network.summary), file=sys.stderr)
     if len(known) < len(network.classes):
-        print(f"--classes {classes}: {len(known)} of them are read", file=sys.stderr)
+        print(f"--classes {classes}: {len(known)} are predicted", file=sys.stderr)
     pack = open_pack(path, network.size, config.workers)
     dataset = CharacterDataset(pack, size=network.size, classes=known, skip_unknown=True)
     if len(dataset) == 0:
         both = f"it has {shorten(pack.classes)}, the checkpoint reads {shorten(known)}"
-        raise ValueError(f"{path}: no sample is of a class that is read; {both}")
+        raise ValueError(f"{path}: no sample is of a class of the checkpoint; {both}")
     indices, size = np.arange(len(dataset)), config.batch_size
     print(f"data {printable(str(path))}: {dataset.describe(indices)}", file=sys.stderr)
     with progress(total=len(indices), unit=" images", desc="testing") as bar:
@@ -165,7 +165,7 @@ def summarize(test: Test, path: Path) -> dict:
 def lines(figures: dict) -> list[tuple[str, str]]:
     """Return the figures of a test as name and text, for the terminal and the report."""
     over = f"(standard error over {figures['top1_error_over']})"
-    counts = f"{figures['classes']} classes, read among {figures['classes_read']}"
+    counts = f"{figures['classes']} classes, out of {figures['classes_read']}"
     rows = [("checkpoint", figures["checkpoint"]), ("data", figures["data"])]
     rows.append(("samples", f"{figures['samples']:,} samples of {counts}"))
     if count := figures["refused"]:

@@ -357,7 +357,7 @@ def introduce(run: Run, state: State) -> None:
         run.notice(f"{epochs} done; for more, give --epochs")
     elif run.steps < FEW_STEPS and not config.init_from:
         hint = "fine-tuning needs fewer: --init-from checkpoints/small80.pt --lr 0.001"
-        run.notice(f"{run.steps:,} steps are few to train from scratch; {hint}")
+        run.notice(f"few steps to train from scratch ({run.steps:,}); {hint}")
 
 
 def tell_duration(run: Run, state: State) -> None:
@@ -367,7 +367,7 @@ def tell_duration(run: Run, state: State) -> None:
     elif state.step == state.timed[0] + TIMED:
         each, left = (time.monotonic() - state.timed[1]) / TIMED, run.steps - state.step
         hours, minutes = divmod(max(1, round(each * left / 60)), 60)
-        duration = f"about {hours} h {minutes} min for the other {left:,} steps"
+        duration = f"about {hours} h {minutes} min left for {left:,} steps"
         run.notice(f"{each:.2g} s per step: {duration}")
 
 

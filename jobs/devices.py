@@ -79,7 +79,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         torch.backends.cudnn.benchmark = True  # batches are of one size
     name = there[0] if name == "auto" else name
     if name not in there:
-        raise ValueError(f"--device {name}: not there, expected auto, {', '.join(there)}")
+        raise ValueError(f"--device {name}: unavailable, expected auto, {', '.join(there)}")
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 

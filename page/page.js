@@ -156,10 +156,10 @@ function show({readings = [], glyph, view, milliseconds, error, notices = [], is
       reading ? `Copy ${reading.character}, ${percent(reading.probability)}` : "No reading");
   });
   $("glyph").src = glyph ?? EMPTY;
-  $("glyph").alt = glyph ? "The character as the network gets it" : "Nothing yet";
+  $("glyph").alt = glyph ? "Input of the network" : "Nothing yet";
   $("left-out").hidden = !view;
   if (view) $("view").src = view;
-  const doubt = is_character === false ? "Hardly a character. " : "";
+  const doubt = is_character === false ? "Probably not a character. " : "";
   const time = milliseconds === undefined ? "" : `Read in ${milliseconds.toFixed(0)} ms`;
   say(error ?? doubt + notices.map(sentence).join("") + time, error);
 }

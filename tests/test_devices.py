@@ -36,8 +36,8 @@ def test_auto_takes_the_best_there_is(machine):
 
 @pytest.mark.parametrize(
     ("gpus", "name", "message"),
-    [(0, "cuda", "not there"), (0, "mps", "not there"), (2, "cuda:2", "not there"),
-     (1, "meta", "not there"), (1, "toaster", "not there, expected auto, cuda, cuda:0, cpu")],
+    [(0, "cuda", "unavailable"), (0, "mps", "unavailable"), (2, "cuda:2", "unavailable"),
+     (1, "meta", "unavailable"), (1, "toaster", "unavailable, expected auto, cuda, cuda:0, cpu")],
 )  # fmt: skip
 def test_what_is_not_there_is_said(machine, gpus, name, message):
     machine(gpus=gpus)

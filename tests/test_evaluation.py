@@ -215,7 +215,7 @@ def test_classes_that_the_checkpoint_lacks_are_left_out_counted_and_named(traine
     assert figures["samples"] == 4 and figures["unknown_classes"] == {"永": 5}
     done = call_script("test.py", tree, "--checkpoint", best)
     assert re.search("left out +5 samples of 1 classes that are not read: 永", done.stdout)
-    assert "4 samples of 1 classes, read among 6" in done.stdout
+    assert "4 samples of 1 classes, out of 6" in done.stdout
     only = write_tree(tmp_path / "only", range(1), "永", 1)
     done = call_script("test.py", only, "--checkpoint", best)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")

@@ -78,7 +78,7 @@ def test_run_says_what_it_trains_and_what_comes_next(trained):
     assert "network: small, 6 classes, " in message
     assert " parameters, on cpu, float32" in message
     assert "16 epochs of 6 steps of 16 samples" in message
-    assert re.search(r"\d s per step: about 0 h 1 min for the other 45 steps\n", message)
+    assert re.search(r"\d s per step: about 0 h 1 min left for 45 steps\n", message)
     best = max(rows(trained), key=lambda row: row["top1"])
     file = trained / "best.pt"
     assert f"best: epoch {best['epoch']}, validation top-1 {best['top1']:.2%}, {file}\n" in message
@@ -87,7 +87,7 @@ def test_run_says_what_it_trains_and_what_comes_next(trained):
 
 
 def test_few_steps_from_scratch_lead_to_fine_tuning(trained, data, tmp_path, capsys):
-    hint = "96 steps are few to train from scratch; fine-tuning needs fewer: --init-from checkpo"
+    hint = "few steps to train from scratch (96); fine-tuning needs fewer: --init-from checkpo"
     assert hint in (trained / "stderr.txt").read_text(encoding="utf-8")
     train(data, tmp_path, "--epochs", 1, "--init-from", trained / "best.pt")
     assert "from scratch" not in capsys.readouterr().err

@@ -116,7 +116,7 @@ def check_options(config: Config, world: int) -> None:
     """Raise ValueError for settings that exclude each other."""
     if config.batch_size % world or config.batch_size < 2 * world:
         what = f"--batch-size {config.batch_size} over {counted(world, 'process')}"
-        raise ValueError(f"{what}: expected 2 samples or more each (BatchNorm), all as many")
+        raise ValueError(f"{what}: expected 2 or more each (BatchNorm), the same for all")
     for key in ("data", "val_data", "teacher", "unlabelled", "outliers"):
         if config.synthetic and getattr(config, key) != getattr(Config, key):
             what = f"--synthetic draws all samples, {flag(key)} cannot be combined with it"

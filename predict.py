@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     compared = [element for element in elements if element.get("expected") in classes]
     if compared:
         right = sum(e["predictions"][0]["character"] == e["expected"] for e in compared)
-        print(f"{right} of {len(compared)} pictures named U+XXXX are read correctly", file=sys.stderr)
+        print(f"{right} of {len(compared)} pictures named U+XXXX are correct", file=sys.stderr)
     if given.json:
         print(json.dumps(elements, ensure_ascii=False, indent=1))
     return 2 if any("error" in element for element in elements) else 0

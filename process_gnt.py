@@ -126,7 +126,7 @@ class Tree:
         first = next(iter(self.marks.values()), {"source": where})["source"]
         if len({origin(path)[0] == "synthetic" for path in (first, where)}) > 1:
             what = f"{self.folder} would mix synthetic and other files, {first} and {where}"
-            raise ValueError(f"{what}; give files of one kind, and delete that folder or give another --out")
+            raise ValueError(f"{what}; name files of one kind, and another --out")
         crc = checksum_of(source.path) if source.crc is None else source.crc
         same = self.known.get((writer, source.size, crc))
         if same in self.claimed:

@@ -338,7 +338,7 @@ def test_doubts_and_shows_what_was_left_out(visit, doubting, tmp_path):
         page = visit(number=number)
         chromium.draw(page, "大")
         chromium.settle(page)
-        assert page.locator("#status").text_content().startswith("Probably not a character. Read in ")
+        assert page.locator("#status").text_content().startswith("Probably not a character. Read ")
         assert page.locator("#left-out").is_hidden()
         page.locator("#file").set_input_files(path)
         chromium.wait(page, "state.picture !== null")

@@ -132,7 +132,7 @@ def test_doubts_and_leaves_the_caches_of_other_pages(doubting, tmp_path):
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         chromium.wait(page, "network !== null && readHere !== null", 60)
         write(page, "大")
-        assert page.locator("#status").text_content().startswith("Probably not a character. Read in ")
+        assert page.locator("#status").text_content().startswith("Probably not a character. Read ")
         chromium.wait(page, "navigator.serviceWorker.controller !== null", 60)
         assert page.evaluate("caches.has('another page')")
 

@@ -284,7 +284,7 @@ def test_named_pictures_are_compared(weights, data, tmp_path):
     results = [line.partition("%  ")[2] for line in done.stdout.splitlines()]
     assert set(results[:8]) <= {"right", "wrong, expected 一"} and len(results) == 16
     assert results[8:] == 8 * ["the network does not read 猫"]
-    right = f"{results.count('right')} of 8 pictures named U+XXXX are read correctly"
+    right = f"{results.count('right')} of 8 pictures named U+XXXX are correct"
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == right
     done = call_script("predict.py", tmp_path, "--checkpoint", weights, "--json", "--top-k", 2)
     (element, *_) = json.loads(done.stdout)

@@ -44,7 +44,7 @@ def average(loaded: dict, other: Mapping, share: float) -> None:
 
 
 def scale_logits(loaded: dict, temperature: float) -> None:
-    """Divide the logits by a temperature, in the last layer; predictions do not change."""
+    """Divide the logits by a temperature, in the last layer; their order does not change."""
     if not 0 < temperature < 100:
         raise ValueError(f"--temperature is {temperature}, expected above 0, below 100")
     for name in ("classifier.3.weight", "classifier.3.bias"):

@@ -137,7 +137,7 @@ class Config:
     resume: bool = setting(False, "resume from last.pt in --out; give --data if it has moved")
     init_from: str = setting("", "checkpoint to start from; its classes may differ", metavar="FILE")
     keep_classes: bool = setting(False, "keep the classes of --init-from that --data lacks")
-    seed: int = setting(0, "random seed", NOT_NEGATIVE)
+    seed: int = setting(0, "random seed", between(0, 2**63 - 1))
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     amp: str = setting(
         "auto", "precision; auto: 16-bit with CUDA", one_of("auto", "fp32", "bf16", "fp16")

@@ -206,7 +206,6 @@ def hold_out(
     alone = np.flatnonzero((writers < 0) | lost) if people else np.arange(len(labelled))
     count = round(fraction * len(alone))
     held[rng.permutation(alone)[:count]] = True
-    how = "held-out writers"
-    if count:
-        how = f"{count:,} drawn by sample, as writers are unknown or too few"
-    return labelled[~held], labelled[held], how
+    held &= ~np.isin(labels, np.setdiff1d(labels[held], labels[~held]))  # to train on every class
+    drawn = f"{held[alone].sum():,} drawn by sample, as writers are unknown or too few"
+    return labelled[~held], labelled[held], drawn if count else "held-out writers"

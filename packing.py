@@ -222,7 +222,7 @@ def pack_folder(source: str | Path, size: int) -> Path:
     beside = source.parent / f"{source.name}.pack{size}"
     with contextlib.suppress(OSError):
         if os.access(source.parent, os.W_OK):
-            if not beside.exists():  # os.access says yes to all folders of Windows
+            if os.name == "nt" and not beside.exists():  # there os.access always says yes
                 beside.mkdir()
                 beside.rmdir()
             return beside

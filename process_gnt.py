@@ -107,8 +107,9 @@ class Tree:
         for mark in self.marks.values():
             self._remember(mark)
         self.claimed: set[str] = set()  # prefixes of the sources of this run
-        lines = [json.dumps(line) + "\n" for line in (head, *self.marks.values())]
-        write_file(self.state, "".join(lines).encode("ascii"))
+        if found != head or not self.state.read_bytes().endswith(b"\n"):  # or packs would age
+            lines = [json.dumps(line) + "\n" for line in (head, *self.marks.values())]
+            write_file(self.state, "".join(lines).encode("ascii"))
 
     def _remember(self, mark: dict) -> None:
         writer = _writer(mark["prefix"])
@@ -137,6 +138,8 @@ class Tree:
             number = self.sources[writer.casefold()]
             prefix = writer if number == 1 else f"{writer}+{number}"
         elif not same:
+            old = self.marks[prefix]  # its content is nowhere from here on
+            self.known.pop((writer, old["size"], old["crc"]), None)
             for path in Path(self.folder).glob(f"*/{prefix}_*.png"):
                 path.unlink()
         self.claimed.add(prefix)

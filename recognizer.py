@@ -78,7 +78,7 @@ class Network(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """One line for users: file, classes, validation top-1, age, changed preprocessing."""
+        """One line for users: file, classes, validation top-1, time, changed preprocessing."""
         from config import DEFAULT_CHECKPOINT
 
         text = f"{self.source}: {len(self.classes)} classes"
@@ -88,22 +88,11 @@ class Network(NamedTuple):
             if self.top1 is not None:
                 text += f", validation top-1 {100 * self.top1:.1f} %"
             if self.made:
-                text += f", made {_age(self.made)}"
+                text += f", made {str(self.made)[:16].replace('T', ' ')} UTC"
             text += f"; the shipped weights: --checkpoint {DEFAULT_CHECKPOINT}"
         if changed := changed_settings(self.preprocessing):
             text += f"; trained with another preprocessing ({shorten(changed)}): train it again"
         return text
-
-
-def _age(made: str) -> str:
-    """Return how long ago a time (ISO 8601) is, in words."""
-    from datetime import datetime, timezone  # few milliseconds, but not every program needs them
-
-    passed = datetime.now(timezone.utc) - datetime.fromisoformat(str(made)).astimezone()
-    for unit, seconds in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if (count := int(passed.total_seconds() // seconds)) >= 1:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
 
 
 def load_network(path: str | Path, device: torch.device | str = "cpu") -> Network:

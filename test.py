@@ -128,7 +128,8 @@ def summarize(test: Test, path: Path) -> dict:
     refused = sum(pack.refused.get(label, 0) for label in names)
     samples = len(result.labels) + refused
     read = len(result.labels) / samples  # refused images count as wrong
-    error, over = analysis.standard_error(result.correct, writers)
+    values = np.append(result.correct, np.zeros(refused))
+    error, over = analysis.standard_error(values, np.append(writers, np.full(refused, -1)))
     return {
         "data": str(path),
         "checkpoint": test.recognizer.network.source,
@@ -139,7 +140,7 @@ def summarize(test: Test, path: Path) -> dict:
         "classes": len(np.unique(result.labels)),
         "classes_read": len(names),
         "top1": result.topk(1) * read,
-        "top1_error": error * read,
+        "top1_error": error,
         "top1_error_over": over,
         "top5": result.topk(5) * read,
         "top10": result.topk(10) * read,
@@ -239,6 +240,10 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.report:
         from evaluation.report import write_report  # fails at once without matplotlib
+    if given.compare:
+        Recognizer.from_checkpoint(given.compare, classes=given.classes)  # fails at once, too
+    if given.no_characters:
+        find_pictures(given.no_characters)
     config = from_arguments(given)
     test = score(given.path, given.checkpoint or default_checkpoint(), given.classes, config)
     figures = summarize(test, given.path)

@@ -76,7 +76,9 @@ def train_one_epoch(
             if state.step % 50 == 0 or run.device.type == "cpu":
                 check_finite(run, state)
             tell_duration(run, state)
-            if agree(run, state, time.monotonic() - saved > 60 * SAVE_MINUTES):
+            # Not after the last step: a run resumed there would miss the epoch's validation.
+            due = state.step % steps and time.monotonic() - saved > 60 * SAVE_MINUTES
+            if agree(run, state, bool(due)):
                 state.save(run)
                 saved = time.monotonic()
     check_finite(run, state)

@@ -24,9 +24,9 @@ cv::Mat ink(const cv::Mat& picture) {
   cv::Mat grey;
   if (picture.channels() == 4) {
     cv::extractChannel(picture, grey, 3);
-    return grey;
+    if (cv::countNonZero(grey == 255) < int(grey.total())) return grey;
   }
-  if (picture.channels() == 3) cv::cvtColor(picture, grey, cv::COLOR_BGR2GRAY);
+  if (picture.channels() >= 3) cv::cvtColor(picture, grey, cv::COLOR_BGR2GRAY);
   else grey = picture;
   const double mean = cv::mean(grey)[0];
   return mean < 128 ? grey : cv::Mat(255 - grey);

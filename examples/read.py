@@ -20,6 +20,7 @@ def main() -> int:
     if len(sys.argv) < 3:
         print("usage: python examples/read.py NETWORK.onnx PICTURE...", file=sys.stderr)
         return 2
+    sys.stdout.reconfigure(encoding="utf-8")  # Windows has another where output is redirected
     try:
         session = onnxruntime.InferenceSession(sys.argv[1])
         metadata = session.get_modelmeta().custom_metadata_map
@@ -34,8 +35,9 @@ def main() -> int:
         grey = cv2.imread(name, cv2.IMREAD_GRAYSCALE)  # (h,w) uint8
         if grey is not None:
             picture = cv2.imread(name, cv2.IMREAD_UNCHANGED)
-            if picture.shape[2:] == (4,):  # transparency is paper
-                grey = 255 - picture[..., 3]
+            if picture.shape[2:] == (4,) and picture[..., 3].min() < picture[..., 3].max():
+                deep = picture.dtype == "uint16"  # transparency is paper
+                grey = 255 - (picture[..., 3] >> 8 * deep).astype("uint8")
             outputs = ["glyph", "labels", "probabilities"]
             glyph, labels, shares = session.run(outputs, {"picture": grey[None, None]})
             problem = "" if glyph.any() else "no ink was found; photos need predict.py"

@@ -40,7 +40,7 @@ class Processes(NamedTuple):
 
 def start_processes(device: str) -> Processes:
     """Join the process group that torchrun describes in the environment, if there is one."""
-    if "RANK" not in os.environ:
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         return Processes(0, 1, 0)
     processes = Processes(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")

@@ -156,9 +156,6 @@ def test_code_is_not_run(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-# --- the command
-
-
 def test_summary(tmp_path, good):
     done = call_script("checkpoint.py", good)
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
@@ -201,9 +198,6 @@ def test_nothing_is_written_that_half_precision_cannot_hold(tmp_path):
     done = call_script("checkpoint.py", tmp_path / "large.pt", tmp_path / "new.pt")
     assert done.returncode == 2 and "not finite" in done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["large.pt"]
-
-
-# --- calibration.py
 
 
 def logits_of(path: Path, x: torch.Tensor) -> torch.Tensor:

@@ -445,3 +445,5 @@ def test_a_class_is_never_held_out_whole(tmp_path):
     for seed in range(9):
         train = hold_out(dataset, 0.25, seed)[0]
         assert len(set(dataset.targets[train])) == len(dataset.classes) == 6
+    single = CharacterDataset(write_tree(tmp_path / "single", [1], "人大日", 1), size=32)
+    assert len(hold_out(single, 0.5, 0)[0]) == len(single) == 3

@@ -62,9 +62,13 @@ def reads_samples(command: list, expected: dict[str, str], unreadable: dict[str,
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
 
 
-def test_python(site, expected, unreadable):
+def test_python(site, expected, unreadable, tmp_path):
     program = ROOT / "examples" / "read.py"
     reads_samples([sys.executable, program, site / "network.onnx"], expected, unreadable)
+    opaque = cv2.cvtColor(cv2.imread(str(SAMPLES[1])), cv2.COLOR_BGR2BGRA)
+    cv2.imwrite(str(tmp_path / "opaque.png"), opaque.astype(np.uint16) * 257)
+    done = run_script("examples/read.py", site / "network.onnx", tmp_path / "opaque.png")
+    assert f": {expected[str(SAMPLES[1])]} " in done.stdout
     for network in ("absent.onnx", SAMPLES[0]):
         done = run_script("examples/read.py", network, SAMPLES[0])
         assert done.returncode == 2 and "not a file of export.py" in done.stderr
@@ -76,9 +80,8 @@ def test_cpp(tmp_path, monkeypatch, expected, unreadable):
     if compiler is None or not (include / "opencv2" / "dnn.hpp").is_file():
         pytest.skip("no compiler, or not apt-get install libopencv-dnn-dev libopencv-imgcodecs-dev")
     monkeypatch.setenv("OPENCV_LOG_LEVEL", "SILENT")
-    program, network, classes = (
-        tmp_path / name for name in ("read", "network.onnx", "classes.txt")
-    )
+    names = "read", "network.onnx", "classes.txt"
+    program, network, classes = (tmp_path / name for name in names)
     source = ROOT / "examples" / "read.cpp"
     command = [compiler, "-std=c++17", "-Wall", source, "-o", program, f"-I{include}", *CPP_FLAGS]
     subprocess.run(list(map(str, command)), check=True)

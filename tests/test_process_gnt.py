@@ -195,10 +195,10 @@ def test_running_twice_changes_nothing_and_missing_files_are_restored(tmp_path):
     out = tmp_path / "out"
     first = run(tmp_path, "--out", out)
     assert first.returncode == 0 and "more.rar: an archive; unpack it" in first.stderr
-    before, times = pictures(out), {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
+    before, times = pictures(out), {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     second = run(tmp_path, "--out", out)
     assert second.stdout == first.stdout and pictures(out) == before
-    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} == times
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == times  # or it is packed again
     (out / "train" / "U+554A" / "1002_00000.png").unlink()
     assert run(tmp_path, "--out", out).returncode == 0 and pictures(out) == before
 
@@ -210,6 +210,11 @@ def test_a_changed_source_replaces_its_pictures(tmp_path):
     path.write_bytes(gnt_of(2, TEXT[:2]))
     assert run(path, "--out", out).returncode == 0
     check(out, expected("train", "1001", 2, TEXT[:2]))
+    (tmp_path / "moved").mkdir()
+    path.rename(tmp_path / "moved" / path.name)
+    path.write_bytes(gnt_of(3))  # takes the place of what is elsewhere now
+    assert run(path, tmp_path / "moved", "--out", out).returncode == 0
+    check(out, expected("train", "1001", 3), expected("train", "1001+2", 2, TEXT[:2]))
 
 
 def test_damage_is_reported_with_offset_and_the_rest_kept(tmp_path):

@@ -55,9 +55,6 @@ def write_checkpoint(path):
     return path
 
 
-# --- reading teachers
-
-
 def test_teachers_that_cannot_be_read(tmp_path):
     write_onnx(tmp_path / "t.onnx")
     with pytest.raises(ValueError, match="4 logits for 3755 classes.*metadata"):
@@ -91,9 +88,6 @@ def test_files_of_export_are_teachers(exported, precision):
     assert found.shape == (8, 6) and found.dtype == torch.float32
     # On a CPU with bfloat16, PyTorch's modules run in it.
     torch.testing.assert_close(found, expected, rtol=0, atol=0.3 * float(expected.std()))
-
-
-# --- what a teacher sees
 
 
 def first_view(run) -> View:
@@ -147,9 +141,6 @@ def test_a_teacher_must_know_some_class():
         Teacher(network, "日", Config(), CPU)
     with pytest.raises(ValueError, match="--teacher-margin 8 leaves nothing"):
         Teacher(network, "一", Config(teacher_margin=8), CPU)
-
-
-# --- what is learned
 
 
 def teacher_of(columns: list[int], classes: int) -> Teacher:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
@@ -91,6 +92,15 @@ def test_few_steps_from_scratch_lead_to_fine_tuning(trained, data, tmp_path, cap
     assert hint in (trained / "stderr.txt").read_text(encoding="utf-8")
     train(data, tmp_path, "--epochs", 1, "--init-from", trained / "best.pt")
     assert "from scratch" not in capsys.readouterr().err
+
+
+def test_an_epoch_is_validated_before_its_end_is_saved(data, monkeypatch):
+    run, state = small_run(data)
+    saved = []
+    monkeypatch.setattr(script, "SAVE_MINUTES", -1)
+    monkeypatch.setattr(State, "save", lambda state, run: saved.append(state.step))
+    assert script.train_one_epoch(run, state, state.model, 0, threading.Event())
+    assert saved == list(range(1, run.steps_per_epoch))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(trained, data, tmp_path, capsys):

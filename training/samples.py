@@ -15,6 +15,7 @@ import checkpoint
 from config import Config, flag
 from dataset import NO_LABEL, CharacterDataset, classes_of, hold_out
 from hwdb.characters import LEVEL1, class_order, select_classes
+from hwdb.sets import origin
 from jobs.devices import Processes
 from model import to_input
 from packing import Pack, counted, open_pack
@@ -163,6 +164,8 @@ def packed(config: Config, classes: list[str] | None) -> tuple:
     check_distinct(packs)
     description = f"training on {source.describe(train)}; validating on "
     description += f"{other.describe(validation)}: {how}"
+    if tested := [name for name in source.writer_names if origin(f"{name}.gnt")[2] == "test"]:
+        description += f"; {counted(len(tested), 'test writer')} of HWDB among those trained on"
     train = np.concatenate([train, np.flatnonzero(source.targets == NO_LABEL)])
     repeats = np.array([times for kind in kinds for _, times in kind])
     train = np.repeat(train, repeats[source.sources[train]])

@@ -121,7 +121,7 @@ def test_file_formats(tmp_path, capsys):
 
 def test_files_of_the_system_are_skipped_without_a_notice(tmp_path, capsys):
     tree = small_tree(tmp_path / "t")
-    names = [".ipynb_checkpoints/a.png", "__MACOSX/a.png", "U+4E00/.more/a.png", ".DS_Store"]
+    names = [".ipynb_checkpoints/a.png", "__MACOSX/a.png", "U+4E00/.more/a.png", "1.pack80/a.x"]
     names += ["U+4E00/._1001_00000.png", "U+4E00/Thumbs.db", "desktop.ini", "synthesis.json"]
     for name in names:
         write_png(tree / name, bitmap("一", 3))

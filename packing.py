@@ -223,7 +223,7 @@ def pack_folder(source: str | Path, size: int) -> Path:
     beside = source.parent / f"{source.name}.pack{size}"
     with contextlib.suppress(OSError):
         if os.access(source.parent, os.W_OK):
-            if os.name == "nt" and not beside.exists():  # there os.access always says yes
+            if sys.platform == "win32" and not beside.exists():  # os.access always says yes
                 beside.mkdir()
                 beside.rmdir()
             return beside

@@ -1,6 +1,6 @@
 """Make the screenshots of the README: docs/demo.png and docs/report.png.
 
-    python -m docs.screenshots                                   # the shipped weights
+    python -m docs.screenshots --checkpoint checkpoints/small80.pt
     python -m docs.screenshots demo.png --checkpoint runs/train/best.pt
 
 They show synthetic handwriting: a character of the stroke data drawn on the page, and a test on

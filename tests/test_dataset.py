@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import sys
 import threading
 import time
 from multiprocessing import active_children
@@ -303,14 +304,12 @@ def test_packs_lie_beside_their_source_or_where_one_may_write(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert pack_folder("a/../t/", 48) == tmp_path / "t.pack48"
     with monkeypatch.context() as windows:  # which finds out when it writes
+        windows.setattr(sys, "platform", "win32")
         windows.setattr(Path, "mkdir", lambda path: os.mkdir("none/none"))
         assert pack_folder("t", 48).parent == Path("data") / "packs"
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     one, other = (pack_folder(tmp_path / name / "t", 48) for name in "ab")
     assert one.parent == other.parent == Path("data") / "packs" and one != other
-
-
-# --- worker processes
 
 
 def test_workers_pack_the_same_as_one_process(tmp_path):

@@ -473,7 +473,7 @@ def test_torchrun_starts_two_processes_that_train_together(tmp_path):
         (["--classes", "9999"], "--classes"),
         (["--teacher", "nowhere.onnx"], "nowhere.onnx"),
         (["--init-from", "nowhere.pt"], "nowhere.pt"),
-        (["--batch-size", "1"], "over 1 process: expected 2 samples or more"),
+        (["--batch-size", "1"], "over 1 process: expected 2 or more"),
         (["--unlabelled", "x"], "--unlabelled needs --teacher"),
         (["--keep-classes"], "--keep-classes needs --init-from"),
         (["--data", "data/train", "--synthetic", "--teacher", "x.onnx"], "cannot be combined"),

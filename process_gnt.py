@@ -138,8 +138,7 @@ class Tree:
             number = self.sources[writer.casefold()]
             prefix = writer if number == 1 else f"{writer}+{number}"
         elif not same:
-            old = self.marks[prefix]  # its content is nowhere from here on
-            self.known.pop((writer, old["size"], old["crc"]), None)
+            self.known = {key: p for key, p in self.known.items() if p != prefix}
             for path in Path(self.folder).glob(f"*/{prefix}_*.png"):
                 path.unlink()
         self.claimed.add(prefix)

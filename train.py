@@ -76,9 +76,8 @@ def train_one_epoch(
             if state.step % 50 == 0 or run.device.type == "cpu":
                 check_finite(run, state)
             tell_duration(run, state)
-            # Not after the last step: a run resumed there would miss the epoch's validation.
-            due = state.step % steps and time.monotonic() - saved > 60 * SAVE_MINUTES
-            if agree(run, state, bool(due)):
+            late = time.monotonic() - saved > 60 * SAVE_MINUTES
+            if agree(run, state, late and state.step % steps > 0):  # an epoch is validated first
                 state.save(run)
                 saved = time.monotonic()
     check_finite(run, state)

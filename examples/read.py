@@ -3,7 +3,7 @@
     python export.py --checkpoint checkpoints/small80.pt --input picture --out network.onnx
     python examples/read.py network.onnx samples/U+6C38.png
 
-The ONNX file contains the preprocessing, the network and the classes. Photos need predict.py.
+It holds preprocessing, network and classes. Transparency is paper. Photos need predict.py.
 """
 
 import json
@@ -36,8 +36,7 @@ def main() -> int:
         if grey is not None:
             picture = cv2.imread(name, cv2.IMREAD_UNCHANGED)
             if picture.shape[2:] == (4,) and picture[..., 3].min() < picture[..., 3].max():
-                deep = picture.dtype == "uint16"  # transparency is paper
-                grey = 255 - (picture[..., 3] >> 8 * deep).astype("uint8")
+                grey = 255 - (picture[..., 3] >> 8 * (picture.dtype == "uint16")).astype("uint8")
             outputs = ["glyph", "labels", "probabilities"]
             glyph, labels, shares = session.run(outputs, {"picture": grey[None, None]})
             problem = "" if glyph.any() else "no ink was found; photos need predict.py"

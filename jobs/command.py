@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
+LOCK = threading.RLock()  # tqdm's own is shared with forked processes, and one killed may hold it
+
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
     """Make a script's main report errors in one line and return an exit status.
@@ -95,6 +97,7 @@ def progress(iterable=None, **options):
     """Return a tqdm progress bar on stderr, silent unless that is a terminal."""
     from tqdm import tqdm  # predict.py does without
 
+    tqdm.set_lock(LOCK)
     return tqdm(iterable, disable=None, **options)
 
 

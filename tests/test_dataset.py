@@ -49,9 +49,6 @@ def written(source) -> int:
     return (pack_folder(source, 32) / "glyphs.bin").stat().st_mtime_ns
 
 
-# --- sources
-
-
 def test_a_pack_holds_every_glyph_with_label_and_writer(tmp_path):
     pack = open_pack(small_tree(tmp_path / "train"), 32, workers=1)
     assert len(pack) == 18 and pack.classes == sorted("一十口", key=class_order)
@@ -195,9 +192,6 @@ def test_wrong_sources(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "empty", "t"]
 
 
-# --- one pack for one content
-
-
 def swap(tree):
     """Exchange two images: the same names and sizes, other contents."""
     one, other = tree / "U+5341" / "1001_00000.bmp", tree / "U+5341" / "1002_00000.bmp"
@@ -335,9 +329,6 @@ def test_a_killed_worker_is_reported_in_a_sentence(tmp_path):
     assert not pack_folder(tree, 64).exists()
 
 
-# --- the Dataset
-
-
 def test_it_is_like_an_image_folder(tmp_path):
     datasets = pytest.importorskip("torchvision.datasets")
     tree = small_tree(tmp_path / "train", "一丁七")
@@ -399,9 +390,6 @@ def test_classes_that_the_labels_do_not_include(tmp_path):
     dataset = CharacterDataset(tree, size=32, classes=["一", "十"], skip_unknown=True)
     assert sorted(dataset.targets) == [0] * 6 + [1] * 6
     assert {dataset.classes[label] for label in dataset.targets} == {"一", "十"}
-
-
-# --- validation
 
 
 def test_writers_are_held_out(tmp_path):

@@ -63,9 +63,6 @@ def decode(url: str) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-# --- HTTP
-
-
 @pytest.mark.parametrize(
     ("name", "kind"), [("", "html"), ("page.css", "css"), ("page.js", "javascript")]
 )
@@ -179,9 +176,6 @@ def test_errors_are_one_sentence(port, trained, tmp_path):
         done = call_script("demo.py", *arguments)
         assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
-
-
-# --- browser
 
 
 @pytest.fixture(scope="module")

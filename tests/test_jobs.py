@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import fork
+from tqdm import tqdm
 
+from jobs.command import progress
 from jobs.files import is_hidden, only_one, read_mark, replacing, write_file, write_mark
 from jobs.pool import AHEAD, Workers
 
@@ -272,3 +275,14 @@ def running(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_a_killed_process_does_not_keep_the_lock_of_progress_bars():
+    def work():
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    progress([]).close()
+    os.waitpid(fork(work), 0)
+    assert tqdm.get_lock().acquire(timeout=5)
+    tqdm.get_lock().release()

@@ -165,7 +165,7 @@ def packed(config: Config, classes: list[str] | None) -> tuple:
     description = f"training on {source.describe(train)}; validating on "
     description += f"{other.describe(validation)}: {how}"
     if tested := [name for name in source.writer_names if origin(f"{name}.gnt")[2] == "test"]:
-        description += f"; {counted(len(tested), 'test writer')} of HWDB among those trained on"
+        description += f"; {counted(len(tested), 'test writer')} among those trained on"
     train = np.concatenate([train, np.flatnonzero(source.targets == NO_LABEL)])
     repeats = np.array([times for kind in kinds for _, times in kind])
     train = np.repeat(train, repeats[source.sources[train]])

@@ -102,7 +102,7 @@ def _walk(source: Path, path: str, label: str, listing: Listing) -> None:
     """Add the content of a folder to a listing; `label` is that of its class, "" at the top."""
     listing.folders[path] = _stamp(source / path)  # before it is read, so that no change is missed
     with os.scandir(source / path) as found:
-        items = sorted(found, key=lambda item: item.name)  # without packs of single files
+        items = sorted(found, key=lambda item: item.name)  # packs of single files are no samples
     items = [i for i in items if not (is_hidden(i.name) or re.search(r"\.pack\d+$", i.name))]
     if not label:
         labels = _labels(source, [item.name for item in items if item.is_dir()])

@@ -127,7 +127,7 @@ class Tree:
         first = next(iter(self.marks.values()), {"source": where})["source"]
         if len({origin(path)[0] == "synthetic" for path in (first, where)}) > 1:
             what = f"{self.folder} would mix synthetic and other files, {first} and {where}"
-            raise ValueError(f"{what}; name files of one kind, and another --out")
+            raise ValueError(f"{what}; convert each kind into a folder of its own: --out DIR")
         crc = checksum_of(source.path) if source.crc is None else source.crc
         same = self.known.get((writer, source.size, crc))
         if same in self.claimed:

@@ -46,9 +46,8 @@ class Test(NamedTuple):
     result: Result
 
 
-def score(path: Path, checkpoint: str, classes: str, config: Config) -> Test:
-    """Read the samples of a source with a checkpoint."""
-    recognizer = Recognizer.from_checkpoint(checkpoint, config.device, classes)
+def score(path: Path, recognizer: Recognizer, classes: str, config: Config) -> Test:
+    """Read the samples of a source."""
     network, known = recognizer.network, recognizer.classes
     print(printable(network.summary), file=sys.stderr)
     if len(known) < len(network.classes):
@@ -73,9 +72,9 @@ def fit_temperature(test: Test) -> float:
     return calibration.fit_temperature(logits, torch.from_numpy(test.dataset.targets[chosen]))
 
 
-def rejection(test: Test, folder: Path) -> dict:
-    """Return how well energies tell characters from the images of a folder without any."""
-    bar = progress(find_pictures(folder)[0], desc=str(folder), unit=" images")
+def rejection(test: Test, pictures: list[Path]) -> dict:
+    """Return how well energies tell characters from pictures that contain none."""
+    bar = progress(pictures, desc="reading --no-characters", unit=" images")
     found = [test.recognizer.recognize(path, top_k=1)[0] for path in bar]
     others = np.array([-np.inf if each.error else each.energy for each in found])
     characters = test.result.energies
@@ -240,20 +239,18 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.report:
         from evaluation.report import write_report  # fails at once without matplotlib
-    if given.compare:
-        Recognizer.from_checkpoint(given.compare, classes=given.classes)  # fails at once, too
-    if given.no_characters:
-        find_pictures(given.no_characters)
-    config = from_arguments(given)
-    test = score(given.path, given.checkpoint or default_checkpoint(), given.classes, config)
+    config, classes = from_arguments(given), given.classes
+    files = filter(None, [given.checkpoint or default_checkpoint(), given.compare])
+    one, *others = (Recognizer.from_checkpoint(path, config.device, classes) for path in files)
+    empty = find_pictures(given.no_characters)[0] if given.no_characters else []
+    test = score(given.path, one, classes, config)
     figures = summarize(test, given.path)
-    if given.compare:
-        other = score(given.path, given.compare, given.classes, config)
-        figures["comparison"] = compare(test, other)
+    for other in others:
+        figures["comparison"] = compare(test, score(given.path, other, classes, config))
     if given.temperature:
         figures["temperature"] = fit_temperature(test)
-    if given.no_characters:
-        figures["no_characters"] = rejection(test, given.no_characters)
+    if empty:
+        figures["no_characters"] = rejection(test, empty)
     text = json.dumps(figures, ensure_ascii=False, indent=1)
     if given.json == "-":
         print(text)

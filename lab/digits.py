@@ -21,7 +21,7 @@ FAINT = 20  # levels of ink below which it becomes paper: clean scans like those
 
 
 def read(package: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield digits and their ink (28,28) float32 in 0...1 of a package, the test part if it can."""
+    """Yield the digits of a package, and their ink (28,28) float32 in 0...1."""
     files = [package / f"data/t10k-{kind}-ubyte" for kind in ("labels-idx1", "images-idx3")]
     if files[0].is_file():
         labels, images = (np.fromfile(path, np.uint8) for path in files)
